@@ -10,6 +10,7 @@ use crate::{
         client::{ClientError, Connection, Request, Response, get, post},
         gateway::Gateway,
         http2,
+        origins::SlowOrigin,
         wait::wait_for,
     },
 };
@@ -287,13 +288,24 @@ async fn a_banned_client_is_closed_before_it_sends_anything() {
 
 #[tokio::test]
 async fn a_connection_of_http2_ends_with_its_clients_ban() {
-    let listeners = "listeners: [{ address: 127.0.0.1:0, http2: { cleartext: true } }]\n";
-    let gateway = Gateway::start(&format!("{listeners}{BASE}")).await;
+    let origin = SlowOrigin::start(Duration::from_secs(2)).await;
+    let base = BASE.replace("]\n", ", { match: { path: /slow }, upstream: app }]\n");
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]\n\
+         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n{base}",
+        origin.address()
+    ))
+    .await;
     let mut connection = http2::Client::open(gateway.address()).await;
+    let begun = connection.begin(http2::request("GET", "/slow"), true).await;
+    let (slow, _stream) = begun.unwrap();
     assert_eq!(connection.get("/").await.status(), 200);
     let ban = post("/v1/bans", json!({ "address": "127.0.0.1" }).to_string());
     let ban = ban.header("content-type", "application/json");
     assert_eq!(gateway.send_admin(&ban).await.status(), 200);
+    assert_eq!(connection.get("/").await.status(), 403);
+    let slow = http2::read_response(slow).await;
+    assert_eq!(slow.unwrap().status(), 200, "it was in flight");
     assert_eq!(connection.get("/").await.status(), 403);
     let ended = connection.ended().await;
     assert!(
@@ -301,7 +313,7 @@ async fn a_connection_of_http2_ends_with_its_clients_ban() {
         "the connection ends with GOAWAY"
     );
     gateway
-        .counts("edgeway_refused_total{reason=\"banned\"}", 1)
+        .counts("edgeway_refused_total{reason=\"banned\"}", 2)
         .await;
 }
 

@@ -166,3 +166,50 @@ routes:
         assert_eq!(gateway.count(&reason).await, count, "{route}");
     }
 }
+
+/// Nobody waits for these: no app gets them, and they keep no place.
+#[tokio::test]
+async fn a_client_that_leaves_while_its_request_waits_reaches_no_app() {
+    let slow = SlowOrigin::start(Duration::from_secs(3)).await;
+    let yaml = format!(
+        "cache: {{ memory: 8MiB }}
+upstreams: {{ slow: {{ backends: [\"{}\"], health: false, max_in_flight: {{ per_backend: 1, wait: 30s }} }} }}
+rate_limits: {{ late: {{ rate: 1/s, burst: 1, delay: 5s }} }}
+routes:
+  - {{ match: {{ path: /queue }}, upstream: slow }}
+  - {{ match: {{ path: /cached }}, upstream: slow, cache: {{ ttl: 1m }} }}
+  - {{ match: {{ path: /late }}, upstream: slow, rate_limit: late }}
+",
+        slow.address()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let begin = async |path: &str| {
+        let mut connection = gateway.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        connection.write(request).await.unwrap();
+        connection
+    };
+    // The first has the place, and those after it wait in the queue, for the first of them, and for
+    // their limit.
+    let mut first = begin("/cached").await;
+    wait_for("the origin has the request", SOON, async || {
+        (slow.counts().requests() == 1).then_some(())
+    })
+    .await;
+    let late = begin("/late").await;
+    pass(Duration::from_millis(100)).await;
+    let paths = ["/late", "/queue", "/cached"];
+    let mut leaving = vec![late];
+    for path in paths {
+        leaving.push(begin(path).await);
+    }
+    pass(Duration::from_millis(200)).await;
+    for connection in leaving {
+        connection.leave("leaving is what is tested");
+    }
+    assert_eq!(first.read_response().await.unwrap().status(), 200);
+    let lines = gateway.log_lines(5).await;
+    let left = lines.iter().filter(|line| line["reason"] == "client_gone");
+    assert_eq!(left.count(), 4, "{lines:#?}");
+    assert_eq!(slow.counts().requests(), 1);
+}

@@ -261,7 +261,7 @@ fn defaults_follow_the_values_that_are_set() {
     for limits in [
         "headers: 1KiB",
         "headers: 900KiB",
-        "request_line: 64KiB",
+        "request_line: 60KiB",
         "request_line: 100B",
     ] {
         assert_clean(&format!(

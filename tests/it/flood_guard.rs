@@ -138,7 +138,7 @@ async fn a_trusted_proxys_clients_are_counted_and_not_the_proxy() {
 async fn concurrent_requests_are_bounded_and_their_permits_come_back() {
     let origin = SlowOrigin::start(Duration::from_secs(30)).await;
     let gateway = Gateway::start(&format!(
-        "flood_guard: {{ requests: 1000/s, in_flight: 2 }}\n\
+        "flood_guard: {{ requests: 1000/s, in_flight: 2, ban: {{ after: 1 }} }}\n\
          upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
          routes: [{{ match: {{ path: / }}, respond: ok }}, {{ match: {{ path: /slow }}, upstream: app }}]\n",
         origin.address()
@@ -161,7 +161,7 @@ async fn concurrent_requests_are_bounded_and_their_permits_come_back() {
     assert_eq!(statuses("127.0.0.2", &gateway, &["/"]).await, [200]);
     let counted = "edgeway_refused_total{reason=\"flood_in_flight\"}";
     gateway.counts(counted, 1).await;
-    // A client that disconnects returns its place.
+    // It is not banned, and a client that disconnects returns its place.
     drop(slow);
     wait_for("the places are back", SOON, async || {
         (gateway.get("/").await.status() == 200).then_some(())

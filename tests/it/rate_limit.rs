@@ -495,3 +495,21 @@ routes:
     let refused = "edgeway_refused_total{reason=\"rate_limit\"}";
     gateway.counts(refused, 30 + 10 + 30 + 5).await;
 }
+
+#[tokio::test]
+async fn a_page_in_place_of_a_401_lifts_no_limit() {
+    let yaml = "
+rate_limits: { user: { key: [jwt.sub, client.ip], rate: 3/h } }
+routes:
+  - match: { path: /* }
+    respond: { body: ok }
+    jwt: { keys: \"${KEY}\" }
+    rate_limit: user
+    error_pages: { pages: { 401: { redirect: /login } } }
+";
+    let gateway = Gateway::start_with(yaml, &[("KEY", SECRET)]).await;
+    let guess = get("/").header("authorization", "Bearer guess");
+    let sent = Sent::to(&gateway, (0..5).map(|_| guess.clone())).await;
+    let statuses: Vec<u16> = sent.responses.iter().map(Response::status).collect();
+    assert_eq!(statuses, [302, 302, 302, 429, 429]);
+}

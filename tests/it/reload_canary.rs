@@ -113,6 +113,44 @@ async fn a_share_of_the_clients_gets_the_configuration_on_trial() {
     }
 }
 
+/// A trial must not lift the limits of the clients that are not part of it.
+#[tokio::test]
+async fn buckets_of_other_clients_are_as_full_as_before_a_trial() {
+    let yaml = |rate: &str| {
+        format!(
+            "admin: {{ address: 127.0.0.1:0, socket: admin.sock }}
+trusted_proxies: [127.0.0.1]
+rate_limits: {{ few: {rate} }}
+routes: [{{ match: {{ path: /* }}, respond: ok, rate_limit: few }}]
+"
+        )
+    };
+    let gateway = Gateway::start(&yaml("1/h")).await;
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for client in 1..=20 {
+            let request = get("/").header("x-forwarded-for", format!("192.0.2.{client}"));
+            statuses.push(gateway.send(&request).await.status());
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, [200; 20]);
+    gateway.configure(&yaml("1/s"));
+    let reload = ["reload", "--canary", "10min", "--share", "1%"];
+    let _command = begin_command(&gateway, &reload);
+    wait_for("it is on trial", Duration::from_secs(20), async || {
+        let trial = gateway.status().await["config"]["canary"].take();
+        (trial["share"] == 1.0).then_some(())
+    })
+    .await;
+    pass(Duration::from_millis(1500)).await;
+    assert_eq!(statuses().await, [429; 20]);
+    // The control: without a trial the new rate holds for all.
+    assert!(gateway.reload(&yaml("1/s")).await);
+    pass(Duration::from_millis(1500)).await;
+    assert_eq!(statuses().await, [200; 20]);
+}
+
 #[tokio::test]
 async fn a_configuration_that_doubles_latency_goes_back_by_itself() {
     let fast = SlowOrigin::start(Duration::from_millis(40)).await;

@@ -140,8 +140,7 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(Owners::default()));
         self.geo();
         let trusted = self.trusted();
-        let world = self.world;
-        let bans = Bans::of(&world.zones, &world.clock, &world.metrics);
+        let bans = Bans::of(&self.world.zones, &self.world.clock, &self.world.metrics);
         let flood_guard = self.flood_guard();
         self.maps();
         self.rate_limits();
@@ -188,6 +187,7 @@ impl Compiler<'_> {
             self.nginx_variables();
             self.socket_io_without_sticky();
             self.shared_sticky_cookies();
+            self.unlimited_guesses(&routes);
             self.check_profiles();
         }
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
@@ -214,7 +214,7 @@ impl Compiler<'_> {
             driver: self.driver(),
             cache,
             fan_out,
-            profiles: Profiles::new(file, self.profile, world),
+            profiles: Profiles::new(file, self.profile, self.world),
             bans,
             flood_guard,
             table: table?,

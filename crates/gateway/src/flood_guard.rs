@@ -139,7 +139,18 @@ impl Compiler<'_> {
             self.at(in_flight.place, "edgeway::flood_guard::in_flight")
                 .error(
                     "`in_flight: 0` would refuse every request",
-                    "write how many requests one address may have in flight, such as `50`",
+                    "write how many requests one address may have in flight, such as `512`",
+                );
+        } else if let Some(streams) = self.most_streams().filter(|most| *most > in_flight.value) {
+            self.at(in_flight.place, "edgeway::flood_guard::in_flight")
+                .warn(
+                    format!(
+                        "`in_flight: {}` refuses requests of a single browser: `http2` allows \
+                         {streams} at once on one connection",
+                        in_flight.value
+                    ),
+                    "write a multiple of that, because people behind one address share it, or a \
+                     smaller `concurrent_streams` at the listener",
                 );
         }
         if !CLIENTS.contains(&clients.value) {
@@ -154,6 +165,15 @@ impl Compiler<'_> {
                     "write how many different addresses come at a time, such as `65536`",
                 );
         }
+    }
+
+    /// Returns how many requests a connection may have in flight at most; `None` without HTTP/2.
+    fn most_streams(&self) -> Option<u32> {
+        let listeners = self.file.listeners.iter();
+        listeners
+            .filter(|l| l.http2.enabled && (l.tls.is_some() || l.http2.cleartext))
+            .map(|listener| listener.http2.concurrent_streams)
+            .max()
     }
 
     fn ban(&mut self, config: &Spanned<BanConfig>) -> Option<StrikeRule> {
@@ -310,8 +330,12 @@ mod tests {
     const KEY: &str = "key: 0123456789abcdef0123456789abcdef";
 
     fn compiled(flood_guard: &str) -> (Option<FloodGuard>, Vec<String>) {
+        compiled_at("127.0.0.1:8080", flood_guard)
+    }
+
+    fn compiled_at(listener: &str, flood_guard: &str) -> (Option<FloodGuard>, Vec<String>) {
         let yaml = format!(
-            "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n\
+            "listeners: [{{ address: {listener} }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n\
              flood_guard: {flood_guard}\n"
         );
         let loaded = load_text("t.yaml", &yaml);
@@ -343,7 +367,7 @@ mod tests {
     fn without_the_section_there_is_no_guard_and_an_empty_one_has_defaults() {
         assert!(compiled("").0.is_none());
         let guard = compiled("{}").0.unwrap();
-        assert_eq!((guard.requests, guard.in_flight), (100, 50));
+        assert_eq!((guard.requests, guard.in_flight), (100, 512));
         assert!(guard.ban.is_none() && guard.challenge.is_none());
         let guard = compiled("{ ban: {}, exempt: [10.0.0.0/8] }").0.unwrap();
         let ban = guard.ban.unwrap();
@@ -375,6 +399,26 @@ mod tests {
             "`within: 10ms` is not from 1s to 1d",
         );
         refused("{ ban: { for: 0s } }", "`for: 0s` is not from 1s to 366d");
+    }
+
+    #[test]
+    fn a_limit_that_refuses_a_single_browser_is_warned_of() {
+        let of = |http2: &str| {
+            let listener = format!("127.0.0.1:8080, http2: {{ {http2} }} ");
+            compiled_at(&listener, "{ in_flight: 100 }")
+        };
+        let (guard, messages) = of("cleartext: true");
+        assert_eq!(guard.unwrap().in_flight, 100);
+        assert_eq!(
+            messages,
+            [
+                "`in_flight: 100` refuses requests of a single browser: `http2` allows 128 at once \
+                 on one connection"
+            ]
+        );
+        for none in ["cleartext: true, concurrent_streams: 50", ""] {
+            assert_eq!(of(none).1, [""; 0], "{none}");
+        }
     }
 
     #[test]

@@ -12,7 +12,9 @@ use edgeway_config::{
     tree::{Key, Node, Spanned, Value},
 };
 
-use super::{ListenAddress, Listener, compile::Compiler};
+use edgeway_core::chain::Phase;
+
+use super::{ListenAddress, Listener, Route, compile::Compiler};
 
 /// Variables of nginx, and what has the same value here.
 const NGINX_VARIABLES: [(&str, &str); 10] = [
@@ -106,6 +108,31 @@ impl Compiler<'_> {
                     key.name
                 ),
             );
+        }
+    }
+
+    /// Warns of passwords that only a limit by user protects: it refuses wrong guesses, and lets the
+    /// right one pass.
+    pub(super) fn unlimited_guesses(&mut self, routes: &[Option<Route>]) {
+        let guard = self.file.flood_guard.as_ref();
+        if guard.is_some_and(|guard| guard.value.ban.is_some()) {
+            return;
+        }
+        for (node, route) in self.file.routes.iter().zip(routes) {
+            let filter = |name| {
+                let mut filters = route.as_ref()?.chain.filters().iter();
+                filters.find(|each| each.name == name)
+            };
+            let (Some(_), Some(limits)) = (filter("basic_auth"), filter("rate_limit")) else {
+                continue;
+            };
+            if !limits.traits.phases.wants(Phase::Request) {
+                self.at(node.place, "edgeway::route::unlimited_guesses").warn(
+                    "passwords can be guessed: the limits of this route count by user, and a right \
+                     guess passes them",
+                    "add a limit by `client.ip` to `rate_limit`, or write `flood_guard: { ban: {} }`",
+                );
+            }
         }
     }
 
@@ -248,6 +275,29 @@ mod tests {
     use std::path::Path;
 
     use crate::{World, compile, load_text};
+
+    #[test]
+    fn passwords_that_only_a_limit_by_user_protects_are_a_warning() {
+        for (limits, guard, is_open) in [
+            ("[user]", "", true),
+            ("[edge, user]", "", false),
+            ("[user]", "flood_guard: { ban: {} }\n", false),
+        ] {
+            let yaml = format!(
+                "{guard}listeners: [{{ address: 127.0.0.1:8080 }}]\n\
+                 rate_limits: {{ edge: 9/s, user: {{ rate: 1/s, key: user }} }}\n\
+                 routes:\n\
+                 - {{ match: {{ path: /a }}, respond: ok, rate_limit: [edge] }}\n\
+                 - {{ match: {{ path: /* }}, respond: ok, rate_limit: {limits}, \
+                   basic_auth: {{ users: {{ ann: '$apr1$abcdefgh$82JubPF2dQkt1tVfvLnXS.' }} }} }}\n"
+            );
+            let file = load_text("t.yaml", &yaml).file.expect("it is well formed");
+            let (_, found) = compile(&file, Path::new("."), &World::default());
+            let code = "edgeway::route::unlimited_guesses";
+            let is_warned = found.list().iter().any(|one| one.code == code);
+            assert_eq!(is_warned, is_open, "{yaml}");
+        }
+    }
 
     #[test]
     fn a_backend_that_is_a_listener_of_the_gateway_is_a_warning() {

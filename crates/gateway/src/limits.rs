@@ -47,6 +47,10 @@ impl Limits {
 
 /// Longest header section that the edge reads.
 const MAX_HEAD_LEN: ByteSize = ByteSize(1_000_000);
+/// Shortest limit that a usual request fits into.
+const MIN_HEAD_LEN: ByteSize = ByteSize(1 << 10);
+/// Longest request line, regardless of the configuration: less than the 64 KiB of a URI.
+const MAX_LINE_LEN: ByteSize = ByteSize(60 << 10);
 /// Bound on header fields: 256 can be read, and the gateway adds some.
 const MAX_HEADERS: u32 = 200;
 
@@ -102,6 +106,12 @@ impl Compiler<'_> {
                 format!("write at most {MAX_HEAD_LEN}; browsers need less than 32KiB"),
             );
         }
+        if headers.0 < MIN_HEAD_LEN.0 {
+            self.at(place, CODE).error(
+                format!("`headers: {headers}` is less than {MIN_HEAD_LEN}: most requests would be refused"),
+                "write a number of bytes, such as 32KiB",
+            );
+        }
         if request_line.0 == 0 || headers.0 < request_line.0 {
             self.at(place, CODE).error(
                 format!(
@@ -109,6 +119,11 @@ impl Compiler<'_> {
                      it is a part"
                 ),
                 "write a `headers` that is larger than `request_line`, such as 32KiB and 8KiB",
+            );
+        } else if request_line.0 > MAX_LINE_LEN.0 {
+            self.at(place, CODE).error(
+                format!("`request_line: {request_line}` is more than {MAX_LINE_LEN}"),
+                format!("write at most {MAX_LINE_LEN}"),
             );
         }
         if limits.header_count > MAX_HEADERS {

@@ -25,6 +25,8 @@ impl Compiler<'_> {
             self.shared.insert(Arc::new(RedisBuckets::new(redis)));
         }
         let mut limits = Limits::default();
+        let mut routes = file.routes.iter();
+        let has_open_route = routes.any(|route| route.config.matches.value.host.is_empty());
         for (name, node) in &file.rate_limits {
             let config = read::<LimitConfig>(node, &mut self.diagnostics);
             let mut cx = self.cx(node.place, "");
@@ -33,7 +35,7 @@ impl Compiler<'_> {
                     Some(by) => Some(counted_by(by, &mut cx)?),
                     None => None,
                 };
-                config.compile(name, by, file.redis.is_some(), &mut cx)
+                config.compile(name, by, (file.redis.is_some(), has_open_route), &mut cx)
             });
             match limit {
                 Some(limit) => {
@@ -84,6 +86,16 @@ fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<d
         return cx
             .at(by.place, code)
             .refuse(message, "count by values of the request");
+    }
+    if template.is_always_new() {
+        let message = format!(
+            "`{}` is another text for each request or connection, so that nothing is limited",
+            by.value
+        );
+        return cx.at(by.place, code).refuse(
+            message,
+            "count by a value that a client keeps, such as `{client.ip}`",
+        );
     }
     Some(Box::new(template))
 }

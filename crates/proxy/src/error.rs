@@ -55,7 +55,7 @@ edgeway_base::enum_table! {
         LongLine = (414, "long_line", "The address of the request is too long."),
         /// A header has an invalid name, or is repeated where it must not be.
         BadHeader =
-            (400, "bad_header", "A header of the request has an invalid name, or occurs twice."),
+            (400, "bad_header", "A header of the request has an invalid name or value, or occurs twice."),
         /// The client sent an expectation that the gateway does not support.
         Expectation = (417, "expectation", "Only the expectation `100-continue` is supported."),
         /// The client did not read its response for too long.

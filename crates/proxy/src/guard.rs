@@ -24,8 +24,9 @@ const IN_FLIGHT: &str = "flood_in_flight";
 const CHALLENGE: &str = "challenge";
 
 /// Refusals that count towards a ban, in addition to those of identity filters, which mark
-/// themselves. A client that only got a challenge may be a person.
-const STRIKE_REASONS: [&str; 4] = [FLOOD, IN_FLIGHT, "rate_limit", "api_key_rate"];
+/// themselves. A client that only got a challenge may be a person, and so may one that waits for
+/// many responses of a slow app.
+const STRIKE_REASONS: [&str; 3] = [FLOOD, "rate_limit", "api_key_rate"];
 
 /// Length limit of a target that a challenge may redirect back to.
 const MAX_RETURN_LEN: usize = 2000;
@@ -143,6 +144,7 @@ pub(super) fn over(
         if facts.client.protocol == Protocol::Http2
             && !facts.client.is_trusted
             && let Some(connection) = connection
+            && connection.streams.ends_with_ban()
         {
             connection.close(CloseReason::Banned);
             // The request was already counted and logged.

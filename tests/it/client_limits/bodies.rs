@@ -68,6 +68,40 @@ async fn a_slow_body_gets_408_and_the_backend_is_not_blamed() {
     assert_eq!(connection.read_response().await.unwrap().status(), 200);
 }
 
+/// The deadlines of a backend are those of its own time.
+#[tokio::test]
+async fn a_client_that_pauses_in_its_body_costs_no_backend_its_place() {
+    let origin = EchoOrigin::start().await;
+    let limits = "{ body_grace: 10s }, http2: { cleartext: true }";
+    let times = ", timeouts: { first_byte: 500ms, total: 3s }, eject: { errors: 1, for: 60s }";
+    let gateway = Gateway::start(&proxied(limits, origin.address(), times)).await;
+    let pause = Duration::from_millis(1500);
+    let mut connection = gateway.connect().await;
+    // Twice: the second request on the connection starts again.
+    for _ in 0..2 {
+        let begin = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx";
+        connection.write(begin).await.unwrap();
+        pass(pause).await;
+        connection.write("y").await.unwrap();
+        assert_eq!(connection.read_response().await.unwrap().status(), 200);
+    }
+    let client = Client::open(gateway.address()).await;
+    let begun = client.begin(http2::request("POST", "/"), false).await;
+    let (response, mut stream) = begun.unwrap();
+    stream.send_data("x".into(), false).unwrap();
+    pass(pause).await;
+    stream.send_data("y".into(), true).unwrap();
+    let response = http2::read_response(response).await.unwrap();
+    assert_eq!(response.status(), 200);
+    // The time of the whole request is up because of the client.
+    let (response, _) = {
+        connection.write(POST).await.unwrap();
+        drip(connection, &[b'x'; 100], GAP).await
+    };
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
+    assert_eq!(gateway.get("/").await.status(), 200, "it is in rotation");
+}
+
 /// A body whose client does not know how long it will be, such as the lines of a log, may be slow
 /// as long as it does not pause.
 #[tokio::test]

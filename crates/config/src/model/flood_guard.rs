@@ -24,9 +24,9 @@ pub struct FloodGuardConfig {
     /// people behind one address: one page is up to 40 requests.
     #[default(Spanned::nowhere(Rate { count: 100, per: Duration::from_secs(1) }))]
     pub requests: Spanned<Rate>,
-    /// Requests of one address in flight at once; more get 503. A WebSocket counts until it is
-    /// open.
-    #[default(Spanned::nowhere(50))]
+    /// Requests of one address in flight at once; more get 503. One HTTP/2 connection of a browser
+    /// has up to `http2.concurrent_streams`. A WebSocket counts until it is open.
+    #[default(Spanned::nowhere(512))]
     pub in_flight: Spanned<u32>,
     /// Number of addresses at a time for which the estimates are accurate, at 96 bytes each. With
     /// many more addresses, a legitimate client may be refused for another one's requests.

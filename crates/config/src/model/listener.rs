@@ -163,7 +163,9 @@ pub struct Http2Config {
     /// PING frames that a client may send within 10 s.
     #[default(100)]
     pub pings: u32,
-    /// SETTINGS frames that a client may send within 10 s.
+    /// SETTINGS frames that a client may send within 10 s; each connection begins with one.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
     #[default(50)]
     pub settings: u32,
     /// Total streams on one connection, after which the client must open another one.

@@ -68,7 +68,7 @@ edgeway_base::opaque_debug!(Shared);
 
 /// Background work of filters. It starts when the configuration begins to serve and ends with it.
 #[derive(Default)]
-pub struct BackgroundWork(Vec<(String, Start)>);
+pub struct BackgroundWork(Vec<(String, Start)>, Vec<Box<dyn Fn() + Send + Sync>>);
 
 type Start = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -83,6 +83,16 @@ impl BackgroundWork {
         if self.0.iter().all(|(other, _)| *other != name) {
             self.0.push((name, Box::new(move || Box::pin(start()))));
         }
+    }
+
+    /// Registers what is done once no other configuration serves beside this one.
+    pub fn add_alone(&mut self, work: impl Fn() + Send + Sync + 'static) {
+        self.1.push(Box::new(work));
+    }
+
+    /// Does what waits for the end of a trial.
+    pub fn serves_alone(&self) {
+        self.1.iter().for_each(|work| work());
     }
 
     /// Starts all work again and returns it with the names.

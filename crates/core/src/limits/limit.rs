@@ -218,20 +218,23 @@ impl Counts {
 
 impl LimitConfig {
     /// Checks and compiles the limit; `None` means that a problem was reported. `has_redis` is true
-    /// if there is a section `redis`, even an invalid one.
+    /// if there is a section `redis`, even an invalid one, and `has_open_route` if a route takes any
+    /// host.
     pub fn compile(
         self,
         name: &Name,
         by: Option<Box<dyn CountedText>>,
-        has_redis: bool,
+        (has_redis, has_open_route): (bool, bool),
         cx: &mut CompileContext<'_>,
     ) -> Option<Limit> {
         let mut check = LimitCheck {
             name: &name.name,
+            has_open_route,
             is_good: true,
             cx,
         };
         check.name(name.place);
+        check.key_beside(&self);
         check.delay(&self.delay);
         check.max_keys(&self.max_keys);
         check.store(&self, has_redis);
@@ -279,10 +282,7 @@ impl LimitConfig {
         let serving = Arc::clone(&table);
         let fills = all.iter().map(|tier| tier.quota.fill());
         let longest = fills.max().unwrap_or_default() + self.delay.value.0;
-        cx.work.add(zone, move || {
-            serving.resize(max_keys, longest);
-            std::future::ready(())
-        });
+        cx.work.add_alone(move || serving.resize(max_keys, longest));
         let remote = match self.store.value {
             StoreConfig::Memory => None,
             // Without a client the section `redis` has a problem, which is reported there.
@@ -324,6 +324,7 @@ impl LimitConfig {
 /// A limit during its check.
 struct LimitCheck<'a, 'c> {
     name: &'a str,
+    has_open_route: bool,
     is_good: bool,
     cx: &'a mut CompileContext<'c>,
 }
@@ -345,6 +346,18 @@ impl LimitCheck<'_, '_> {
             self.at(place, "edgeway::rate_limits::name").error(
                 format!("invalid limit name `{}`", name.escape_debug()),
                 "write up to 64 letters, digits, `_`, `-` and `.`, such as `login`",
+            );
+        }
+    }
+
+    /// Refuses a key that has no effect.
+    fn key_beside(&mut self, config: &LimitConfig) {
+        if let Some(by) = &config.by
+            && config.key != KeyList::default()
+        {
+            self.at(by.place, "edgeway::rate_limits::key").error(
+                "`by` replaces `key`, and both are there",
+                "write one of them; a second limit may count by the other",
             );
         }
     }
@@ -453,14 +466,20 @@ impl LimitCheck<'_, '_> {
 
     /// Warns if a client can choose the value that gives it a higher rate.
     fn raises(&mut self, source: &Source, value: &str, base: &Tier, tier: &Tier) {
-        if source.is_claimed_by_client() && tier.quota.allows_more_than(&base.quota) {
+        if source.is_claimed_by_client(self.has_open_route)
+            && tier.quota.allows_more_than(&base.quota)
+        {
             self.cx.here("edgeway::rate_limits::open_tier").warn(
                 format!(
                     "any client can send `{value}` as `{source}` and get {} instead of {}",
                     tier.rate, base.rate
                 ),
-                "use a verified value, such as `jwt.role` or `api_key`; or have a proxy in front \
-                 remove the client's value",
+                if matches!(source, Source::Host) {
+                    "write `match: { host }` on every route, so that each value is a site of yours"
+                } else {
+                    "use a verified value, such as `jwt.role` or `api_key`; or have a proxy in \
+                     front remove the client's value"
+                },
             );
         }
     }

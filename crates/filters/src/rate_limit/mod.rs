@@ -65,6 +65,8 @@ struct TakenUnits {
     list: Vec<LimitDecision>,
     /// True once the limits keyed by identity have been applied.
     is_authorized: bool,
+    /// True once an identity filter has refused the request.
+    is_guess: bool,
 }
 
 /// Decision of one limit.
@@ -298,12 +300,15 @@ impl RateLimit {
     }
 
     /// Refuses a request, and returns its takes: a request refused by one limit is charged by none.
+    /// A guess stays charged, or this refusal would lift the limits that are to stop the next one.
     fn refuse(&self, ex: &mut Exchange<'_>, refusing: LimitDecision, reply: Reply) -> Outcome {
         ex.facts.limit = Some(Arc::clone(&self.charges[refusing.charge].limit.name));
-        let taken = std::mem::replace(&mut TakenUnits::of(ex).list, vec![refusing]);
+        let units = TakenUnits::of(ex);
+        let taken = std::mem::replace(&mut units.list, vec![refusing]);
+        let returned = if units.is_guess { Vec::new() } else { taken };
         let now = self.clock.now();
         let mut elsewhere = Vec::new();
-        for take in taken {
+        for take in returned {
             let Charge { limit, cost } = &self.charges[take.charge];
             match take.store {
                 Store::Memory(at, quota) => {
@@ -351,10 +356,13 @@ impl LimitDecision {
 }
 
 /// Returns true if an identity filter refuses, before the limits keyed by identity were applied.
-fn is_unknown(ex: &Exchange<'_>, reply: &Reply) -> bool {
-    let taken = ex.facts.slot::<TakenUnits>();
+fn is_unknown(ex: &mut Exchange<'_>, reply: &Reply) -> bool {
     let is_refused = reply.status == StatusCode::UNAUTHORIZED && reply.reason.is_some();
-    is_refused && taken.is_none_or(|taken| !taken.is_authorized)
+    // An error page may have given the refusal another status.
+    let is_strike = ex.facts.noted.as_ref().is_some_and(|noted| noted.is_strike);
+    let units = TakenUnits::of(ex);
+    units.is_guess = (is_refused || is_strike) && !units.is_authorized;
+    units.is_guess
 }
 
 /// Replaces the reply of another filter, which is logged already, with a refusal of this filter.

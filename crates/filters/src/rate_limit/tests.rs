@@ -27,7 +27,8 @@ fn share(limits: &str, cx: &mut CompileContext<'_>, shared: &mut Shared) {
     let mut all = Limits::default();
     for (name, node) in section.entries() {
         let config = tree::read::<LimitConfig>(node, cx.diagnostics);
-        if let Some(limit) = config.and_then(|config| config.compile(name, None, false, cx)) {
+        if let Some(limit) = config.and_then(|config| config.compile(name, None, (false, true), cx))
+        {
             all.0.insert(name.name.clone(), Arc::new(limit));
         }
     }
@@ -326,6 +327,15 @@ fn guessing_tokens_is_counted_by_address() {
     assert_eq!(check.last().status, 403);
     let (_, passed) = passes(check.refused_behind(0), 5);
     assert_eq!(passed, 3);
+}
+
+#[test]
+fn a_guess_stays_charged_to_the_limits_before_the_one_that_refuses_it() {
+    let limits = "edge: 5/h\nuser: { rate: 2/h, key: [jwt.sub, client.ip] }";
+    let guessing = times(check(limits, "[edge, user]").refused_behind(401), 6);
+    let known = known(guessing.refused_behind(0), &json!({ "sub": "u" })).get("/");
+    assert_eq!(header(&known, "ratelimit"), Some("\"edge\";r=0;t=3600"));
+    known.expect([401, 401, 429, 429, 429, 429, 429]);
 }
 
 #[test]

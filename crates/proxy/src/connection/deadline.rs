@@ -59,7 +59,7 @@ pub struct Watch {
     task: AtomicWaker,
     /// True while a request on a stream waits for its backend.
     is_awaited: AtomicBool,
-    /// Pace of the request's body, if it is on an HTTP/2 stream.
+    /// State of the client's body while the backend waits for it. On an HTTP/2 stream, its pace too.
     pub body: Pace,
 }
 
@@ -145,9 +145,14 @@ impl Watch {
         }
         let total = self.total.load(Ordering::Relaxed);
         let is_streaming = self.is_streaming.load(Ordering::Relaxed);
+        // The client's time, which its body's minimum rate bounds.
+        let is_clients = !is_streaming && self.body.is_awaited() && !self.body.is_over();
+        if is_clients {
+            self.moved(now);
+        }
         let expired = if total != 0 && now >= total {
-            3
-        } else if now < next {
+            if is_clients { 4 } else { 3 }
+        } else if is_clients || now < next {
             return;
         } else if !is_streaming {
             1
@@ -264,6 +269,32 @@ mod tests {
         bench.advance(200);
         assert!(bench.is_cut());
         assert_eq!(bench.watch.expired(), Some(Expired::FirstByte));
+    }
+
+    #[test]
+    fn the_time_of_a_client_that_pauses_in_its_body_is_not_the_backends() {
+        let mut bench = bench();
+        bench.watch(1000, 1000);
+        bench.watch.body.awaited();
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+        // The body is complete, and now the backend's time counts.
+        bench.watch.body.over();
+        bench.advance(900);
+        assert!(!bench.is_cut());
+        bench.advance(200);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::FirstByte));
+    }
+
+    #[test]
+    fn a_body_that_takes_the_whole_time_is_the_clients_fault() {
+        let mut bench = bench();
+        bench.watch_total(1000, 1000, Some(2000));
+        bench.watch.body.awaited();
+        bench.advance(2100);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Body));
     }
 
     #[test]

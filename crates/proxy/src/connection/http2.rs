@@ -21,6 +21,9 @@ use super::{CloseReason, Connection, deadline::Watch, pace::PaceLimits};
 /// The longest frame that a client may send (RFC 9113, 4.2).
 const FRAME: u64 = 16 * 1024;
 
+/// Requests of a banned client that are refused while others of its connection are finished.
+const MAX_BANNED: u32 = 100;
+
 /// The stream state of a connection.
 #[derive(Debug, SmartDefault)]
 pub struct Streams {
@@ -29,6 +32,8 @@ pub struct Streams {
     open: AtomicU32,
     /// Incremented with each stream that begins.
     begun: AtomicU32,
+    /// Requests that were refused because the client is banned.
+    banned: AtomicU32,
     /// Odd while a header section is arriving. Each header section has its own number.
     // A connection begins with a header section.
     #[default(AtomicU64::new(1))]
@@ -84,6 +89,12 @@ impl Streams {
         streams.begun.fetch_add(1, Ordering::Relaxed);
         streams.open.fetch_add(1, Ordering::Release);
         OpenStream(Arc::clone(connection))
+    }
+
+    /// Records the end of a request of a banned client. Returns true if its connection ends: no other
+    /// request is in flight, or the client does not stop.
+    pub fn ends_with_ban(&self) -> bool {
+        self.banned.fetch_add(1, Ordering::Relaxed) >= MAX_BANNED || self.open() <= 1
     }
 
     pub fn open(&self) -> u32 {

@@ -230,6 +230,7 @@ impl Connection {
     /// before: no request begins on a connection that is being closed.
     pub fn begin_request(&self) -> Result<(), CloseReason> {
         self.pace.restart();
+        self.watch.body.restart();
         self.enter(Stage::Request);
         // Pairs with the fence in `close_in`: either we see the reason, or `close_in` sees our stage.
         fence(Ordering::SeqCst);

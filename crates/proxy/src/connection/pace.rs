@@ -96,6 +96,11 @@ impl Pace {
         self.is_awaited.load(Ordering::Relaxed)
     }
 
+    /// Returns true while a client may wait for `100 Continue`.
+    pub fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
     /// Returns true if the body has lagged for too long, `elapsed` milliseconds after the previous
     /// call.
     pub(super) fn is_too_slow(&self, elapsed: u64, is_awaited: bool, bounds: PaceLimits) -> bool {
@@ -108,8 +113,11 @@ impl Pace {
             1.. if self.is_open.load(Ordering::Relaxed) => u64::MAX,
             bytes => bytes.saturating_mul(1000) / bounds.rate,
         };
-        let is_held = self.is_held.load(Ordering::Relaxed);
-        let waited = if is_awaited && !is_held { elapsed } else { 0 };
+        let waited = if is_awaited && !self.is_held() {
+            elapsed
+        } else {
+            0
+        };
         let lag = self.lag.load(Ordering::Relaxed) + waited;
         let lag = lag.saturating_sub(come);
         self.lag.store(lag, Ordering::Relaxed);

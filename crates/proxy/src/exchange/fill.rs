@@ -81,7 +81,8 @@ where
         if ctx.cache.is_none() {
             return Ok(false);
         }
-        let fetch = match cache::begin(ctx).await {
+        let (_, watch) = client.watched();
+        let fetch = match watch.during(cache::begin(ctx)).await? {
             CacheStep::Send(entry, reader) => {
                 let age = ctx.facts.cache.and_then(|cached| cached.age);
                 let head = StoredResponse::head(&entry, age)?;

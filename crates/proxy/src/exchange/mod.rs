@@ -175,7 +175,7 @@ where
 
     /// Sends the request to one backend, and its response to the client.
     async fn attempt(&mut self, ctx: &mut Box<Context>) -> Result<()> {
-        let upstream = upstream::lease(&self.client().request, ctx).await?;
+        let upstream = upstream::lease(self.client(), ctx).await?;
         let Some(lease) = &ctx.lease else {
             return Err(Error::new_in(ErrorType::Custom("no lease")));
         };

@@ -88,6 +88,7 @@ pub fn take(
 pub fn end_split(live: &Live, supervisor: &Supervisor) {
     live.trials.set_split(None);
     supervisor.end_beside();
+    live.gateway().work.serves_alone();
     live.gateway().forget_stale_metrics(&live.world.metrics);
 }
 

@@ -26,6 +26,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Starts the tasks of the live gateway.
     pub fn start(live: &Live) -> Self {
+        live.gateway().work.serves_alone();
         let process = Tasks::default();
         process.spawn("deadlines", live.connections.clone().supervise());
         let activity = live.connections.activity();

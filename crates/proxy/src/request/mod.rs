@@ -123,7 +123,8 @@ fn set_up(
     forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
     let watch = ctx.watch.insert(connection.request_watch(is_http2));
     if request.method != http::Method::GET {
-        if has(&request.headers, &header::EXPECT) {
+        // On HTTP/2 the connection has other bodies too.
+        if has(&request.headers, &header::EXPECT) && !is_http2 {
             connection.pace.hold();
         }
         if !has(&request.headers, &header::CONTENT_LENGTH) {

@@ -13,6 +13,7 @@ mod http2;
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, ready},
     time::Duration,
@@ -86,6 +87,39 @@ pub(crate) struct Arrival {
     pub(crate) has_body: bool,
     /// True if the connection ends with this request, whatever its client wants.
     pub(crate) is_last: bool,
+}
+
+impl Wire {
+    fn poll_gone(&mut self, cx: &mut TaskContext<'_>) -> Poll<Box<Error>> {
+        match self {
+            Self::Http1(stream) => stream.poll_gone(cx),
+            Self::Http2(stream) => stream.poll_gone(cx),
+            Self::Nobody => Poll::Pending,
+        }
+    }
+}
+
+/// Client of a request while its request waits for something.
+pub(crate) struct ClientWatch<'a> {
+    wire: &'a mut Wire,
+    is_watched: bool,
+}
+
+impl ClientWatch<'_> {
+    /// Runs `work` to its end, or until the client has left.
+    pub(crate) async fn during<T>(self, work: impl Future<Output = T>) -> Result<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            // First: a client may have left while filters waited.
+            if self.is_watched
+                && let Poll::Ready(error) = self.wire.poll_gone(cx)
+            {
+                return Poll::Ready(Err(error));
+            }
+            work.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
 }
 
 impl Client {
@@ -307,11 +341,17 @@ impl Client {
 
     /// Waits until the client, whose request is complete, has left.
     pub(crate) fn poll_gone(&mut self, cx: &mut TaskContext<'_>) -> Poll<Box<Error>> {
-        match &mut self.wire {
-            Wire::Http1(stream) => stream.poll_gone(cx),
-            Wire::Http2(stream) => stream.poll_gone(cx),
-            Wire::Nobody => Poll::Pending,
-        }
+        self.wire.poll_gone(cx)
+    }
+
+    /// Returns the request, and what ends a wait if the client leaves.
+    pub(crate) fn watched(&mut self) -> (&RequestHeader, ClientWatch<'_>) {
+        let watch = ClientWatch {
+            // On HTTP/1, only reading the body would tell.
+            is_watched: self.body.is_read() || self.is_http2(),
+            wire: &mut self.wire,
+        };
+        (&self.request, watch)
     }
 
     /// Returns true if the body is sent as it is, so that parts of a file can be written without

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     connection::deadline::{Expired, Target},
+    session::Client,
     wire::Wire,
 };
 
@@ -63,8 +64,8 @@ pub(super) fn silence(ctx: &Context, limit: fn(&Timeouts) -> Duration) -> Option
     Some(limit(timeouts(ctx, upstream)))
 }
 
-/// Takes a place on a backend for the next attempt at `request`.
-pub(super) async fn lease(request: &RequestHeader, ctx: &mut Context) -> Result<Arc<Upstream>> {
+/// Takes a place on a backend for the next attempt at the client's request, unless it leaves first.
+pub(super) async fn lease(client: &mut Client, ctx: &mut Context) -> Result<Arc<Upstream>> {
     let Some(upstream) = ctx.upstream.clone() else {
         return fail(ctx, Failure::Internal);
     };
@@ -73,15 +74,16 @@ pub(super) async fn lease(request: &RequestHeader, ctx: &mut Context) -> Result<
         watch.renew();
     }
     let asked_at = ctx.live().world.clock.now();
+    let (head, watch) = client.watched();
     let ask = LeaseRequest {
-        head: request,
+        head,
         client: ctx.facts.client.ip,
         at: asked_at,
         tried: &ctx.tried,
         is_upgrade: ctx.is_websocket,
         release: ctx.facts.release.as_deref(),
     };
-    let lease = match upstream.acquire(&ask).await {
+    let lease = match watch.during(upstream.acquire(&ask)).await? {
         Ok(lease) => lease,
         Err(Unavailable::NoBackend) => return fail(ctx, Failure::NoBackend),
         Err(Unavailable::QueueFull | Unavailable::QueueTimeout | Unavailable::StreamsFull) => {
@@ -168,9 +170,11 @@ pub(super) fn body_is_free(ctx: &Context) {
     }
 }
 
-/// Records that the backend could have more of the request body than the client has sent.
+/// Records that the backend could have more of the request body than the client has sent, unless
+/// the client waits for the backend's `100 Continue`.
 pub(super) fn awaits_body(ctx: &Context) {
-    if let Some(watch) = &ctx.watch {
+    let is_held = ctx.connection.as_ref().is_some_and(|c| c.pace.is_held());
+    if let Some(watch) = ctx.watch.as_ref().filter(|_| !is_held) {
         watch.body.awaited();
     }
 }

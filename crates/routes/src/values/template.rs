@@ -345,6 +345,16 @@ impl Template {
         self.any(|own| matches!(own, Variable::Status))
     }
 
+    /// Returns true if no two requests, or connections, have the same value.
+    pub fn is_always_new(&self) -> bool {
+        self.has(|variable, _| {
+            matches!(
+                variable,
+                Some(Variable::RequestId | Variable::ClientPort | Variable::Now(_))
+            )
+        })
+    }
+
     /// Returns true if the value comes from the user, whom only a login knows.
     pub fn needs_identity(&self) -> bool {
         self.any(|own| matches!(own, Variable::User))

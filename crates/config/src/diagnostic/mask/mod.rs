@@ -41,8 +41,9 @@ const LONG: [&str; 6] = [
 ];
 
 /// Names that end with a word for secrets but hold none: filters and other keys.
-const NO_SECRETS: [&str; 6] = [
+const NO_SECRETS: [&str; 7] = [
     "api_key",
+    "per_key",
     "basic_auth",
     "forward_auth",
     "jwt",

@@ -95,6 +95,7 @@ fn what_is_no_secret_stays() {
         "api_key: { file: a.keys }",
         "forward_auth: http://127.0.0.1:9000/verify",
         "keys: { a: b }",
+        "in_flight: { max: 10, per_key: 4 }",
         "path: /token/*",
         "basic_auth: { realm: Staff }",
     ] {

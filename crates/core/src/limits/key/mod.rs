@@ -177,9 +177,20 @@ impl Source {
         matches!(self, Self::Claim(_) | Self::ApiKey | Self::User)
     }
 
-    /// Returns true if the client can choose the value freely.
-    pub fn is_claimed_by_client(&self) -> bool {
-        matches!(self, Self::Header(_) | Self::Cookie(_) | Self::Query(_))
+    /// Returns true if the client can choose the value freely. `has_open_route`: a route takes any
+    /// host.
+    pub fn is_claimed_by_client(&self, has_open_route: bool) -> bool {
+        match self {
+            Self::Header(_) | Self::Cookie(_) | Self::Query(_) => true,
+            Self::Host => has_open_route,
+            Self::ClientIp
+            | Self::ClientNetwork
+            | Self::Route
+            | Self::Claim(_)
+            | Self::ApiKey
+            | Self::User
+            | Self::Certificate => false,
+        }
     }
 
     /// Returns the value of the part; `None` if it is absent, empty, or longer than any legitimate

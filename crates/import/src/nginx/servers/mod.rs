@@ -538,7 +538,8 @@ fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>]) -> Map<String, Value> {
             if let Some(one) = bytes(directive.arg(1)) {
                 // A listener takes at most 1 MB.
                 let headers = count.saturating_mul(one).clamp(1 << 10, 976 << 10);
-                limits.insert("request_line", (one, size(one.min(headers))));
+                let line = one.min(headers).min(60 << 10);
+                limits.insert("request_line", (line, size(line)));
                 limits.insert("headers", (headers, size(headers)));
             }
         }

@@ -133,9 +133,13 @@ impl ConnIo {
                 if takes_http2 && self.input.starts_with(PREFACE) {
                     return HeadWait::Http2;
                 }
-                let is_preface = takes_http2 && PREFACE.starts_with(&self.input);
-                match self.scanner.scan(&self.input, limits) {
-                    _ if is_preface => {}
+                // The scanner goes on where it was, and a preface is no head: it has seen none of it.
+                let scanned = if takes_http2 && PREFACE.starts_with(&self.input) {
+                    ScanResult::Partial
+                } else {
+                    self.scanner.scan(&self.input, limits)
+                };
+                match scanned {
                     ScanResult::Partial => {}
                     ScanResult::Head(head) => {
                         return match self.begin(&head) {

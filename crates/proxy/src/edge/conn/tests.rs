@@ -1,5 +1,6 @@
 //! Tests of buffering between the socket and a session.
 
+use edgeway_config::model::UnderscoresConfig;
 use tokio::net::UnixStream;
 
 use super::*;
@@ -57,4 +58,28 @@ async fn bytes_keep_their_order_whatever_their_sizes() {
         seen.len(),
         expected.len()
     );
+}
+
+#[tokio::test]
+async fn a_preface_of_http2_may_come_in_any_pieces() {
+    let limits = HeadLimits::new(8192, 32768, 128, UnderscoresConfig::Drop);
+    let second = b"PRI * HTTP/2.0\r\n\r\nXX";
+    for (bytes, is_http2) in [(PREFACE, true), (&second[..], false)] {
+        for split in 1..bytes.len() {
+            let (mut io, mut client) = pair();
+            let sent = async {
+                for piece in [&bytes[..split], &bytes[split..]] {
+                    client.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (wait, ()) = tokio::join!(io.next_head(&limits, true), sent);
+            let is_right = match wait {
+                HeadWait::Http2 => is_http2,
+                HeadWait::Refused(_) => !is_http2,
+                HeadWait::Request | HeadWait::Closed => false,
+            };
+            assert!(is_right, "split at {split}: {wait:?}");
+        }
+    }
 }

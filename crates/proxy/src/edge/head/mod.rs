@@ -30,8 +30,6 @@ pub(super) use self::{
 };
 use crate::connection::refusal::Refusal;
 
-/// Longest target, regardless of the configuration: less than the 64 KiB of a URI.
-const MAX_LINE_LEN: usize = 60 * 1024;
 /// Longest head, regardless of the configuration.
 const MAX_HEAD_LEN: usize = 1_000_000;
 /// Number of headers that the parser has room for, with those that the gateway adds.
@@ -54,7 +52,7 @@ impl HeadLimits {
         underscores: UnderscoresConfig,
     ) -> Self {
         Self {
-            request_line: request_line.min(MAX_LINE_LEN),
+            request_line,
             headers: headers.min(MAX_HEAD_LEN),
             header_count: header_count.min(MAX_HEADERS),
             underscores,
