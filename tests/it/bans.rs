@@ -318,6 +318,32 @@ async fn a_connection_of_http2_ends_with_its_clients_ban() {
 }
 
 #[tokio::test]
+async fn refusals_that_a_client_of_http2_does_not_read_count_too() {
+    let listeners = "listeners: [{ address: 127.0.0.1:0, http2: { cleartext: true } }]\n";
+    let guard = "flood_guard: { requests: 2/1min, ban: { after: 3, within: 1min, for: 10min } }\n";
+    let gateway = Gateway::start(&format!("{listeners}{guard}{BASE}")).await;
+    let mut unread = h2::client::Builder::new();
+    unread.initial_window_size(0);
+    let client = http2::Client::open_with(gateway.address(), &mut unread).await;
+    for expected in [200, 200, 429, 429, 429] {
+        let begun = client.begin(http2::request("GET", "/"), true).await;
+        let (response, _) = begun.unwrap();
+        // The stream is reset when its body is dropped.
+        assert_eq!(response.await.unwrap().status(), expected);
+    }
+    gateway.counts("edgeway_bans", 1).await;
+    gateway
+        .counts("edgeway_refused_total{reason=\"flood\"}", 3)
+        .await;
+    let begun = client.begin(http2::request("GET", "/"), true).await;
+    let (response, _) = begun.unwrap();
+    assert_eq!(response.await.unwrap().status(), 403);
+    gateway
+        .counts("edgeway_refused_total{reason=\"banned\"}", 1)
+        .await;
+}
+
+#[tokio::test]
 async fn invalid_bans_are_refused_with_their_reason() {
     let gateway = Gateway::start(&format!("trusted_proxies: [10.0.0.0/8]\n{BASE}")).await;
     let ban =

@@ -21,15 +21,18 @@ impl FailedExchange {
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
         let reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
-        ctx.facts.reason = reply.reason;
-        if !is_planned {
-            failure.report(&ctx.facts, error);
-        }
-        Self {
+        let failed = Self {
             failure,
             is_planned,
             reply,
+        };
+        // A refusal that its client did not read to the end remains one.
+        let refused = ctx.facts.reason.filter(|_| failed.is_clients());
+        ctx.facts.reason = refused.or(failed.reply.reason);
+        if !is_planned {
+            failure.report(&ctx.facts, error);
         }
+        failed
     }
 
     /// Returns true if nobody is there to read the reply.

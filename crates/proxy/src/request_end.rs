@@ -49,6 +49,7 @@ where
         if client.is_http2() && !is_clients {
             // A reset takes back what its connection has not sent yet.
             tokio::time::sleep(BEFORE_RESET).await;
+            client.break_off();
         }
         ctx.break_off();
         return 0;

@@ -7,15 +7,16 @@ use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use super::{CLEARTEXT, MIB, SOON, gateway, until_refused};
+use super::{CLEARTEXT, MIB, SOON, gateway, until_refused, yaml};
 use crate::support::{
+    gateway::Gateway,
     http2::{
         CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY,
         HEADERS, NO_ERROR, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
-        field, frame, read_response, request,
+        field, frame, read_response, request, upload,
     },
-    origins::{BigOrigin, EchoOrigin, SlowOrigin, SseOrigin},
-    wait::wait_for,
+    origins::{BigOrigin, EchoOrigin, Failure, ResettingOrigin, SlowOrigin, SseOrigin},
+    wait::{pass, wait_for},
 };
 
 #[tokio::test]
@@ -210,6 +211,34 @@ async fn requests_that_are_reset_at_once_never_reach_the_origin() {
         (gateway.refused("client_gone").await > 90).then_some(())
     })
     .await;
+#[tokio::test]
+async fn bodies_that_nobody_reads_hold_up_no_other_stream() {
+    let origin = EchoOrigin::start().await;
+    let busy = ResettingOrigin::start(Failure::Hang).await;
+    let busy = format!(
+        "  busy: {{ backends: ['{}'], health: false, max_in_flight: {{ per_backend: 1, wait: 1min }} }}",
+        busy.address()
+    );
+    let yaml = yaml(CLEARTEXT, origin.address(), &busy);
+    let route = "  - { match: { path: /busy }, upstream: busy, body_limit: false }";
+    let gateway = Gateway::start(&format!("{yaml}{route}\n")).await;
+    let client = Client::open(gateway.address()).await;
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let (response, mut stream) = client.begin(request("POST", "/busy"), false).await.unwrap();
+        // As much as the window of one stream.
+        let body = Bytes::from(vec![b'b'; 256 * 1024]);
+        let sent = upload(&mut stream, body, false);
+        let sent = tokio::time::timeout(SOON, sent).await;
+        sent.expect("each has its own window").unwrap();
+        waiting.push((response, stream));
+    }
+    let body = vec![b'b'; 32 * 1024];
+    let sent = client.send(request("POST", "/small"), body);
+    let response = tokio::time::timeout(SOON, sent).await.unwrap();
+    assert_eq!(response.unwrap().status(), 200);
+}
+
 }
 
 /// Bytes of the nth step of a flood.

@@ -169,6 +169,10 @@ impl Framing {
             response.remove_header(&header::TRAILER);
         }
         let stated = length(&response.headers)?;
+        if let Some((length, false)) = stated {
+            // Not every client understands several, or zeros in front.
+            response.insert_header(header::CONTENT_LENGTH, length)?;
+        }
         let has_no_body = *method == Method::HEAD
             || response.status.is_informational()
             || matches!(
@@ -191,14 +195,7 @@ impl Framing {
             }
             return Ok(Self::Chunked);
         }
-        let Some((length, is_once)) = stated else {
-            return Ok(Self::UntilClose);
-        };
-        if !is_once {
-            // Not every client understands several, or zeros in front.
-            response.insert_header(header::CONTENT_LENGTH, length)?;
-        }
-        Ok(Self::Length(length))
+        Ok(stated.map_or(Self::UntilClose, |(length, _)| Self::Length(length)))
     }
 }
 

@@ -222,6 +222,18 @@ proptest! {
 }
 
 #[test]
+fn a_length_is_stated_once_as_a_number_even_without_content() {
+    for (status, method) in [("200 OK", "HEAD"), ("304 Not Modified", "GET")] {
+        for stated in ["5\r\ncontent-length: 5", "5, 5", "0005"] {
+            let sent = format!("HTTP/1.1 {status}\r\ncontent-length: {stated}\r\n\r\n");
+            let understood = by_us(sent.as_bytes(), method, &[99]).unwrap();
+            let lengths = understood.headers.get_all(header::CONTENT_LENGTH).iter();
+            assert!(lengths.eq(["5"]), "{method} {stated}");
+        }
+    }
+}
+
+#[test]
 fn a_connection_on_which_a_204_announces_content_is_not_used_again() {
     for (line, is_kept_alive) in [
         ("", true),

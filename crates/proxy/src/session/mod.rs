@@ -203,6 +203,13 @@ impl Client {
         }
     }
 
+    /// Resets the stream of HTTP/2 with a response that has begun and cannot be completed.
+    pub(crate) fn break_off(&mut self) {
+        if let Wire::Http2(stream) = &mut self.wire {
+            stream.break_off();
+        }
+    }
+
     /// Returns true if the connection may carry another request after the response.
     pub(crate) fn is_kept(&self) -> bool {
         match &self.wire {

@@ -36,8 +36,8 @@ use crate::{
 /// Flow-control window of a stream: bytes of a request body that a client may send before they are
 /// read.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Flow-control window of all streams of a connection together.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Largest flow-control window (RFC 9113, 6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// Number of requests after which the end of a connection is looked for although more requests are
 /// there.
 const TURN: u32 = 32;
@@ -67,12 +67,15 @@ pub(super) fn frame_limits(listener: &Listener) -> FrameLimits {
 
 fn options(listener: &Listener) -> server::Builder {
     let resets = usize::try_from(listener.http2.resets).unwrap_or(usize::MAX);
+    let streams = listener.http2.concurrent_streams;
+    // Requests whose bodies are not read hold up no other.
+    let connection_window = streams.saturating_mul(STREAM_WINDOW).min(MAX_WINDOW);
     let mut options = server::Builder::new();
     options
-        .max_concurrent_streams(listener.http2.concurrent_streams)
+        .max_concurrent_streams(streams)
         .max_header_list_size(u32::try_from(header_list(listener)).unwrap_or(u32::MAX))
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(connection_window)
         .max_send_buffer_size(SEND_BUFFER)
         // Resets by the client are counted with its frames. These limits apply to resets that the
         // client causes the gateway to send, and to those within a single read.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use edgeway_base::http::{has, values};
 use edgeway_core::chain::ReadyLines;
-use h2::{RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader};
 
@@ -157,6 +157,14 @@ impl Http2Stream {
             let length = bytes.as_ref().map_or(0, Bytes::len);
             self.body.flow_control().release_capacity(length)?;
             Ok(bytes)
+    /// Resets the stream, whose client is not the one at fault (RFC 9113, 7): without this the
+    /// reset says that the response is not needed any more.
+    pub(super) fn break_off(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+
         });
         let bytes = released
             .or_err(ErrorType::ReadError, "reading a request body")
