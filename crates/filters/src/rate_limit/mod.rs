@@ -20,7 +20,10 @@ use std::{
 
 use edgeway_base::clock::Clock;
 use edgeway_core::{
-    chain::{AsyncFilter, BoxFuture, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict},
+    chain::{
+        AUTH_ACTION, AsyncFilter, AuditNote, BoxFuture, Exchange, Filter, Guard, Phases, Reply,
+        Traits, Verdict,
+    },
     limits::{
         gcra::{Decision, Quota},
         key::Key,
@@ -354,7 +357,9 @@ impl LimitDecision {
 fn is_unknown(ex: &Exchange<'_>, reply: &Reply) -> bool {
     let taken = ex.facts.slot::<TakenUnits>();
     let is_refused = reply.status == StatusCode::UNAUTHORIZED && reply.reason.is_some();
-    is_refused && taken.is_none_or(|taken| !taken.is_authorized)
+    let is_noted = |noted: &AuditNote| noted.action == AUTH_ACTION;
+    (is_refused || ex.facts.noted.as_deref().is_some_and(is_noted))
+        && taken.is_none_or(|taken| !taken.is_authorized)
 }
 
 /// Replaces the reply of another filter, which is logged already, with a refusal of this filter.
