@@ -34,6 +34,7 @@ mod compression;
 mod config;
 mod config_page;
 mod container;
+mod credentials;
 mod dashboards;
 mod dependencies;
 mod deployments;

@@ -36,10 +36,11 @@ pub fn decoded(value: &[u8]) -> Cow<'_, [u8]> {
 
 /// Removes the parameters of these names from a target and keeps the rest byte for byte; `None` if
 /// it has none of them.
-pub fn without(target: &[u8], names: &[Box<str>]) -> Option<Vec<u8>> {
+pub fn without(target: &[u8], names: &[impl AsRef<str>]) -> Option<Vec<u8>> {
     let is_doomed = |pair: &[u8]| {
         let (own, _) = parted(pair);
-        names.iter().any(|name| is_called(own, name.as_bytes()))
+        let mut names = names.iter().map(AsRef::as_ref);
+        names.any(|name| is_called(own, name.as_bytes()))
     };
     let query = query_of(target)?;
     if !query.split(|byte| *byte == b'&').any(is_doomed) {

@@ -239,6 +239,7 @@ impl Compiler<'_> {
         let policy = Arc::clone(&compiled.policy);
         let cache = self.shared.get::<Cache>()?;
         self.build_unknown(node, &policy);
+        self.shared_beside_plugin(node, &policy, chain);
         let names = ParamNames::collect(&node.config.matches.value);
         let mut tags = Vec::new();
         for tag in &policy.tags {

@@ -430,6 +430,7 @@ impl Compiler<'_> {
             }
             None => (Chain::new(filters), guards),
         };
+        self.check_identity(node, &chain);
         let pass_headers = self.pass_headers(node);
         let (rules, site) = self.rules(node, &name, sites);
         let mut cx = self.cx(node.place, &name);

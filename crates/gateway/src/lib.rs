@@ -22,6 +22,7 @@ mod fleet;
 mod flood_guard;
 mod geo;
 mod guards;
+mod identity_filters;
 mod likely_mistakes;
 mod limits;
 mod listener;

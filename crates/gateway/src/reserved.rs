@@ -32,19 +32,20 @@ impl Compiler<'_> {
         let mut read: Vec<HeaderName> = Vec::new();
         for filter in compiled().flat_map(filters) {
             own.extend_from_slice(&filter.traits.own_headers);
-            read.extend_from_slice(&filter.traits.credential_headers);
+            read.extend(filter.traits.credential_headers());
         }
         own.retain(|name| !CREDENTIALS.contains(name));
         for route in compiled() {
             let filters = route.chain.filters().iter();
-            let mut read_here = { filters }.flat_map(|each| &each.traits.credential_headers);
-            if let Some(name) = read_here.clone().find(|name| self.drops(name)) {
+            let read_here = { filters }.flat_map(|each| each.traits.credential_headers());
+            let read_here: Vec<HeaderName> = read_here.collect();
+            if let Some(name) = read_here.iter().find(|name| self.drops(name)) {
                 self.at(route.place, "edgeway::headers::underscore").error(
                     format!("a filter reads `{name}`, which {DROPPED}"),
                     DROPPED_HELP,
                 );
             }
-            if let Some(name) = read_here.find(|name| is_claim(name)) {
+            if let Some(name) = read_here.iter().find(|name| is_claim(name)) {
                 self.at(route.place, "edgeway::headers::claim").error(
                     format!("a filter reads `{name}`, which is removed from every request"),
                     "read another header: this one is a claim that only proxies could make",

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use edgeway_base::query;
 use edgeway_config::model::App;
-use edgeway_core::chain::{Exchange, Phase, ReadyLines};
+use edgeway_core::chain::{CredentialPlace, Exchange, Phase, ReadyLines};
 use edgeway_core::open_headers::OpenRequestHeaders;
 use edgeway_routes::{Action, HostHeader, Rewrite, Target};
 use http::{HeaderMap, header};
@@ -47,12 +47,7 @@ pub(super) async fn forward(
         }
     }
     let chain = context::chain(&ctx.gateway, ctx.route);
-    let dropped = chain.dropped_queries();
-    if !dropped.is_empty()
-        && let Some(target) = query::without(request.raw_path(), dropped)
-    {
-        request.set_raw_path(&target)?;
-    }
+    strip_target(request, ctx)?;
     let lines = ready_lines(original, connection, ctx);
     let mut open = open(request, connection, ctx, lines.is_some());
     if chain.has(Phase::Upstream) {
@@ -74,6 +69,37 @@ pub(super) async fn forward(
         request.insert_header(header::HOST, host)?;
     }
     upstream_request::write(original, request, ctx)
+}
+
+/// Returns the credentials that no backend gets, of the routes that led the request to its own, or
+/// guard it.
+fn stripped(ctx: &Context) -> impl Iterator<Item = &CredentialPlace> {
+    let own = context::chain(&ctx.gateway, ctx.route);
+    let left = { ctx.left.iter() }.filter_map(|index| ctx.gateway.route(*index));
+    left.flat_map(move |route| route.chain.stripped(Some(own)))
+}
+
+/// Removes credentials from the target of a request for a backend.
+pub(super) fn strip_target(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let own = context::chain(&ctx.gateway, ctx.route).stripped(None);
+    let names = own.chain(stripped(ctx)).filter_map(|place| match place {
+        CredentialPlace::Query(name) => Some(name),
+        _ => None,
+    });
+    let names: Vec<&Box<str>> = names.collect();
+    if !names.is_empty()
+        && let Some(target) = query::without(request.raw_path(), &names)
+    {
+        request.set_raw_path(&target)?;
+    }
+    Ok(())
+}
+
+/// Removes credentials of the routes before that of the request from its headers.
+pub(super) fn strip_headers(headers: &mut HeaderMap, ctx: &Context) {
+    for place in stripped(ctx) {
+        place.strip(headers);
+    }
 }
 
 /// Returns `target` without the parameters that are not in the key, or `None` if it stays as it is.
@@ -118,6 +144,7 @@ fn open(
         ..forwarding(ctx, connection)
     };
     let mut open = forwarded::open_upstream(request, &forwarding);
+    strip_headers(open.headers(), ctx);
     if let Some(trace) = &ctx.facts.trace {
         trace::pass_on(open.headers(), trace);
     }

@@ -80,6 +80,7 @@ impl Server {
                 }
             }
         };
+        let client_rules = self.client_rules();
         let hello = accepted.client_hello();
         let config = match self.challenge() {
             Some(challenge) if is_challenge(&hello) => challenge,
@@ -93,13 +94,17 @@ impl Server {
             .into_stream(config)
             .await?;
         let connection = stream.get_ref().1;
-        let facts = self.facts(connection)?;
+        let facts = self.facts(connection, client_rules)?;
         self.handshakes.complete(connection);
         Ok((stream, facts))
     }
 
     /// Facts about `connection`, whose handshake is complete.
-    fn facts(&self, connection: &ServerConnection) -> Result<TlsFacts, HandshakeError> {
+    fn facts(
+        &self,
+        connection: &ServerConnection,
+        client_rules: u64,
+    ) -> Result<TlsFacts, HandshakeError> {
         let client = match connection.peer_certificates() {
             // A resumed session carries the certificate of the first one, which may have expired
             // since.
@@ -128,6 +133,7 @@ impl Server {
                 _ => Protocol::Http1,
             },
             client,
+            client_rules,
         })
     }
 }

@@ -41,6 +41,8 @@ pub struct TlsFacts {
     pub protocol: Protocol,
     /// The client's certificate, verified.
     pub client: Option<Arc<ClientCertificate>>,
+    /// Value of [`Server::client_rules`] by which the client was let in.
+    pub client_rules: u64,
 }
 
 impl TlsFacts {

@@ -1,7 +1,14 @@
 //! Compiled TLS of a listener. Certificates are swapped one by one as their files change, and the
 //! whole configuration when the CA certificates for clients change.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -45,6 +52,7 @@ pub struct Server {
     /// True if clients are asked for certificates. The server name of the handshake must then be
     /// the host of their requests.
     pub asks_clients: bool,
+    client_rules: AtomicU64,
     /// State of [`Server::supervise`], taken when it begins.
     watch: Mutex<Option<Watch>>,
 }
@@ -124,6 +132,7 @@ impl Server {
                     .refuse(error, "this is a bug of Edgeway: report it");
             }
         };
+        let client_rules = client_ca.as_ref().map_or(0, ClientCa::rules);
         let watch = Watch::new(listener, files, policy, client_ca, cx.metrics);
         Some(Arc::new(Self {
             configs: ArcSwap::from_pointee(configs),
@@ -134,6 +143,7 @@ impl Server {
             clock: cx.clock.clone(),
             handshake_timeout: config.handshake_timeout.0,
             asks_clients: config.client_ca.is_some(),
+            client_rules: client_rules.into(),
             watch: Mutex::new(Some(watch)),
         }))
     }
@@ -148,9 +158,17 @@ impl Server {
         self.configs.load().choose(hello)
     }
 
-    /// Replaces the configurations from the next handshake on.
-    pub(super) fn set_configs(&self, configs: Configs) {
+    /// Replaces the configurations from the next handshake on, and the value of
+    /// [`Server::client_rules`].
+    pub(super) fn set_configs(&self, configs: Configs, client_rules: u64) {
         self.configs.store(Arc::new(configs));
+        self.client_rules.store(client_rules, Ordering::Relaxed);
+    }
+
+    /// Returns a digest of the rules for certificates of clients: connections that were made under
+    /// others keep none of their rights.
+    pub fn client_rules(&self) -> u64 {
+        self.client_rules.load(Ordering::Relaxed)
     }
 
     /// Rotates the ticket keys if that is due.

@@ -1,7 +1,13 @@
 //! Background work of a listener's TLS: loads changed files, rotates the ticket keys, warns of
 //! certificates that expire.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    mem,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use log::{error, info, warn};
 use rustls::server::danger::ClientCertVerifier;
@@ -59,6 +65,16 @@ impl ClientCa {
             current: Vec::new(),
             problem: None,
         }
+    }
+
+    /// Returns a digest of what is demanded of clients.
+    pub(super) fn rules(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        mem::discriminant(&self.mode).hash(&mut hasher);
+        for ca in &self.current {
+            ca.as_ref().hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Reads the file. Returns `None` if its contents are the same as before.
@@ -184,7 +200,8 @@ impl Watch {
         let listener = &*self.listener;
         match self.policy.configs(&server.sessions, Some(verifier)) {
             Ok(configs) => {
-                server.set_configs(configs);
+                let rules = self.client_ca.as_ref().map_or(0, ClientCa::rules);
+                server.set_configs(configs, rules);
                 info!(listener; "client CA certificates reloaded");
             }
             Err(error) => {

@@ -173,15 +173,18 @@ async fn clients_of_old_cas_are_refused_from_their_next_connection() {
     let site = Site::start(REQUIRED, prepare).await;
     let own = ann(&site.ca);
     let config = with(&site, &own);
-    exchange(site.connect("a.test", &config).await)
-        .await
-        .unwrap();
+    let mut kept = site.connect("a.test", &config).await.unwrap();
+    let control = kept.send(&get("/").header("host", "a.test")).await.unwrap();
+    assert_ne!(control.header("connection"), Some("close"));
     let other = Ca::new();
     replace(&site.gateway.folder().join("ca.pem"), other.pem());
     wait_for("the client is a stranger", WATCHED, async || {
         exchange(site.connect("a.test", &config).await).await.err()
     })
     .await;
+    // What is open already gets one more response.
+    let last = kept.send(&get("/").header("host", "a.test")).await.unwrap();
+    assert_eq!(last.header("connection"), Some("close"));
     // The control: clients of the new CA are admitted.
     let bob = other.issue(&Wanted::client(&[(DnType::CommonName, "bob")]));
     let response = exchange(site.connect("a.test", &with(&site, &bob)).await).await;

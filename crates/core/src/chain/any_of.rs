@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use edgeway_base::accept::preferred;
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
     AsyncFilter, BoxFuture, CompiledFilter, Exchange, Filter, Guard, Phase, Phases, Reply, Traits,
@@ -21,8 +22,9 @@ pub const ALTERNATIVES: [&str; 6] = [
 
 /// Several filters as one: a request passes once one of them lets it.
 ///
-/// Stands in for their hooks of the request phase only. If all of them refuse, the client gets the
-/// refusal that asks for credentials, or else the last one.
+/// Stands in for their hooks of the request phase only. If all of them refuse, a browser gets a
+/// redirect, such as to a login page; any other client gets the refusal that asks for credentials,
+/// with the challenges of all of them (RFC 9110, 11.6.1), or else the last one.
 pub struct AnyOf(Box<[CompiledFilter]>);
 
 impl AnyOf {
@@ -48,22 +50,41 @@ impl AnyOf {
 
     async fn decide(&self, ex: &mut Exchange<'_>) -> Verdict {
         let mut refusal: Option<Box<Reply>> = None;
+        let mut challenges = Vec::new();
+        let accept = ex.header(&header::ACCEPT).map(HeaderValue::as_bytes);
+        let is_browser = accept.is_some_and(|accept| preferred(accept, &["text/html"]).is_some());
+        let rank = |reply: &Reply| match reply.status {
+            status if status.is_redirection() && is_browser => 2,
+            StatusCode::UNAUTHORIZED => 1,
+            _ => 0,
+        };
         for member in &self.0 {
             let verdict = match member.traits.waiting_in(Phase::Request) {
                 Some(filter) => filter.on_request_async(ex).await,
                 None => member.filter.on_request(ex),
             };
-            let Verdict::Reply(reply) = verdict else {
+            let Verdict::Reply(mut reply) = verdict else {
                 // What another alternative noted about a refusal is not the outcome.
                 ex.facts.noted = None;
                 return Verdict::Next;
             };
-            let asks = |reply: &Reply| reply.status == StatusCode::UNAUTHORIZED;
-            if refusal.as_deref().is_none_or(|known| !asks(known)) {
+            if reply.status == StatusCode::UNAUTHORIZED {
+                let is_challenge =
+                    |header: &mut (HeaderName, _)| header.0 == header::WWW_AUTHENTICATE;
+                challenges.extend(reply.headers.extract_if(.., is_challenge));
+            }
+            let is_better = |known: &Reply| rank(known) == 0 || rank(&reply) > rank(known);
+            if refusal.as_deref().is_none_or(is_better) {
                 refusal = Some(reply);
             }
         }
-        refusal.map_or(Verdict::Next, Verdict::Reply)
+        let Some(mut refusal) = refusal else {
+            return Verdict::Next;
+        };
+        if refusal.status == StatusCode::UNAUTHORIZED {
+            refusal.headers.extend(challenges);
+        }
+        Verdict::Reply(refusal)
     }
 }
 
@@ -95,15 +116,20 @@ mod tests {
         fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
             match self.0 {
                 Some(status) => {
-                    Reply::refuse(StatusCode::from_u16(status).expect("a status"), "refused").into()
+                    let status = StatusCode::from_u16(status).expect("a status");
+                    let challenge = HeaderValue::from_static("A");
+                    Reply::refuse(status, "refused")
+                        .header(header::WWW_AUTHENTICATE, challenge)
+                        .into()
                 }
                 None => Verdict::Next,
             }
         }
     }
 
-    async fn status(chain: &Chain) -> u16 {
-        let head = pingora::http::RequestHeader::build("GET", b"/", None).expect("a request");
+    async fn refusal(chain: &Chain, accept: &'static str) -> Option<Box<Reply>> {
+        let mut head = pingora::http::RequestHeader::build("GET", b"/", None).expect("a request");
+        head.insert_header("accept", accept).expect("a header");
         let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
         facts.client = Client::default();
         let mut ex = Exchange {
@@ -114,8 +140,28 @@ mod tests {
             .on_request(&mut ex, &mut HookProgress::default())
             .await
         {
-            HookOutcome::Over(Verdict::Reply(reply)) => reply.status.as_u16(),
-            HookOutcome::Over(Verdict::Next) | HookOutcome::Body(_) => 200,
+            HookOutcome::Over(Verdict::Reply(reply)) => Some(reply),
+            HookOutcome::Over(Verdict::Next) | HookOutcome::Body(_) => None,
+        }
+    }
+
+    async fn status(chain: &Chain) -> u16 {
+        let reply = refusal(chain, "*/*").await;
+        reply.map_or(200, |reply| reply.status.as_u16())
+    }
+
+    /// RFC 9110, 11.6.1: a client knows only the schemes that it is told.
+    #[tokio::test]
+    async fn clients_learn_all_ways_to_pass() {
+        let filters: Vec<CompiledFilter> = [("api_key", 401), ("jwt", 401), ("forward_auth", 302)]
+            .map(|(name, status)| CompiledFilter::new(name, Arc::new(Refusing(Some(status)))))
+            .into();
+        let any = Arc::new(AnyOf::of(&filters).expect("three of them"));
+        let chain = Chain::satisfying_any(filters, &any);
+        for (accept, status, challenges) in [("*/*", 401, 2), ("text/html,*/*;q=0.8", 302, 1)] {
+            let reply = refusal(&chain, accept).await.expect("all of them refuse");
+            assert_eq!(reply.status, status, "{accept}");
+            assert_eq!(reply.headers.len(), challenges, "{accept}");
         }
     }
 

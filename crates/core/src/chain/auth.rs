@@ -6,7 +6,7 @@ use super::{AuditNote, Reply, RequestFacts, Verdict};
 use crate::base::metrics::{IntCounter, Metrics};
 
 /// Action of identity filters' refusals in the audit log.
-const ACTION: &str = "auth";
+pub const AUTH_ACTION: &str = "auth";
 
 edgeway_base::enum_table! {
     /// Result of a request at an identity filter.
@@ -64,7 +64,7 @@ impl AuthMetrics {
     ) -> Verdict {
         self.count(outcome);
         facts.noted = Some(Box::new(AuditNote {
-            action: ACTION,
+            action: AUTH_ACTION,
             reason: reply.reason.unwrap_or(outcome.name()),
             subject: subject.map(str::to_owned),
             // A client that is redirected to the login page is not guessing credentials.

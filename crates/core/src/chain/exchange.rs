@@ -36,7 +36,8 @@ pub struct RequestFacts {
     /// Name of the route, or `None` before a route has matched.
     pub route: Option<Arc<str>>,
     pub class: Class,
-    /// Proven identity of the client; `None` if nothing is proven.
+    /// Proven identity of the client; empty if it has shown something that proves nothing, and `None`
+    /// if it has shown nothing.
     pub identity: Option<Box<Identity>>,
     /// Name of the rate limit that refused or delayed the request.
     pub limit: Option<Arc<str>>,

@@ -21,15 +21,16 @@ pub struct Identity {
 pub struct Claims(pub Arc<Map<String, Value>>);
 
 impl Claims {
-    /// Returns a claim as text: strings as they are, numbers and booleans printed; `None` for a
-    /// claim that is absent, null, a list or a mapping. `path` may name a nested claim:
-    /// `realm.role`; a claim whose own name contains dots wins.
+    /// Returns a claim as text: strings as they are, whole numbers and booleans printed; `None` for a
+    /// claim that is absent, null, a list or a mapping, or a number that is not stored exactly, which
+    /// two users may share. `path` may name a nested claim: `realm.role`; a claim whose own name
+    /// contains dots wins.
     pub fn text(&self, path: &str) -> Option<Cow<'_, str>> {
         match self.get(path)? {
             Value::String(text) => Some(Cow::Borrowed(text)),
-            Value::Number(number) => Some(Cow::Owned(number.to_string())),
+            Value::Number(number) if !number.is_f64() => Some(Cow::Owned(number.to_string())),
             Value::Bool(is_so) => Some(Cow::Borrowed(if *is_so { "true" } else { "false" })),
-            Value::Null | Value::Array(_) | Value::Object(_) => None,
+            Value::Number(_) | Value::Null | Value::Array(_) | Value::Object(_) => None,
         }
     }
 
@@ -72,12 +73,17 @@ mod tests {
     fn claims_are_texts_if_they_are_single_values() {
         let claims = claims(&json!({
             "sub": "u1", "n": 7, "ok": true, "roles": ["a"], "none": null,
+            "big": u64::MAX, "bigger": 1e20, "half": 0.5,
             "realm": { "role": "admin" }, "https://x.test/a.b": "dotted",
         }));
         for (path, text) in [
             ("sub", Some("u1")),
             ("n", Some("7")),
             ("ok", Some("true")),
+            ("big", Some("18446744073709551615")),
+            // As 100000000000000000001 would be printed.
+            ("bigger", None),
+            ("half", None),
             ("roles", None),
             ("none", None),
             ("missing", None),

@@ -11,6 +11,7 @@ mod body;
 mod cached;
 mod client_certificate;
 mod compile;
+mod credential;
 mod exchange;
 pub mod host;
 mod identity;
@@ -39,11 +40,12 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use self::{
     any_of::{ALTERNATIVES, AnyOf},
     async_filter::AsyncFilter,
-    auth::{AuthMetrics, Outcome},
+    auth::{AUTH_ACTION, AuthMetrics, Outcome},
     body::Body,
     cached::{CacheFacts, CacheOutcome},
     client_certificate::ClientCertificate,
     compile::{BackgroundWork, CompileContext, Shared},
+    credential::{Credential, CredentialPlace, after_scheme},
     exchange::{
         Certificate, Class, Client, Exchange, KeptApart, Protocol, ReadyLines, RequestFacts,
         RequestId, Scheme, TlsParameters, UpstreamFacts,
@@ -58,7 +60,7 @@ pub use self::{
     reroute::{PageOfError, RerouteFacts, RouteRequest, RouteTarget, is_whole},
     run::{Chain, HookOutcome, HookProgress},
     trace::{RequestTrace, TraceAttempt, TraceStep, span_id},
-    traits::{CompiledFilter, HeaderUse, Traits},
+    traits::{CompiledFilter, HeaderUse, Leniency, Traits},
 };
 
 /// A boxed future, the return type of the asynchronous hooks.

@@ -7,8 +7,9 @@ use edgeway_base::reserved_headers::written;
 use http::{HeaderMap, response};
 
 use super::{
-    AnyOf, AsyncFilter, Body, CompiledFilter, Exchange, Filter, Guard, HeaderUse, KeyBuilder,
-    LateFields, LoggedRequest, OpenRefusals, Phase, ReadyLines, Reply, RequestChanges, Verdict,
+    AnyOf, AsyncFilter, Body, CompiledFilter, Credential, CredentialPlace, Exchange, Filter, Guard,
+    HeaderUse, KeyBuilder, LateFields, LoggedRequest, OpenRefusals, Phase, ReadyLines, Reply,
+    RequestChanges, Traits, Verdict,
 };
 
 /// Name of the filter that gives a request its id.
@@ -227,7 +228,7 @@ pub struct Chain {
     log: Box<[Arc<dyn Filter>]>,
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
-    dropped_queries: Box<[Box<str>]>,
+    credentials: Box<[Credential]>,
     /// True if a filter changes `Location` in place of the gateway.
     pub replaces_location: bool,
     /// True if no filter changes what the gateway tells backends about the client.
@@ -297,9 +298,9 @@ impl Chain {
                 .collect(),
             log: responses(Phase::Log).map(filter).collect(),
             in_need,
-            dropped_queries: filters
+            credentials: filters
                 .iter()
-                .flat_map(|each| &each.traits.dropped_queries)
+                .flat_map(|each| &each.traits.credentials)
                 .cloned()
                 .collect(),
             short: filters
@@ -369,9 +370,19 @@ impl Chain {
             .find_map(|extension| extension.downcast().ok())
     }
 
-    /// Returns the query parameters that are never sent to a backend.
-    pub fn dropped_queries(&self) -> &[Box<str>] {
-        &self.dropped_queries
+    /// Returns the credentials that no backend gets, except those that filters of the route with the
+    /// chain `next`, which took a request over, read themselves.
+    pub fn stripped<'c>(
+        &'c self,
+        next: Option<&'c Self>,
+    ) -> impl Iterator<Item = &'c CredentialPlace> {
+        let is_read = move |place: &CredentialPlace| {
+            let mut read = next.iter().flat_map(|next| &next.credentials);
+            read.any(|own| own.place.reads(place))
+        };
+        let stripped = self.credentials.iter().filter(|each| each.is_stripped);
+        let places = stripped.map(|each| &each.place);
+        places.filter(move |place| !is_read(place))
     }
 
     /// Returns true if no filter has to see the body of this response, whose headers have passed the
@@ -421,6 +432,11 @@ impl Chain {
     ///
     /// [`RequestFacts::body`]: super::RequestFacts::body
     pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut HookProgress) -> HookOutcome {
+        let mut credentials = self.credentials.iter();
+        if credentials.any(|each| each.place.is_shown(&ex.head.headers)) {
+            // Who gets the response depends on it, even if nothing is proven.
+            ex.facts.identity_mut();
+        }
         let timed_steps = TimedSteps::of(ex);
         run_round!(
             self.request,
@@ -457,6 +473,19 @@ impl Chain {
     /// Returns all headers that the filters may change on the way to a backend.
     pub fn request_changes(&self) -> RequestChanges {
         request_changes(&self.all)
+    }
+
+    /// Returns the same without the credentials that filters strip.
+    pub fn changes_beside_credentials(&self) -> RequestChanges {
+        let mut filters = self.all.to_vec();
+        for each in &mut filters {
+            let mut traits = Traits::clone(&each.traits);
+            if let RequestChanges::Only { names, .. } = &mut traits.request_changes {
+                names.retain(|name| each.traits.credential_headers().all(|own| own != *name));
+            }
+            each.traits = Arc::new(traits);
+        }
+        request_changes(&filters)
     }
 
     /// Applies to `headers` the changes that [`Chain::on_upstream`] would make; returns `false` if

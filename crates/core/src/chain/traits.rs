@@ -7,7 +7,7 @@ use std::{
 
 use http::HeaderName;
 
-use super::{AsyncFilter, Filter, Guard, Phase, Phases, RequestChanges};
+use super::{AsyncFilter, Credential, Filter, Guard, Phase, Phases, RequestChanges};
 
 /// Use that the response phase of a filter makes of the headers of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,27 @@ pub enum HeaderUse {
     /// Changes nothing, and has to see the headers that the client gets: it runs after the response
     /// phases of all other filters.
     Sent,
+}
+
+/// Requests that a guard lets pass although they prove nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leniency {
+    #[default]
+    Never,
+    /// All of them, without an identity (`optional: true`).
+    Always,
+    /// All of them while a service fails (`on_error: allow`).
+    WhileFailing,
+    /// All that code lets pass, by what it adds to no cache key.
+    ByCode,
+}
+
+impl Leniency {
+    /// Returns this leniency if it is configured.
+    #[must_use]
+    pub fn when(self, is_so: bool) -> Self {
+        if is_so { self } else { Self::Never }
+    }
 }
 
 /// Properties of a filter. `docs/adding-a-filter.md` has a table of them.
@@ -46,13 +67,14 @@ pub struct Traits {
     /// True if the filter changes `Location` itself, so that the gateway leaves a backend's own
     /// address in it.
     pub replaces_location: bool,
-    /// Names of query parameters meant for this filter alone, which no backend gets.
-    pub dropped_queries: Vec<Box<str>>,
     /// Request headers that only this filter may set for a backend: clients cannot send them to any
     /// route.
     pub own_headers: Vec<HeaderName>,
-    /// Request headers that identify the client to this filter: clients may send them.
-    pub credential_headers: Vec<HeaderName>,
+    /// Parts of a request that identify the client to this filter: clients may send them. While a
+    /// request has one, valid or not, its response may be for its client alone.
+    pub credentials: Vec<Credential>,
+    /// Requests that pass a guard without proof.
+    pub leniency: Leniency,
     /// Headers that [`Filter::on_upstream`] may change. A stored response that varies by one of them
     /// is looked up by the value that the backend would get, which costs more.
     pub request_changes: RequestChanges,
@@ -89,6 +111,12 @@ impl Traits {
     pub(super) fn waiting_in(&self, phase: Phase) -> Option<&Arc<dyn AsyncFilter>> {
         let (phases, filter) = self.asynchronous.as_ref()?;
         phases.wants(phase).then_some(filter)
+    }
+
+    /// Returns the headers that have credentials.
+    pub fn credential_headers(&self) -> impl Iterator<Item = HeaderName> {
+        let credentials = self.credentials.iter();
+        credentials.filter_map(|each| each.place.header())
     }
 
     /// Returns true if what the filter writes into requests has to be part of a cache key.

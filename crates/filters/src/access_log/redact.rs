@@ -1,8 +1,8 @@
 //! Keeps query values out of the log if their names mark them as secrets.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
-use edgeway_base::secret;
+use edgeway_base::{query, secret};
 
 /// Longest name that is decoded; of longer names only the end is checked.
 const MAX_NAME_LEN: usize = 64;
@@ -90,8 +90,10 @@ impl Redactor {
 
     /// Adds `query` through `put`, without its secrets.
     pub fn put(&self, out: &mut Vec<u8>, query: &[u8], put: fn(&mut Vec<u8>, &[u8])) {
-        let is_secret =
-            |pair: &[u8]| value_start(pair).is_some_and(|at| self.hides(&pair[..at - 1]));
+        let is_secret = |pair: &[u8]| {
+            value_start(pair)
+                .is_some_and(|at| self.hides(&pair[..at - 1]) || self.is_in(&pair[at..]))
+        };
         if !query.split(|b| *b == b'&').any(is_secret) {
             put(out, query);
             return;
@@ -108,6 +110,15 @@ impl Redactor {
                 _ => put(out, pair),
             }
         }
+    }
+
+    /// Returns true if the value of a parameter is a URL or a query with a secret.
+    fn is_in(&self, value: &[u8]) -> bool {
+        let Cow::Owned(inner) = query::decoded(value) else {
+            return false;
+        };
+        let mut pairs = inner.split(|b| matches!(b, b'?' | b'&' | b'#')).skip(1);
+        pairs.any(|pair| value_start(pair).is_some_and(|at| self.hides(&pair[..at - 1])))
     }
 
     /// Returns true if one of the words marks a parameter name as a secret.
@@ -230,6 +241,15 @@ mod tests {
                 &format!("a=1&{name}=[redacted]&b=2"),
             );
         }
+    }
+
+    #[test]
+    fn a_value_that_is_a_url_with_a_secret_is_one() {
+        check(
+            "next=/q%3Fa%3D1%26tok%2565n%3Dhunter2&back=%2Fq%3Ftoken%3Dhunter2&b=2",
+            "next=[redacted]&back=[redacted]&b=2",
+        );
+        check("next=/q%3Fa%3D1&b=%25", "next=/q%3Fa%3D1&b=%25");
     }
 
     #[test]

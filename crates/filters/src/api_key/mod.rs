@@ -13,8 +13,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use edgeway_base::{clock::Clock, credential::ApiKeyHash, gateway_headers::GatewayHeaders};
 use edgeway_core::{
     chain::{
-        AuthMetrics, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Reply,
-        RequestChanges, Traits, Verdict,
+        AuthMetrics, CompileContext, Credential, CredentialPlace, Exchange, Filter, FilterKind,
+        Guard, Leniency, Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -95,7 +95,11 @@ impl Filter for ApiKey {
         let changed = stripped.into_iter().chain(self.own.names());
         Traits {
             own_headers: self.own.as_slice().to_vec(),
-            credential_headers: vec![self.header.clone()],
+            credentials: vec![Credential {
+                place: CredentialPlace::of_header(self.header.clone(), "bearer"),
+                is_stripped: self.strip,
+            }],
+            leniency: Leniency::Always.when(self.optional),
             request_changes: RequestChanges::names(changed.cloned()),
             ..Traits::new(Phases::REQUEST | Phases::UPSTREAM, Guard::Identity)
         }

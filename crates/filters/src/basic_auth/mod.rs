@@ -14,8 +14,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use edgeway_base::{clock::Clock, credential::PasswordHash, gateway_headers::GatewayHeaders};
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Reply,
-    RequestChanges, Traits, Verdict,
+    AsyncFilter, AuthMetrics, BoxFuture, Credential, CredentialPlace, Exchange, Filter, Guard,
+    Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -57,7 +57,10 @@ impl Filter for BasicAuth {
         let changed = stripped.into_iter().chain(self.own.names());
         Traits {
             own_headers: self.own.as_slice().to_vec(),
-            credential_headers: vec![header::AUTHORIZATION],
+            credentials: vec![Credential {
+                place: CredentialPlace::Scheme("basic"),
+                is_stripped: self.strip,
+            }],
             request_changes: RequestChanges::names(changed.cloned()),
             ..Traits::new(Phases::UPSTREAM, Guard::Identity)
         }

@@ -247,11 +247,24 @@ fn copies(
             let value = name.to_owned();
             cx.own_header(&Spanned { value, place }, CODE)
         };
-        if let (Some(read), Some(given)) = (name(read), name(given))
-            && names.iter().all(|(_, known)| *known != given)
-        {
+        let (Some(read), Some(given)) = (name(read), name(given)) else {
+            continue;
+        };
+        let same = names.iter().find(|(_, known)| *known == given);
+        let problem = if same.is_some_and(|(known, _)| *known == read) {
+            continue;
+        } else if same.is_some() {
+            "two headers are copied as"
+        } else if read.as_str().contains('*') {
+            "no header is called"
+        } else {
             names.push((read, given));
-        }
+            continue;
+        };
+        cx.at(place, CODE).error(
+            format!("{problem} `{given}`"),
+            "write each name in full, and a different one for each",
+        );
     }
     names
 }

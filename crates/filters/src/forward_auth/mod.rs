@@ -21,8 +21,8 @@ use edgeway_base::{
     trace_context::TRACEPARENT,
 };
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Reply,
-    RequestChanges, Traits, Verdict, host::public_host,
+    AsyncFilter, AuthMetrics, BoxFuture, Credential, Exchange, Filter, Guard, Leniency, Outcome,
+    Phases, Reply, RequestChanges, Traits, Verdict, host::public_host,
 };
 use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -112,7 +112,11 @@ impl Filter for ForwardAuth {
     fn traits(self: Arc<Self>) -> Traits {
         Traits {
             own_headers: self.own.as_slice().to_vec(),
-            credential_headers: self.sent.to_vec(),
+            credentials: { self.sent.iter() }
+                .cloned()
+                .map(Credential::sent_on)
+                .collect(),
+            leniency: Leniency::WhileFailing.when(self.is_lenient),
             request_changes: RequestChanges::names(self.own.names().cloned()),
             ..Traits::new(
                 Phases::UPSTREAM.when(!self.copied.is_empty()),

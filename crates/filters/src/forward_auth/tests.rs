@@ -20,7 +20,7 @@ use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, runtime::Runtime};
 
-use super::ForwardAuth;
+use super::{AuthVerdict, ForwardAuth, HeaderName};
 
 /// Response of the service from now on.
 #[derive(Clone, Default)]
@@ -206,6 +206,18 @@ fn headers_of_the_service_reach_the_backend_and_those_of_the_client_do_not() {
     assert_eq!(given(check.last(), "x-user"), [""; 0]);
     assert_eq!(check.last().reason, Some("forward_auth_unavailable"));
     assert_eq!(counted(&check.metrics, "unavailable"), 1);
+}
+
+#[test]
+fn a_user_may_have_a_name_in_utf_8() {
+    let name = HeaderName::from_static("x-user");
+    let value = http::HeaderValue::from_bytes("Zoë".as_bytes()).unwrap();
+    let response = http::Response::builder().header(&name, value);
+    let response = response.body(bytes::Bytes::new()).unwrap();
+    let Ok(AuthVerdict::Allowed(allowed)) = AuthVerdict::of(response, &[], Some(&name)) else {
+        panic!("it allows");
+    };
+    assert_eq!(allowed.user.as_deref(), Some("Zoë"));
 }
 
 #[test]
@@ -411,6 +423,11 @@ fn mistakes_are_refused_with_a_remedy() {
     check_messages(&with("copy: [Content-Length]"), &["reserved header name"]);
     check_messages(&with("copy: [X_User]"), &["underscore"]);
     check_messages(&with("copy: [X-User as Host]"), &["reserved header name"]);
+    check_messages(
+        &with("copy: [X-User as X-R, X-Role as X-R]"),
+        &["two headers are copied as `x-r`"],
+    );
+    check_messages(&with("copy: ['X-*']"), &["no header is called `x-*`"]);
     check_messages(&with("user: 'a b'"), &["cannot be forwarded"]);
     check_messages(&with("timeout: 0s"), &["`timeout: 0s` is not between"]);
     check_messages(&with("cache: 1h"), &["`cache: 1h` is not between"]);

@@ -68,7 +68,7 @@ impl Verdict {
         match parts.status.as_u16() {
             200..=299 => {
                 let all = |name: &HeaderName| headers.get_all(name).iter().cloned().collect();
-                let user = user.and_then(|name| headers.get(name)?.to_str().ok());
+                let user = user.and_then(|name| str::from_utf8(headers.get(name)?.as_bytes()).ok());
                 Ok(Self::Allowed(Arc::new(Allowed {
                     copied: copied.iter().map(all).collect(),
                     user: user.filter(|user| !user.is_empty()).map(Into::into),

@@ -21,15 +21,15 @@ use std::{
 
 use edgeway_base::{clock::Clock, gateway_headers::GatewayHeaders, recent_values::RecentValues};
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard,
-    Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
+    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Credential, CredentialPlace, Exchange,
+    Filter, FilterKind, Guard, Leniency, Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use self::{
     jwks::{Jwks, KeySet, RefreshOutcome},
     keys::Key,
-    source::{SourceContent, TokenSource},
+    source::SourceContent,
     token::{Token, TokenError, TokenRules, Verified},
 };
 
@@ -43,13 +43,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Jwt {
     keys: Keys,
-    sources: Box<[TokenSource]>,
+    sources: Box<[CredentialPlace]>,
     rules: TokenRules,
     recent: RecentValues<CachedToken>,
     is_optional: bool,
     strip: TokenRemoval,
-    /// Query parameters that are never sent to a backend.
-    dropped: Box<[Box<str>]>,
     /// Headers for claims, in the order of [`TokenRules::forward`].
     names: Box<[HeaderName]>,
     own: GatewayHeaders,
@@ -123,21 +121,23 @@ impl FilterKind for Jwt {
 
 impl Filter for Jwt {
     fn traits(self: Arc<Self>) -> Traits {
-        let strips = self.strip == TokenRemoval::Everywhere;
-        let changes = strips || !self.names.is_empty();
         // Keys may still be in flight.
         let waits = matches!(self.keys, Keys::Remote { .. });
-        let credentials: Vec<HeaderName> = self
-            .sources
-            .iter()
-            .filter_map(TokenSource::header)
-            .collect();
-        let stripped = credentials.iter().filter(|_| strips);
+        let credential = |place: &CredentialPlace| Credential {
+            is_stripped: self.strips(place),
+            place: place.clone(),
+        };
+        let credentials: Vec<_> = self.sources.iter().map(credential).collect();
+        let stripped = { credentials.iter() }.filter(|each| each.is_stripped);
+        let stripped: Vec<_> = stripped.filter_map(|each| each.place.header()).collect();
+        let changes = !(stripped.is_empty() && self.names.is_empty());
         Traits {
-            dropped_queries: self.dropped.to_vec(),
             own_headers: self.own.as_slice().to_vec(),
-            request_changes: RequestChanges::names(stripped.chain(self.own.names()).cloned()),
-            credential_headers: credentials,
+            request_changes: RequestChanges::names(
+                stripped.iter().chain(self.own.names()).cloned(),
+            ),
+            credentials,
+            leniency: Leniency::Always.when(self.is_optional),
             ..Traits::new(
                 Phases::REQUEST | Phases::UPSTREAM.when(changes),
                 Guard::Identity,
@@ -147,7 +147,7 @@ impl Filter for Jwt {
     }
 
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
-        let places: Vec<String> = self.sources.iter().map(TokenSource::describe).collect();
+        let places: Vec<String> = self.sources.iter().map(ToString::to_string).collect();
         let algorithms: Vec<&str> = self.rules.algorithms.iter().map(|alg| alg.name()).collect();
         let mut lines = vec![format!(
             "a token in {}, signed by {}{}",
@@ -183,10 +183,8 @@ impl Filter for Jwt {
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        if self.strip == TokenRemoval::Everywhere {
-            for source in &self.sources {
-                source.strip(headers);
-            }
+        for place in self.sources.iter().filter(|place| self.strips(place)) {
+            place.strip(headers);
         }
         self.own.strip(headers);
         if let Some(ForwardedClaims(verified)) = ex.facts.slot() {
@@ -216,10 +214,18 @@ impl AsyncFilter for Jwt {
 }
 
 impl Jwt {
+    fn strips(&self, place: &CredentialPlace) -> bool {
+        match self.strip {
+            TokenRemoval::Query => matches!(place, CredentialPlace::Query(_)),
+            TokenRemoval::Everywhere => true,
+            TokenRemoval::Nowhere => false,
+        }
+    }
+
     /// Returns the token of the first location that has one; `Err(None)` if there is no token.
     fn find<'a>(&'a self, ex: &Exchange<'a>) -> Result<Cow<'a, str>, Option<TokenError>> {
-        for source in &self.sources {
-            match source.find(ex) {
+        for place in &self.sources {
+            match source::find(place, ex) {
                 SourceContent::Nothing => {}
                 SourceContent::Token(token) => return Ok(token),
                 SourceContent::Unclear => return Err(Some(TokenError::Malformed)),
@@ -306,6 +312,9 @@ impl Jwt {
                     .refuse(ex.facts, Outcome::Unavailable, reply, None);
             }
         };
+        if let Some(user) = &verified.user {
+            ex.facts.identity_mut().user = Some(Arc::clone(user));
+        }
         if !verified.is_entitled {
             let reply = Reply::refuse(StatusCode::FORBIDDEN, "jwt_claims")
                 .detail("You are signed in, but not allowed to do this.")
@@ -314,11 +323,7 @@ impl Jwt {
             return self.metrics.refuse(ex.facts, Outcome::Denied, reply, user);
         }
         self.metrics.count(Outcome::Passed);
-        let identity = ex.facts.identity_mut();
-        identity.claims = Some(verified.claims.clone());
-        if let Some(user) = &verified.user {
-            identity.user = Some(Arc::clone(user));
-        }
+        ex.facts.identity_mut().claims = Some(verified.claims.clone());
         if !self.names.is_empty() {
             ex.facts.put(ForwardedClaims(verified));
         }

@@ -185,7 +185,9 @@ impl TokenRules {
                 _ => return Err(TokenError::Lifetime),
             }
         }
-        if !self.issuers.is_empty() && !names_one(claims.get("iss"), &self.issuers) {
+        // RFC 7519, 4.1.1: an issuer is one text; a list would be no part of a cache key.
+        let issuer = claims.get("iss").filter(|issuer| issuer.is_string());
+        if !self.issuers.is_empty() && !names_one(issuer, &self.issuers) {
             return Err(TokenError::Issuer);
         }
         if !self.audiences.is_empty() && !names_one(claims.get("aud"), &self.audiences) {

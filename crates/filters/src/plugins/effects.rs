@@ -4,8 +4,10 @@
 use std::{ops::Range, sync::Arc};
 
 use edgeway_core::chain::{Exchange, KeyBuilder};
-use edgeway_script::{HeaderChange, header_changes::apply_to_request};
+use edgeway_script::{HeaderChange, Hook, header_changes::apply_to_request};
 use http::HeaderMap;
+
+use super::{Plugins, RoutePlugin};
 
 /// Changes that the plugins have made to the request that is sent on. They also apply to background
 /// requests that fetch the same response again.
@@ -70,6 +72,15 @@ pub(super) fn differ(ex: &mut Exchange<'_>, place: usize, returned: Result<Optio
         Err(()) => CacheKeyPart::Sent(0..sent(ex).len()),
     };
     done(ex).keys.push(part);
+}
+
+impl Plugins {
+    /// Returns true if a plugin decides who passes, and no cache key tells by what.
+    pub(super) fn hides_why(&self) -> bool {
+        let hides = |each: &RoutePlugin| each.is_guard && !each.plugin.has(Hook::CacheKey);
+        // A header with the client's identity is in the key.
+        self.own.is_empty() && self.uses.iter().any(hides)
+    }
 }
 
 pub(super) fn put_keys(ex: &Exchange<'_>, key: &mut KeyBuilder) {

@@ -37,7 +37,7 @@ use edgeway_base::{
     target::Slashes,
 };
 use edgeway_core::chain::{
-    AsyncFilter, BoxFuture, Exchange, Filter, Guard, HeaderUse, KeyBuilder, LateFields,
+    AsyncFilter, BoxFuture, Exchange, Filter, Guard, HeaderUse, KeyBuilder, LateFields, Leniency,
     LoggedRequest, OpenRefusals, Phase, Phases, Reply, ReplyBody, RequestTrace, Traits, Verdict,
     host::public_host,
 };
@@ -137,6 +137,7 @@ impl Filter for Plugins {
             !each.plugin.has(Hook::UpstreamRequest) || each.plugin.has(Hook::CacheKey)
         };
         Traits {
+            leniency: Leniency::ByCode.when(self.hides_why()),
             guard_alone: Some(Arc::new(guards)),
             is_selective: self.uses.iter().all(chooses),
             response_headers: if self.uses.iter().any(adds) {

@@ -20,7 +20,10 @@ use std::{
 
 use edgeway_base::clock::Clock;
 use edgeway_core::{
-    chain::{AsyncFilter, BoxFuture, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict},
+    chain::{
+        AUTH_ACTION, AsyncFilter, AuditNote, BoxFuture, Exchange, Filter, Guard, Phases, Reply,
+        Traits, Verdict,
+    },
     limits::{
         gcra::{Decision, Quota},
         key::Key,
@@ -358,10 +361,10 @@ impl LimitDecision {
 /// Returns true if an identity filter refuses, before the limits keyed by identity were applied.
 fn is_unknown(ex: &mut Exchange<'_>, reply: &Reply) -> bool {
     let is_refused = reply.status == StatusCode::UNAUTHORIZED && reply.reason.is_some();
-    // An error page may have given the refusal another status.
-    let is_strike = ex.facts.noted.as_ref().is_some_and(|noted| noted.is_strike);
+    let is_noted = |noted: &AuditNote| noted.action == AUTH_ACTION;
+    let is_refused = is_refused || ex.facts.noted.as_deref().is_some_and(is_noted);
     let units = TakenUnits::of(ex);
-    units.is_guess = (is_refused || is_strike) && !units.is_authorized;
+    units.is_guess = is_refused && !units.is_authorized;
     units.is_guess
 }
 

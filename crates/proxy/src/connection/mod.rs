@@ -192,6 +192,17 @@ impl Connection {
         })
     }
 
+    /// Returns true if each response is the last of the connection: its listener drains, or has other
+    /// rules for certificates of clients than when the connection was made.
+    pub fn is_ending(&self) -> bool {
+        let rules = || {
+            let config = self.listener.config();
+            config.tls.as_ref().map(|server| server.client_rules())
+        };
+        let own = self.tls.as_ref().map(|tls| tls.client_rules);
+        self.listener.is_draining() || rules() != own
+    }
+
     /// Status of the client's certificate.
     pub fn shown(&self) -> ClientCertificateStatus<'_> {
         let config = self.listener.config();

@@ -103,6 +103,8 @@ pub(crate) struct Context {
     pub(crate) reroute: Option<Box<RouteRequest>>,
     /// The error that the request is booked for, in place of the page that it gets.
     pub(crate) booked: Option<Box<BookedError>>,
+    /// Routes whose filters have seen the request, beside its own.
+    pub(crate) left: Vec<usize>,
     /// Set once a filter refused the request.
     pub(crate) refused_by: Option<RefusedBy>,
     /// Hooks at both ends of a request that it has passed.
@@ -192,6 +194,7 @@ impl Context {
             reroute: None,
             booked: None,
             refused_by: None,
+            left: Vec::new(),
             passed: PassedHooks::default(),
             in_flight: InFlight(Arc::clone(shared)),
         }
@@ -223,7 +226,7 @@ impl Context {
     /// Returns true if the client's connection ends after this request.
     pub(crate) fn is_draining(&self) -> bool {
         let connection = self.connection.as_ref();
-        connection.is_some_and(|connection| connection.listener.is_draining())
+        connection.is_some_and(|connection| connection.is_ending())
     }
 
     /// Lets the client see that the response that has begun is not complete.

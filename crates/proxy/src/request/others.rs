@@ -108,6 +108,7 @@ pub(super) async fn pass_others(
         facts,
         also,
         refused_by,
+        left,
         ..
     } = ctx;
     let others = also.as_mut()?;
@@ -148,6 +149,7 @@ pub(super) async fn pass_others(
             return Some(FilterOutcome::Reply(Box::new(reply)));
         }
         facts.pass(apart);
+        left.push(*index);
         others.routes.pop_front();
         others.round = HookProgress::default();
     }

@@ -110,7 +110,7 @@ fn form_gone(head: &RequestHeader) -> Reply {
 fn own_page(head: &RequestHeader) -> Vec<u8> {
     debug_assert_eq!(head.method, Method::POST, "only a POST sends an action");
     let target = head.raw_path();
-    let names = ["_rsc".into()];
+    let names = ["_rsc"];
     let page = query::without(target, &names).unwrap_or_else(|| target.to_vec());
     // `//host` would be another site.
     let slashes = page.iter().take_while(|byte| **byte == b'/').count();

@@ -16,7 +16,7 @@ use pingora::http::RequestHeader;
 use super::{FilterOutcome, decide};
 use crate::{
     body,
-    context::{self, BookedError, Context, Decision, EarlyBody, RefusedBy},
+    context::{self, BookedError, Context, Decision, EarlyBody, RefusedBy, RoutePlacement},
     error::Failure,
     reply::error_page,
     session::Client,
@@ -247,6 +247,7 @@ pub(crate) async fn settle_with_body(
 /// Assigns a request to another route, as if it came for that one.
 fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result<(), Box<Reply>> {
     forget(ctx);
+    ctx.left.extend(ctx.route.map(RoutePlacement::index));
     if ctx.booked.is_none() && to.page.is_some_and(|page| page.status.is_some()) {
         ctx.booked = Some(Box::new(BookedError {
             route: ctx.route,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use edgeway_base::{gateway_headers::GatewayHeaders, recent_values::RecentValues, units::Span};
 use edgeway_config::tree::{OneOrMany, Spanned};
-use edgeway_core::chain::{AuthMetrics, CompileContext};
+use edgeway_core::chain::{AuthMetrics, CompileContext, CredentialPlace};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,6 @@ use self::{
 use super::{
     Challenges, Jwt, Keys, TokenRemoval,
     keys::{self, Algorithm, Key, MAX_KEYS},
-    source::TokenSource,
     token::{RequiredClaim, TokenError, TokenRules},
 };
 
@@ -82,24 +81,17 @@ pub struct JwtConfig {
 }
 
 impl JwtConfig {
-    /// Returns the query parameters that carry tokens.
-    fn queries(&self) -> Vec<String> {
-        let sources = self.token.0.iter();
-        let names = sources.filter_map(|source| source.value.query.clone());
-        names.collect()
-    }
-
     /// Returns the query parameters and headers that carry tokens.
     pub(super) fn secret_names(&self) -> Vec<String> {
-        let sources = self.token.0.iter();
-        let headers = sources.filter_map(|source| source.value.header.clone());
-        self.queries().into_iter().chain(headers).collect()
+        let sources = self.token.0.iter().map(|source| &source.value);
+        let names = sources.flat_map(|source| [&source.query, &source.header]);
+        names.flatten().cloned().collect()
     }
 
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Jwt> {
         let keys = self.keys(cx);
         let sources = self.token.0.iter();
-        let sources: Box<[TokenSource]> = sources
+        let sources: Box<[CredentialPlace]> = sources
             .filter_map(|source| source.value.compile(source.place, cx))
             .collect();
         let names = self.forwarded(cx);
@@ -111,10 +103,6 @@ impl JwtConfig {
             None => TokenRemoval::Query,
             Some(true) => TokenRemoval::Everywhere,
             Some(false) => TokenRemoval::Nowhere,
-        };
-        let dropped = match strip {
-            TokenRemoval::Query | TokenRemoval::Everywhere => self.queries(),
-            TokenRemoval::Nowhere => Vec::new(),
         };
         let rules = TokenRules {
             algorithms,
@@ -140,7 +128,6 @@ impl JwtConfig {
             recent: RecentValues::new(REMEMBERED),
             is_optional: self.optional,
             strip,
-            dropped: dropped.into_iter().map(Into::into).collect(),
             own: GatewayHeaders::new(names.iter().cloned()),
             names: names.into(),
             challenges,

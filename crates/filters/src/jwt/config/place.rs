@@ -5,13 +5,13 @@ use edgeway_config::{
     diagnostic::Place,
     tree::short::{self, Short, reads_short},
 };
-use edgeway_core::chain::CompileContext;
+use edgeway_core::chain::{CompileContext, CredentialPlace};
 use http::header;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::jwt::source::TokenSource;
+use crate::jwt::source;
 
 /// Location of a token in a request: exactly one of the three.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -73,7 +73,11 @@ impl SourceConfig {
             .collect()
     }
 
-    pub(super) fn compile(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<TokenSource> {
+    pub(super) fn compile(
+        &self,
+        place: Place,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<CredentialPlace> {
         const CODE: &str = "edgeway::jwt::token";
         let names = self.names();
         let (kind, name) = match names[..] {
@@ -91,7 +95,7 @@ impl SourceConfig {
             cx.at(place, CODE)
                 .reported(GatewayHeaders::parse_credential(name))?;
         }
-        let source = TokenSource::new(kind, name);
+        let source = source::location(kind, name);
         if source.is_none() {
             let message = format!("invalid {kind} name `{name}`");
             let help = "write the name as clients send it, such as `query: token`";

@@ -386,6 +386,7 @@ fn issuer_and_audience_are_whom_the_file_names() {
     );
     check(&json!({ "aud": "shop" }), Some("jwt_issuer"));
     check(&json!({ "iss": 1, "aud": "shop" }), Some("jwt_issuer"));
+    check(&json!({ "iss": ["a"], "aud": "shop" }), Some("jwt_issuer"));
     check(&json!({ "iss": "a", "aud": "Shop" }), Some("jwt_audience"));
     check(&json!({ "iss": "a", "aud": [] }), Some("jwt_audience"));
     check(&json!({ "iss": "a" }), Some("jwt_audience"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edgeway_core::chain::{
-    Exchange, Filter as _, RequestFacts,
+    Credential, CredentialPlace, Exchange, Filter as _, RequestFacts,
     testkit::{FilterCheck, TestResponse},
 };
 use serde_json::{Value, json};
@@ -211,5 +211,10 @@ fn explain_names_where_the_token_is_expected() {
             "its `role` is or contains \"a\" or \"b\"",
         ]
     );
-    assert_eq!(Arc::new(filter).traits().dropped_queries, [Box::from("t")]);
+    let stripped = Credential {
+        place: CredentialPlace::Query("t".into()),
+        is_stripped: true,
+    };
+    let credentials = Arc::new(filter).traits().credentials;
+    assert_eq!(credentials.last(), Some(&stripped));
 }

@@ -11,7 +11,7 @@ use super::{MAX_SIZE, is_as_sent};
 use crate::{
     context::{self, Context},
     fetch::{ATTEMPTS, FetchedResponse, OwnRequest, ask},
-    forward::forwarding,
+    forward::{forwarding, strip_headers, strip_target},
     forwarded, trace,
 };
 
@@ -136,7 +136,7 @@ fn request_for(
     let mut open = forwarded::open_upstream(&mut request, &forwarding);
     let headers = open.headers();
     let chain = context::chain(&ctx.gateway, ctx.route);
-    let of_filters = chain.request_changes();
+    let of_filters = chain.changes_beside_credentials();
     let overrides = context::route(&ctx.gateway, ctx.route).map(|route| &route.pass_headers);
     let is_passed = |name: &&HeaderName| {
         let text = name.as_str();
@@ -161,6 +161,10 @@ fn request_for(
     for name in doomed {
         headers.remove(name);
     }
+    for place in chain.stripped(None) {
+        place.strip(headers);
+    }
+    strip_headers(headers, ctx);
     if let Some(trace) = &ctx.facts.trace {
         trace::pass_on(headers, trace);
     }
@@ -168,6 +172,7 @@ fn request_for(
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));
     }
     open.close(&mut request);
+    strip_target(&mut request, ctx).ok()?;
     Some(request)
 }
 

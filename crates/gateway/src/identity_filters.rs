@@ -1,0 +1,171 @@
+//! Checks of the filters that prove who a client is, together: whether they guard their route, and
+//! whether any request can pass them.
+
+use edgeway_cache::route::RouteCachePolicy;
+use edgeway_config::{diagnostic::Place, model::RouteNode};
+use edgeway_core::chain::{Chain, CompiledFilter, CredentialPlace, Leniency};
+
+use super::compile::Compiler;
+
+impl Compiler<'_> {
+    /// Reports filters that guard nothing as alternatives, or that no request passes together.
+    pub(super) fn check_identity(&mut self, node: &RouteNode, chain: &Chain) {
+        let alternatives = chain.alternatives();
+        if alternatives.is_empty() {
+            return self.check_authorization(node.place, chain);
+        }
+        let filters = chain.filters().iter();
+        for CompiledFilter { name, traits, .. } in
+            filters.filter(|it| alternatives.contains(&it.name))
+        {
+            let report = self.at(node.place, "edgeway::route::satisfy");
+            match traits.leniency {
+                Leniency::Never | Leniency::ByCode => {}
+                Leniency::Always => report.error(
+                    format!(
+                        "`optional` of `{name}` lets every request pass, so `satisfy: any` guards \
+                         nothing"
+                    ),
+                    "remove `optional: true`",
+                ),
+                Leniency::WhileFailing => report.warn(
+                    format!(
+                        "while the service of `{name}` fails, `on_error: allow` lets every request \
+                         pass, so `satisfy: any` guards nothing"
+                    ),
+                    "remove `on_error: allow`",
+                ),
+            }
+        }
+    }
+
+    /// Warns of pages that are stored for everybody whom a plugin lets pass, whatever it decides by.
+    pub(super) fn shared_beside_plugin(
+        &mut self,
+        node: &RouteNode,
+        policy: &RouteCachePolicy,
+        chain: &Chain,
+    ) {
+        let mut filters = chain.filters().iter();
+        let hides_why = filters.any(|it| it.traits.leniency == Leniency::ByCode);
+        if hides_why && policy.plain.ttl.is_some() && policy.key.by.is_empty() {
+            self.at(node.place, "edgeway::cache::plugin_guards").warn(
+                "a plugin decides who passes, and `ttl` stores pages for everybody who does",
+                "write what it decides by into `key.by`, such as `header:X-Session`, or let it \
+                 export `onCacheKey`",
+            );
+        }
+    }
+
+    /// Reports several filters that have to find their own credentials in `Authorization`.
+    fn check_authorization(&mut self, place: Place, chain: &Chain) {
+        let needs_it = |each: &&CompiledFilter| {
+            let credentials = &each.traits.credentials;
+            let mut places = credentials.iter().map(|credential| &credential.place);
+            !credentials.is_empty()
+                && each.traits.leniency == Leniency::Never
+                && places.all(|place| matches!(place, CredentialPlace::Scheme(_)))
+        };
+        let names: Vec<_> = { chain.filters().iter() }
+            .filter(needs_it)
+            .map(|it| it.name)
+            .collect();
+        if let [first, second, ..] = names[..] {
+            self.at(place, "edgeway::route::authorization").error(
+                format!(
+                    "`{first}` and `{second}` both need `Authorization`, which has one value: no \
+                     request passes"
+                ),
+                "write `satisfy: any`, or let one of them read another header",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{World, compile, load_text};
+
+    #[test]
+    fn a_plugin_that_guards_stored_pages_says_by_what() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = "export function onRequest() {}";
+        let keyed = "export function onRequest() {}\nexport function onCacheKey() {}";
+        for (code, cache, is_warned) in [
+            (own, "ttl: 1min", true),
+            (own, "", false),
+            (own, "ttl: 1min, key: { by: [header:X-Session] }", false),
+            (keyed, "ttl: 1min", false),
+        ] {
+            std::fs::write(folder.path().join("guard.js"), code).unwrap();
+            let yaml = format!(
+                "listeners: [{{ address: 127.0.0.1:8080 }}]\n\
+                 upstreams: {{ web: {{ backends: ['127.0.0.1:3000'] }} }}\n\
+                 routes: [{{ match: {{ path: /* }}, upstream: web, cache: {{ {cache} }}, \
+                 plugins: [{{ file: guard.js, role: auth }}] }}]\n"
+            );
+            let file = load_text("t.yaml", &yaml).file.unwrap();
+            let (_, problems) = compile(&file, folder.path(), &World::default());
+            let codes: Vec<&str> = problems.list().iter().map(|one| one.code).collect();
+            let is_it = |code: &&str| *code == "edgeway::cache::plugin_guards";
+            assert_eq!(codes.iter().any(is_it), is_warned, "{cache}: {codes:?}");
+        }
+    }
+
+    #[test]
+    fn filters_that_guard_nothing_or_pass_nobody_together_are_reported() {
+        const JWT: &str = "jwt: { keys: file:secret";
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("secret"),
+            "thirty-two bytes that nobody knows",
+        )
+        .unwrap();
+        let hash = "a".repeat(64);
+        let key = format!("api_key: {{ keys: [{{ name: a, hash: 'sha256:{hash}' }}]");
+        let service = "forward_auth: { url: 'http://127.0.0.1:9/'";
+        for (filters, expected) in [
+            (
+                format!("satisfy: any, {JWT}, optional: true }}, {service} }}"),
+                "satisfy",
+            ),
+            (
+                format!("satisfy: any, {key}, optional: true }}, {service} }}"),
+                "satisfy",
+            ),
+            (
+                format!("satisfy: any, {JWT} }}, {service}, on_error: allow }}"),
+                "satisfy",
+            ),
+            (format!("satisfy: any, {JWT} }}, {service} }}"), ""),
+            (
+                format!("{JWT} }}, {key}, header: Authorization }}"),
+                "authorization",
+            ),
+            (
+                format!("{JWT}, optional: true }}, {key}, header: Authorization }}"),
+                "",
+            ),
+            (
+                format!("{JWT}, token: cookie:session }}, {key}, header: Authorization }}"),
+                "",
+            ),
+            (
+                format!("{JWT} }}, {service}, headers: [Authorization] }}"),
+                "",
+            ),
+        ] {
+            let yaml = format!(
+                "listeners: [{{ address: 127.0.0.1:8080 }}]\n\
+                 upstreams: {{ web: {{ backends: ['127.0.0.1:3000'] }} }}\n\
+                 routes: [{{ match: {{ path: /* }}, upstream: web, {filters} }}]\n"
+            );
+            let file = load_text("t.yaml", &yaml).file.unwrap();
+            let (_, problems) = compile(&file, folder.path(), &World::default());
+            let codes: Vec<&str> = problems.list().iter().map(|one| one.code).collect();
+            let code = format!("edgeway::route::{expected}");
+            let expected: &[&str] = if expected.is_empty() { &[] } else { &[&code] };
+            assert_eq!(codes, expected, "{yaml}");
+        }
+    }
+}
