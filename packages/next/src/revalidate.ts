@@ -1,7 +1,7 @@
 // Revalidation of tags and paths: first for all instances, through Redis, then at the gateways.
 
 import { connected } from './connection.js';
-import { purgeGateways, type GatewayReceipt } from './gateways.js';
+import type { GatewayReceipt } from './gateways.js';
 import { encoded, headerSafe, keysOf, meantPaths, PATH_TAG } from './paths.js';
 import { shared } from './shared.js';
 import type { Site } from './site.js';
@@ -73,7 +73,7 @@ async function revalidatePatiently(store: Store, tags: readonly string[], durati
 
 /** Purges a page at the gateways that the instances have made again, with the patience of a visitor. */
 export async function purgePage(store: Store, path: string): Promise<void> {
-  await patiently(purgeGateways(store.settings, [], [path], false));
+  await patiently(store.gateways.purge([], [path], false));
 }
 
 async function patiently(action: Promise<unknown>): Promise<void> {
@@ -120,7 +120,7 @@ function begin(store: Store, given: readonly string[], durations?: Durations) {
   const instances = connected(store).then(() => store.revalidate(tags, staleFor));
   // A gateway that is purged first would fetch the old page again.
   const gateways = instances.then(({ paths }) =>
-    purgeGateways(store.settings, tags, paths, staleFor !== undefined && staleFor > 0),
+    store.gateways.purge(tags, paths, staleFor !== undefined && staleFor > 0),
   );
   return { instances, gateways };
 }

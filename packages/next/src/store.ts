@@ -7,6 +7,7 @@
 // arrives late is refused or never read.
 
 import { randomBytes } from 'node:crypto';
+import { Gateways } from './gateways.js';
 import { Link, type Argument } from './link.js';
 import { Memory } from './memory.js';
 import { FORGET, GET, MOST_TAGS, REVALIDATE, SET } from './scripts.js';
@@ -85,6 +86,7 @@ interface Unsent {
 }
 
 export class Store {
+  readonly gateways: Gateways;
   readonly #build: string;
   readonly #link: Link | undefined;
   readonly #memory: Memory<Held>;
@@ -99,6 +101,7 @@ export class Store {
   #ownFloor = -Infinity;
 
   constructor(readonly settings: Settings, build: string) {
+    this.gateways = new Gateways(settings);
     this.#build = build;
     this.#memory = new Memory(settings.memoryBytes);
     const prefix = `edgeway:next:{${settings.app}}:`;
@@ -126,6 +129,7 @@ export class Store {
 
   close(): void {
     clearTimeout(this.#resend);
+    this.gateways.close();
     this.#link?.close();
   }
 

@@ -9,13 +9,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 
-import { purgeGateways, purgesOf } from '../dist/gateways.js';
+import { purgesOf } from '../dist/gateways.js';
 import { EdgewayCacheHandler } from '../dist/cache-handler.js';
 import { revalidateStore } from '../dist/revalidate.js';
 import { settingsFrom } from '../dist/settings.js';
 import { siteOf, UNKNOWN_SITE } from '../dist/site.js';
 import { Store } from '../dist/store.js';
-import { openStore, page, Redis } from './support.mjs';
+import { openStore, page, pause, Redis, until } from './support.mjs';
 
 const ALL = [{ all: true }];
 const both = (...urls) => urls.flatMap((url) => [{ url }, { prefix: `${url}?` }]);
@@ -168,7 +168,7 @@ test('a gateway that refuses a purge drops everything, and the receipt says why'
   const store = await open();
   const why = 'purges[0]: url has a space in it: encode it';
   gateway.respond = (purges) => (purges[0].all ? [200, { others: 'alone' }] : [422, { error: { status: 422, reason: 'bad_purge', message: why } }]);
-  const [receipt] = await purgeGateways(store.settings, ['t'], ['/a'], true);
+  const [receipt] = await store.gateways.purge(['t'], ['/a'], true);
   assert.deepEqual(receipt, { url: gateway.url, status: 200, receipt: { others: 'alone' }, refused: `status 422 bad_purge: ${why}` });
   assert.deepEqual(gateway.purges.at(-1), [{ all: true, soft: true }]);
   gateway.respond = () => [422, { error: { reason: 'bad_purge', message: why } }];
@@ -179,12 +179,43 @@ test('purges are sent in requests that a gateway reads', async () => {
   const store = await open();
   gateway.respond = (_, body) => (body.length > 16 * 1024 ? [413, {}] : [200, { others: 'alone' }]);
   const paths = Array.from({ length: 120 }, (_, i) => `/${'long'.repeat(50)}/${i}`);
-  const [receipt] = await purgeGateways(store.settings, ['t'], paths, false);
+  const [receipt] = await store.gateways.purge(['t'], paths, false);
   assert.deepEqual(receipt, { url: gateway.url, status: 200, receipt: { others: 'alone' } });
   assert.deepEqual(gateway.purges.flat(), purgesOf(['t'], paths));
   gateway.purges = [];
-  await purgeGateways(store.settings, ['t'], paths.map((path) => path.replaceAll('long', 'longer than these')), false);
+  await store.gateways.purge(['t'], paths.map((path) => path.replaceAll('long', 'longer than these')), false);
   assert.deepEqual(gateway.purges, [ALL]);
+});
+
+test('a gateway that was out of reach for a moment gets what it missed', async () => {
+  const store = await open();
+  // What a gateway has, and passes on by itself, is not sent again.
+  gateway.respond = () => [202, { others: 'waiting' }];
+  await store.gateways.purge(['s'], [], false);
+  const refused = () => [503, {}];
+  gateway.respond = refused;
+  assert.equal((await revalidateStore(store, { tags: ['t'] })).ok, false);
+  gateway.respond = () => [200, { others: 'alone' }];
+  gateway.purges = [];
+  await until(() => gateway.purges.length > 0, 'nobody told it again');
+  assert.deepEqual(gateway.purges, [[{ tag: 't' }]]);
+  // Another one meanwhile: what it lacks is not counted, so everything goes.
+  gateway.respond = refused;
+  for (const tag of ['t', 'u']) await new EdgewayCacheHandler({}, store).revalidateTag(tag);
+  gateway.respond = () => [200, { others: 'alone' }];
+  await until(() => String(gateway.purges.at(-1)) === String(ALL) && gateway.purges.at(-1)[0].all, 'it lacks one');
+});
+
+test('a route that keeps the responses of `fetch` purges all the same', async () => {
+  const store = await open();
+  const { fetch } = globalThis;
+  globalThis.fetch = async () => Response.json({ others: 'alone' });
+  try {
+    await revalidateStore(store, { tags: ['t'] });
+  } finally {
+    globalThis.fetch = fetch;
+  }
+  assert.deepEqual(gateway.purges, [[{ tag: 't' }]]);
 });
 
 test('the receipt is ok only if everybody has done it', async () => {

@@ -73,6 +73,15 @@ export function random(seed) {
 
 export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
+/** Waits until something is true, and fails with this reason if it takes long. */
+export async function until(isTrue, why, milliseconds = 8000) {
+  const end = performance.now() + milliseconds;
+  while (!(await isTrue())) {
+    if (performance.now() > end) throw new Error(why);
+    await pause(5);
+  }
+}
+
 export function page(text, tags) {
   return { kind: 'APP_PAGE', html: text, rscData: Buffer.from([1, 2, 3]), status: 200, postponed: undefined,
     headers: { 'x-next-cache-tags': tags.join(',') }, segmentData: new Map([['/a', Buffer.from('segment')]]) };
