@@ -13,10 +13,13 @@ export class RedisLost extends Error {}
 
 export type Argument = string | Buffer;
 
+/** Runs a script; rejects within the deadline if there is no reply. */
+export type Run = (script: Script, keys: readonly string[], args: readonly Argument[]) => Promise<unknown[]>;
+
 export class Link {
   readonly #client;
   readonly #deadline: number;
-  readonly #onBack: () => Promise<void>;
+  readonly #onBack: (run: Run) => Promise<void>;
   #failures = 0;
   #isOpen = false;
   #isClosed = false;
@@ -24,7 +27,7 @@ export class Link {
   #loggedLoss = false;
 
   /** `onBack` runs before the first command after a loss; Redis stays lost if it fails. */
-  constructor(url: string, deadline: number, onBack: () => Promise<void>) {
+  constructor(url: string, deadline: number, onBack: (run: Run) => Promise<void>) {
     this.#deadline = deadline;
     this.#onBack = onBack;
     this.#client = createClient({
@@ -45,16 +48,11 @@ export class Link {
     return this.#isOpen;
   }
 
-  /** Runs a script; rejects within the deadline if there is no reply, at once if Redis is lost. */
-  async run(script: Script, keys: readonly string[], args: readonly Argument[]): Promise<unknown[]> {
+  /** Runs a script, as `Run`; rejects at once if Redis is lost. */
+  readonly run: Run = async (script, keys, args) => {
     if (!this.#isOpen) throw new RedisLost('redis is lost');
     return this.#send(script, keys, args);
-  }
-
-  /** Runs a script although Redis does not count as back yet; only for `onBack`. */
-  async runBeforeOpen(script: Script, keys: readonly string[], args: readonly Argument[]): Promise<unknown[]> {
-    return this.#send(script, keys, args);
-  }
+  };
 
   /** Waits until Redis is connected, or for this many milliseconds. */
   async ready(milliseconds: number): Promise<boolean> {
@@ -113,7 +111,7 @@ export class Link {
     if (this.#isOpen || this.#isClosed) return;
     try {
       await within(this.#client.sendCommand(['PING']), this.#deadline);
-      await this.#onBack();
+      await this.#onBack((script, keys, args) => this.#send(script, keys, args));
     } catch {
       if (!this.#isOpen) this.#probeSoon(Math.min(Math.max(2 * waited, 100), LONGEST_PAUSE));
       return;

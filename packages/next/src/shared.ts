@@ -29,5 +29,10 @@ function open(folder: string): Shared {
   if (settings.redisUrl && !build && process.env.NODE_ENV === 'production') {
     console.warn(`@edgeway/next: no build in ${folder}, so nothing is shared; set EDGEWAY_NEXT_FOLDER`);
   }
-  return { settings, store: new Store(settings, build ?? `none-${randomBytes(12).toString('base64url')}`) };
+  const store = new Store(settings, build ?? `none-${randomBytes(12).toString('base64url')}`);
+  // Only beside a listener of the server: a signal that has any does not end the process by itself.
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    if (process.listenerCount(signal) > 0) process.once(signal, () => void store.leave());
+  }
+  return { settings, store };
 }
