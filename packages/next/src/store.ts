@@ -90,8 +90,8 @@ interface Held {
   tags: readonly string[];
   /** When its making began, or when Redis was last asked about it. */
   confirmed: number;
-  /** True if Redis may not have it. */
-  isLocal: boolean;
+  /** The moment before its making if Redis may not have it. */
+  local: Moment | undefined;
 }
 
 interface Unsent {
@@ -191,11 +191,11 @@ export class Store {
       const args = [randomId(), held?.id ?? '', render, String(this.settings.making), EVERYTHING, ...tags];
       const reply = await this.#link.run(GET, keys, args);
       const moment = this.#observe(reply, begun);
-      return { found: this.#take(key, reply, held, tags, codec, begun), moment };
+      return { found: this.#take(key, page !== undefined, reply, held, tags, codec, begun), moment };
     } catch {
       // Whatever is wrong with Redis, the request goes on with what the process has.
       const found = this.#withoutRedis<T>(held, tags);
-      if (page) this.#putAside(found && !held!.isLocal ? undefined : page.path);
+      if (page) this.#putAside(found && !held!.local ? undefined : page.path);
       return { found, moment: this.momentAt(begun) };
     }
   }
@@ -212,7 +212,7 @@ export class Store {
     const body = codec.encode(value);
     const id = randomId();
     const seconds = Math.max(1, Math.min(Math.ceil(keepSeconds), this.settings.keepSeconds));
-    const held: Held = { id, value, tags, confirmed: moment.at, isLocal: false };
+    const held: Held = { id, value, tags, confirmed: moment.at, local: undefined };
     const begun = performance.now();
     try {
       if (!this.#link?.isUp) throw new Error('redis is lost');
@@ -229,7 +229,7 @@ export class Store {
       return isStored ? 'stored' : 'refused';
     } catch {
       if (page) this.#putAside(page.path);
-      this.#hold(key, { ...held, isLocal: true }, body.length);
+      this.#hold(key, { ...held, local: moment }, body.length);
       return 'unknown';
     }
   }
@@ -304,6 +304,7 @@ export class Store {
 
   #take<T>(
     key: string,
+    isPage: boolean,
     reply: unknown[],
     held: Held | undefined,
     tags: readonly string[],
@@ -312,15 +313,20 @@ export class Store {
   ): Found<T> | undefined {
     const verdict = Number(reply[2]);
     if (verdict === 0) {
+      const { epoch, version } = this.#history.at(-1)!;
+      // One that Redis rejected is as good as without Redis, until something is revalidated. Of a
+      // page Redis has to know the path.
+      const isRejected = held?.local?.epoch === epoch && held.local.version === version;
+      if (isRejected && !isPage) return this.#withoutRedis<T>(held, tags);
       if (held) this.#memory.delete(key);
       return undefined;
     }
     const isStale = verdict === 2;
     const id = String(reply[3]);
     if (held && held.id === id) {
-      if (this.#isUnsent([...held.tags, ...tags])) return undefined;
+      if (this.#isUnsent([...held.tags, ...tags])) return this.#withoutRedis<T>(held, tags);
       held.confirmed = begun;
-      held.isLocal = false;
+      held.local = undefined;
       return { value: held.value as T, isStale };
     }
     const body = reply[5];
@@ -328,7 +334,7 @@ export class Store {
     const value = codec.decode(body);
     const own = tagsFrom(String(reply[6]));
     if (value === undefined || this.#isUnsent([...own, ...tags])) return undefined;
-    this.#hold(key, { id, value, tags: own, confirmed: begun, isLocal: false }, body.length);
+    this.#hold(key, { id, value, tags: own, confirmed: begun, local: undefined }, body.length);
     return { value, isStale };
   }
 

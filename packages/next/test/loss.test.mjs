@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 
 import { EdgewayCacheHandler } from '../dist/cache-handler.js';
+import { PAGE } from '../dist/codec.js';
 import { revalidateStore } from '../dist/revalidate.js';
 import { ALL, both, Gateway, Network, openStore, page, Redis, until } from './support.mjs';
 
@@ -88,3 +89,52 @@ test('a revalidation that Redis gets late reaches the gateways again', async () 
   await dropped();
   assert.equal(await read(other, '/a'), undefined);
 });
+
+test('a connection on which nothing passes any more is replaced', async () => {
+  await render(lost, '/a', 'old');
+  network.stick();
+  await other.revalidate(['t']);
+  await until(async () => (await read(lost, '/a')) === undefined, 'the instance did not come back');
+});
+
+/** Returns the lines of the log that the test has caused so far. */
+function log(t) {
+  const { mock } = t.mock.method(console, 'warn', () => undefined);
+  return () => mock.calls.map(({ arguments: [line] }) => line);
+}
+
+test('a Redis that is no master any more counts as lost', async (t) => {
+  const lines = log(t);
+  await render(lost, '/a', 'text');
+  await redis.client.replicaOf('127.0.0.1', 1);
+  try {
+    await until(() => lines().filter((line) => /redis lost.*READONLY/.test(line)).length === 2, 'it is trusted');
+    assert.equal(await lost.ready(0), false);
+  } finally {
+    await redis.client.replicaOf('NO', 'ONE');
+  }
+  assert.equal(await lost.ready(5000), true);
+});
+
+for (const [error, full, usual] of [
+  ['OOM', { maxmemory: '1' }, { maxmemory: '0' }],
+  ['NOREPLICAS', { 'min-replicas-to-write': '1' }, { 'min-replicas-to-write': '0' }],
+]) {
+  test(`what is made while Redis rejects writes is kept in the process, and the log says so (${error})`, async (t) => {
+    const lines = log(t);
+    const name = { key: 'fetch:a' };
+    const get = () => lost.get(name, [], PAGE);
+    await redis.client.configSet(full);
+    try {
+      assert.equal((await lost.revalidate(['t'])).moment, undefined);
+      const { moment } = await get();
+      await lost.set(name, { value: page('text', ['t']), lastModified: 1, cacheControl: undefined }, ['t'], PAGE, moment, 60);
+      for (let i = 0; i < 3; i += 1) assert.ok((await get()).found, 'it is made again each time');
+      const told = lines().filter((line) => line.includes(`redis rejected a command: ${error}`));
+      assert.ok(told.length >= 1 && told.length <= 2, `${told.length} lines of two instances`);
+    } finally {
+      await redis.client.configSet(usual);
+    }
+    await until(async () => (await get()).found === undefined, 'the revalidation was not sent');
+  });
+}
