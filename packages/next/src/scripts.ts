@@ -185,12 +185,17 @@ for i = 4, #ARGV do redis.call('ZREMRANGEBYSCORE', KEYS[2] .. ARGV[i], '-inf', '
 return { 1 }
 `);
 
-/** KEYS meta, tags, order, leases, positions; ARGV epoch, the instance, the epoch and version that it has applied. */
+/** KEYS meta, tags, order, leases, positions; ARGV epoch, the instance, the epoch and version that it has applied; without them it ends. */
 export const RENEW = script(`${META}
 local now = clock()
 for _, gone in ipairs(redis.call('ZRANGE', KEYS[4], '-inf', now - ${REMEMBERED}, 'BYSCORE')) do
   redis.call('ZREM', KEYS[4], gone)
   redis.call('ZREM', KEYS[5], gone)
+end
+if not ARGV[3] then
+  redis.call('ZREM', KEYS[4], ARGV[2])
+  redis.call('ZREM', KEYS[5], ARGV[2])
+  return { epoch, version, 1, {} }
 end
 local applied, missed = 0, {}
 if ARGV[3] == epoch then
@@ -214,9 +219,6 @@ end
 local lapsed = redis.call('ZRANGE', KEYS[2], '-inf', '(' .. since, 'BYSCORE')
 return { redis.call('HGET', KEYS[1], 'epoch') or '', waiting, #lapsed }
 `);
-
-/** KEYS leases, positions; ARGV the instance. */
-export const LEAVE = script(`return { redis.call('ZREM', KEYS[1], ARGV[1]), redis.call('ZREM', KEYS[2], ARGV[1]) }`);
 
 /** KEYS making; ARGV renders that have ended. */
 export const FORGET = script(`return { redis.call('ZREM', KEYS[1], unpack(ARGV)) }`);

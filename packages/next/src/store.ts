@@ -12,7 +12,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { Gateways, type GatewayReceipt } from './gateways.js';
 import { Link, type Argument, type Run } from './link.js';
 import { Memory } from './memory.js';
-import { DROPPED, FORGET, GET, INSTANCES, LEASE, LEAVE, MOST_MISSED, MOST_TAGS, RENEW, REVALIDATE, SET } from './scripts.js';
+import { DROPPED, FORGET, GET, INSTANCES, LEASE, MOST_MISSED, MOST_TAGS, RENEW, REVALIDATE, SET } from './scripts.js';
 import type { Settings } from './settings.js';
 
 /** A tag that every entry has, for when more revalidations wait for Redis than are kept. */
@@ -159,7 +159,8 @@ export class Store {
   /** Gives the lease back: receipts do not wait for a process that ends. */
   async leave(): Promise<void> {
     this.#hasLeft = true;
-    await this.#link?.run(LEAVE, this.#leases, [this.#instance]).catch(() => undefined);
+    // Redis has this script already: a process that ends may not live for a second exchange.
+    await this.#link?.run(RENEW, [...this.#meta, ...this.#leases], [randomId(), this.#instance]).catch(() => undefined);
   }
 
   close(): void {
@@ -425,10 +426,10 @@ export class Store {
 
   /** Makes gateways drop what they got without Redis; they do not keep what is on its way either. */
   #purgeAside(): void {
-    if (!this.#aside) return;
+    const now = this.#history.at(-1);
+    if (!this.#aside || !now) return;
     const { moment, paths } = this.#aside;
     this.#aside = undefined;
-    const now = this.#history.at(-1)!;
     const isSame = moment?.epoch === now.epoch && moment.version === now.version;
     void this.purge([], isSame ? [...paths] : ['*'], false, now);
   }

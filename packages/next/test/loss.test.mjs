@@ -1,6 +1,8 @@
 // An instance that is cut off from Redis: what receipts say of it, and what gateways got from it.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 
 import { EdgewayCacheHandler } from '../dist/cache-handler.js';
@@ -57,6 +59,19 @@ test('a receipt counts an instance that is cut off, and gateways drop what they 
   await lost.leave();
   network.cut();
   assert.equal((await revalidateStore(other, { tags: ['t'] })).ok, true, 'one that ends gives its lease back');
+});
+
+test('a server that a signal ends gives its lease back first', async () => {
+  const code = `process.on('SIGTERM', () => process.exit(7));
+    require('./dist/shared.js').shared('.').store.ready(5000).then(() => console.log('ready'));
+    setInterval(() => undefined, 1000);`;
+  const env = { ...process.env, EDGEWAY_REDIS_URL: redis.url, EDGEWAY_NEXT_APP: 'signal' };
+  const server = spawn(process.execPath, ['-e', code], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  await once(server.stdout, 'data');
+  assert.equal(await redis.client.zCard('edgeway:next:{signal}:leases'), 1);
+  server.kill('SIGTERM');
+  assert.deepEqual(await once(server, 'exit'), [7, null]);
+  assert.equal(await redis.client.zCard('edgeway:next:{signal}:leases'), 0);
 });
 
 test('after a receipt an instance serves nothing older, even if it loses Redis then', async () => {
