@@ -6,55 +6,52 @@ import type { Script } from './scripts.js';
 /** Failures in a row after which Redis counts as lost. */
 const FAILURES = 3;
 
-/** Longest pause between two attempts to find Redis again, in milliseconds. */
+/** Longest pause between two attempts to find Redis again, and the longest attempt, in milliseconds. */
 const LONGEST_PAUSE = 2000;
+
+/** Errors of a server that is no master any more, or not yet: its address may lead to another one. */
+const NO_MASTER = /\b(?:READONLY|MASTERDOWN|LOADING|MOVED|CLUSTERDOWN)\b/;
+
+/** Pause between two lines about rejected commands, in milliseconds. */
+const SILENCE = 60_000;
 
 export class RedisLost extends Error {}
 
 export type Argument = string | Buffer;
 
+/** Runs a script; rejects within the deadline if there is no reply. */
+export type Run = (script: Script, keys: readonly string[], args: readonly Argument[]) => Promise<unknown[]>;
+
 export class Link {
-  readonly #client;
+  readonly #url: string;
   readonly #deadline: number;
-  readonly #onBack: () => Promise<void>;
+  readonly #onBack: (run: Run) => Promise<void>;
+  #client: ReturnType<typeof open> | undefined;
   #failures = 0;
   #isOpen = false;
   #isClosed = false;
+  #isTrying = false;
   #probe: NodeJS.Timeout | undefined;
   #loggedLoss = false;
+  #rejected = -Infinity;
 
   /** `onBack` runs before the first command after a loss; Redis stays lost if it fails. */
-  constructor(url: string, deadline: number, onBack: () => Promise<void>) {
+  constructor(url: string, deadline: number, onBack: (run: Run) => Promise<void>) {
+    this.#url = url;
     this.#deadline = deadline;
     this.#onBack = onBack;
-    this.#client = createClient({
-      url,
-      disableOfflineQueue: true,
-      commandOptions: { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } },
-      socket: {
-        connectTimeout: 2000,
-        reconnectStrategy: (tries) => Math.min(50 * 2 ** Math.min(tries, 6), LONGEST_PAUSE),
-      },
-    });
-    this.#client.on('error', (error: Error) => this.#lose(error.message));
-    this.#client.on('ready', () => this.#probeSoon(0));
-    this.#client.connect().catch((error: Error) => this.#lose(error.message));
+    void this.#tryAgain(0);
   }
 
   get isUp(): boolean {
     return this.#isOpen;
   }
 
-  /** Runs a script; rejects within the deadline if there is no reply, at once if Redis is lost. */
-  async run(script: Script, keys: readonly string[], args: readonly Argument[]): Promise<unknown[]> {
+  /** Runs a script, as `Run`; rejects at once if Redis is lost. */
+  readonly run: Run = async (script, keys, args) => {
     if (!this.#isOpen) throw new RedisLost('redis is lost');
     return this.#send(script, keys, args);
-  }
-
-  /** Runs a script although Redis does not count as back yet; only for `onBack`. */
-  async runBeforeOpen(script: Script, keys: readonly string[], args: readonly Argument[]): Promise<unknown[]> {
-    return this.#send(script, keys, args);
-  }
+  };
 
   /** Waits until Redis is connected, or for this many milliseconds. */
   async ready(milliseconds: number): Promise<boolean> {
@@ -67,16 +64,18 @@ export class Link {
     this.#isClosed = true;
     this.#isOpen = false;
     clearTimeout(this.#probe);
-    this.#client.destroy();
+    this.#disconnect();
   }
 
   async #send(script: Script, keys: readonly string[], args: readonly Argument[]): Promise<unknown[]> {
+    const client = this.#client;
+    if (!client) throw new RedisLost('redis is lost');
     const rest = [String(keys.length), ...keys, ...args];
-    const reply = this.#client
+    const reply = client
       .sendCommand(['EVALSHA', script.sha, ...rest])
       .catch((error: Error) => {
         if (!error.message.startsWith('NOSCRIPT')) throw error;
-        return this.#client.sendCommand(['EVAL', script.text, ...rest]);
+        return client.sendCommand(['EVAL', script.text, ...rest]);
       });
     try {
       const result = await within(reply, this.#deadline);
@@ -84,22 +83,39 @@ export class Link {
       if (!Array.isArray(result)) throw new Error('redis: unexpected response');
       return result;
     } catch (error) {
-      // An error that Redis returns took no time to wait for: it is there.
-      if (error instanceof ErrorReply) throw error;
-      this.#failures += 1;
-      if (this.#failures >= FAILURES) this.#lose((error as Error).message);
+      if (client === this.#client) this.#count(error as Error);
       throw error;
     }
   }
 
+  #count(error: Error): void {
+    if (!isRejection(error)) {
+      this.#failures += 1;
+      if (error instanceof ErrorReply || this.#failures >= FAILURES) this.#lose(error.message);
+      return;
+    }
+    if (performance.now() < this.#rejected + SILENCE) return;
+    this.#rejected = performance.now();
+    console.warn(`@edgeway/next: redis rejected a command: ${error.message}`);
+  }
+
   #lose(why: string): void {
     this.#isOpen = false;
+    // It may be stuck for ever, while a new one would not.
+    this.#disconnect();
     if (this.#isClosed) return;
     if (!this.#loggedLoss) {
       this.#loggedLoss = true;
       console.warn(`@edgeway/next: redis lost, continuing without it: ${why}`);
     }
-    this.#probeSoon(100);
+    if (!this.#isTrying) this.#probeSoon(50);
+  }
+
+  #disconnect(): void {
+    const client = this.#client;
+    this.#client = undefined;
+    // One that is not connected yet, or not any more, cannot be destroyed.
+    if (client?.isOpen) client.destroy();
   }
 
   #probeSoon(milliseconds: number): void {
@@ -110,20 +126,39 @@ export class Link {
   }
 
   async #tryAgain(waited: number): Promise<void> {
-    if (this.#isOpen || this.#isClosed) return;
+    this.#isTrying = true;
+    const client = (this.#client = open(this.#url));
+    client.on('error', (error: Error) => client === this.#client && this.#lose(error.message));
     try {
-      await within(this.#client.sendCommand(['PING']), this.#deadline);
-      await this.#onBack();
-    } catch {
-      if (!this.#isOpen) this.#probeSoon(Math.min(Math.max(2 * waited, 100), LONGEST_PAUSE));
-      return;
+      await within(client.connect(), LONGEST_PAUSE);
+      await this.#onBack((script, keys, args) => this.#send(script, keys, args)).catch((error: Error) => {
+        // What it has is worth reading.
+        if (!isRejection(error)) throw error;
+      });
+      this.#isOpen = client === this.#client;
+    } catch (error) {
+      this.#lose((error as Error).message);
     }
-    if (this.#isClosed) return;
+    this.#isTrying = false;
+    if (!this.#isOpen) return this.#probeSoon(Math.min(Math.max(2 * waited, 100), LONGEST_PAUSE));
     this.#failures = 0;
-    this.#isOpen = true;
     if (this.#loggedLoss) console.warn('@edgeway/next: redis connected');
     this.#loggedLoss = false;
   }
+}
+
+/** An error that Redis returns took no time to wait for: it is there. */
+function isRejection(error: Error): boolean {
+  return error instanceof ErrorReply && !NO_MASTER.test(error.message);
+}
+
+function open(url: string) {
+  return createClient({
+    url,
+    disableOfflineQueue: true,
+    commandOptions: { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } },
+    socket: { connectTimeout: LONGEST_PAUSE, reconnectStrategy: false },
+  });
 }
 
 function pause(milliseconds: number): Promise<void> {

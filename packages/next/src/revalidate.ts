@@ -1,7 +1,7 @@
 // Revalidation of tags and paths: first for all instances, through Redis, then at the gateways.
 
 import { connected } from './connection.js';
-import { purgeGateways, type GatewayReceipt } from './gateways.js';
+import type { GatewayReceipt } from './gateways.js';
 import { encoded, headerSafe, keysOf, meantPaths, PATH_TAG } from './paths.js';
 import { shared } from './shared.js';
 import type { Site } from './site.js';
@@ -39,10 +39,10 @@ export async function revalidate(targets: Targets): Promise<RevalidateReceipt> {
 export async function revalidateStore(store: Store, { tags = [], paths = [] }: Targets): Promise<RevalidateReceipt> {
   const named = paths.flatMap(meantPaths).map((path) => PATH_TAG + path);
   const begun = begin(store, [...tags, ...named]);
-  const { instances } = await begun.instances;
-  const gateways = await begun.gateways;
-  const ok = instances === 'reached' && gateways.every(({ status }) => status === 200);
-  return { ok, instances, gateways };
+  const receipts = begun.instances.then(({ moment }) => store.receipt(moment));
+  const [receipt, gateways] = await Promise.all([receipts, begun.gateways]);
+  const ok = receipt.instances === 'reached' && gateways.every(({ status }) => status === 200);
+  return { ok, ...receipt, gateways };
 }
 
 /** Longest time for which the functions of Next.js wait for gateways, in milliseconds. */
@@ -73,7 +73,7 @@ async function revalidatePatiently(store: Store, tags: readonly string[], durati
 
 /** Purges a page at the gateways that the instances have made again, with the patience of a visitor. */
 export async function purgePage(store: Store, path: string): Promise<void> {
-  await patiently(purgeGateways(store.settings, [], [path], false));
+  await patiently(store.purge([], [path], false));
 }
 
 async function patiently(action: Promise<unknown>): Promise<void> {
@@ -119,8 +119,8 @@ function begin(store: Store, given: readonly string[], durations?: Durations) {
   const staleFor = durations ? Math.min((durations.expire ?? Infinity) * 1000, LONGEST) : undefined;
   const instances = connected(store).then(() => store.revalidate(tags, staleFor));
   // A gateway that is purged first would fetch the old page again.
-  const gateways = instances.then(({ paths }) =>
-    purgeGateways(store.settings, tags, paths, staleFor !== undefined && staleFor > 0),
+  const gateways = instances.then(({ moment, paths }) =>
+    store.purge(tags, paths, staleFor !== undefined && staleFor > 0, moment),
   );
   return { instances, gateways };
 }

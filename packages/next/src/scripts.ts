@@ -1,19 +1,34 @@
 // The scripts that run inside Redis, each atomic.
 //
 // `meta` holds the epoch (a random name of this data set), the version (a counter of
-// revalidations), the floor (entries stamped below it are misses) and the number of tags.
+// revalidations), the floor (entries stamped below it are misses) and the number of tags; and
+// `unknown` while gateways may have pages from before the epoch, whose paths nobody knows.
 // `tags` holds for each tag `expired:stale:until`: entries stamped below `expired` are misses,
 // those below `stale` are stale until the clock of Redis shows `until`, in milliseconds.
 // `order` holds the tags by their version, so that the oldest can be dropped.
 
-// For the gateways, `pages:TAG` holds the paths of stored pages with that tag, and `making` the
-// pages that are being made, whose tags nobody knows yet, by the time when that began. A member is
-// `RENDER PATH`: the end of one render of a path says nothing about another.
+// For the gateways, `paths:TAG` holds the paths of stored pages with that tag, by the version at
+// which they were stored, and `making` the pages that are being made, whose tags nobody knows yet,
+// by the time until which that is expected. A member is `RENDER PATH`: the end of one render of a
+// path says nothing about another. `making` has no time to live: under `volatile-ttl` the shortest
+// one is evicted first.
+
+// `leases` holds the instances by the time of their last renewal, and `positions` by the version
+// whose revalidations they apply without Redis too.
 
 import { createHash } from 'node:crypto';
 
 /** Most tags that Redis remembers; beyond them, entries older than the oldest are misses. */
 export const MOST_TAGS = 100_000;
+
+/** Most tags that an instance is told at once; beyond them, all that it has counts as revalidated. */
+export const MOST_MISSED = 1000;
+
+/** Milliseconds for which a lease counts as a link to Redis. */
+export const LEASE = 3000;
+
+/** Milliseconds for which an instance without a lease is remembered: an hour, as by gateways. */
+const REMEMBERED = 3_600_000;
 
 export interface Script {
   readonly text: string;
@@ -30,7 +45,7 @@ const META = `
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'floor', 'count')
 if not meta[1] or redis.call('HLEN', KEYS[2]) ~= tonumber(meta[4]) then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'version', 1, 'floor', 1, 'count', 0)
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'version', 1, 'floor', 1, 'count', 0, 'unknown', 1)
   meta = { ARGV[1], '1', '1', '0' }
 end
 local epoch, version, floor = meta[1], tonumber(meta[2]), tonumber(meta[3])
@@ -69,11 +84,10 @@ export const GET = script(`${META}
 local function miss()
   if ARGV[3] ~= '' then
     local now = clock()
-    redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - tonumber(ARGV[4]))
+    redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now)
     local render = ARGV[3]
     if redis.call('ZCARD', KEYS[5]) >= ${MOST_PATHS} then render = ' *' end
-    redis.call('ZADD', KEYS[5], now, render)
-    redis.call('PEXPIRE', KEYS[5], ARGV[4])
+    redis.call('ZADD', KEYS[5], now + tonumber(ARGV[4]), render)
   end
   return { epoch, version, 0 }
 end
@@ -93,7 +107,7 @@ if entry[1] == ARGV[2] then return { epoch, version, verdict, entry[1], stamp } 
 return { epoch, version, verdict, entry[1], stamp, redis.call('HGET', KEYS[4], 'body'), entry[4] }
 `);
 
-/** KEYS meta, tags, order, entry, making, pages; ARGV epoch, of the stamp, stamp, id, tags, body, seconds, path or '', longest, render. */
+/** KEYS meta, tags, order, entry, making, paths; ARGV epoch, of the stamp, stamp, id, tags, body, seconds, path or '', longest, render. */
 export const SET = script(`${META}
 local stamp = tonumber(ARGV[3])
 if ARGV[2] ~= epoch then return { epoch, version, 0 } end
@@ -108,8 +122,8 @@ if ARGV[8] ~= '' then
     if string.sub(tag, 1, 5) ~= '_N_T_' then
       local paths = KEYS[6] .. tag
       local path = ARGV[8]
-      if redis.call('SCARD', paths) >= ${MOST_PATHS} then path = '*' end
-      redis.call('SADD', paths, path)
+      if redis.call('ZCARD', paths) >= ${MOST_PATHS} then path = '*' end
+      redis.call('ZADD', paths, version, path)
       redis.call('EXPIRE', paths, ARGV[9])
     end
   end
@@ -118,7 +132,7 @@ end
 return { epoch, version, 1 }
 `);
 
-/** KEYS meta, tags, order, making, pages; ARGV epoch, milliseconds until stale entries expire or '', tags. */
+/** KEYS meta, tags, order, making, paths; ARGV epoch, milliseconds until stale entries expire or '', tags. */
 export const REVALIDATE = script(`${META}
 version = version + 1
 local now = clock()
@@ -149,16 +163,61 @@ while redis.call('HLEN', KEYS[2]) > ${MOST_TAGS} do
   floor = math.max(floor, tonumber(oldest[2]))
 end
 redis.call('HSET', KEYS[1], 'version', version, 'floor', floor, 'count', redis.call('HLEN', KEYS[2]))
+if redis.call('HGET', KEYS[1], 'unknown') then return { epoch, version, 1, { '*' } } end
 local paths = {}
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
 for _, render in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
   paths[#paths + 1] = string.match(render, '^%S* (.*)$')
 end
 for i = 3, #ARGV do
   if string.sub(ARGV[i], 1, 5) ~= '_N_T_' then
-    for _, path in ipairs(redis.call('SMEMBERS', KEYS[5] .. ARGV[i])) do paths[#paths + 1] = path end
+    for _, path in ipairs(redis.call('ZRANGE', KEYS[5] .. ARGV[i], 0, -1)) do paths[#paths + 1] = path end
   end
 end
 return { epoch, version, 1, paths }
+`);
+
+/** KEYS meta, paths; ARGV epoch and version of a revalidation whose paths gateways have dropped, `*` if all, its tags. */
+export const DROPPED = script(`
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return { 0 } end
+if ARGV[3] == '*' then redis.call('HDEL', KEYS[1], 'unknown') end
+for i = 4, #ARGV do redis.call('ZREMRANGEBYSCORE', KEYS[2] .. ARGV[i], '-inf', '(' .. ARGV[2]) end
+return { 1 }
+`);
+
+/** KEYS meta, tags, order, leases, positions; ARGV epoch, the instance, the epoch and version that it has applied; without them it ends. */
+export const RENEW = script(`${META}
+local now = clock()
+for _, gone in ipairs(redis.call('ZRANGE', KEYS[4], '-inf', now - ${REMEMBERED}, 'BYSCORE')) do
+  redis.call('ZREM', KEYS[4], gone)
+  redis.call('ZREM', KEYS[5], gone)
+end
+if not ARGV[3] then
+  redis.call('ZREM', KEYS[4], ARGV[2])
+  redis.call('ZREM', KEYS[5], ARGV[2])
+  return { epoch, version, 1, {} }
+end
+local applied, missed = 0, {}
+if ARGV[3] == epoch then
+  applied = ARGV[4]
+  missed = redis.call('ZRANGE', KEYS[3], '(' .. applied, '+inf', 'BYSCORE', 'LIMIT', 0, ${MOST_MISSED + 1})
+end
+redis.call('ZADD', KEYS[4], now, ARGV[2])
+redis.call('ZADD', KEYS[5], applied, ARGV[2])
+return { epoch, version, 1, missed }
+`);
+
+/** KEYS meta, leases, positions; ARGV version: how many linked instances have not applied it, and how many are cut off. */
+export const INSTANCES = script(`
+local time = redis.call('TIME')
+local since = time[1] * 1000 + math.floor(time[2] / 1000) - ${LEASE}
+local isBehind, waiting = {}, 0
+for _, instance in ipairs(redis.call('ZRANGE', KEYS[3], '-inf', '(' .. ARGV[1], 'BYSCORE')) do isBehind[instance] = true end
+for _, instance in ipairs(redis.call('ZRANGE', KEYS[2], since, '+inf', 'BYSCORE')) do
+  if isBehind[instance] then waiting = waiting + 1 end
+end
+local lapsed = redis.call('ZRANGE', KEYS[2], '-inf', '(' .. since, 'BYSCORE')
+return { redis.call('HGET', KEYS[1], 'epoch') or '', waiting, #lapsed }
 `);
 
 /** KEYS making; ARGV renders that have ended. */

@@ -29,5 +29,22 @@ function open(folder: string): Shared {
   if (settings.redisUrl && !build && process.env.NODE_ENV === 'production') {
     console.warn(`@edgeway/next: no build in ${folder}, so nothing is shared; set EDGEWAY_NEXT_FOLDER`);
   }
-  return { settings, store: new Store(settings, build ?? `none-${randomBytes(12).toString('base64url')}`) };
+  const store = new Store(settings, build ?? `none-${randomBytes(12).toString('base64url')}`);
+  leaveAtEnd(store);
+  return { settings, store };
+}
+
+/** Gives the lease back before the server ends: its listeners end the process too soon to do so beside them. */
+function leaveAtEnd(store: Store): void {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    const listeners = process.rawListeners(signal);
+    // Without any, the signal ends the process by itself, and would not beside one of ours.
+    if (!store.isShared || listeners.length === 0) continue;
+    process.removeAllListeners(signal);
+    process.once(signal, async (...args) => {
+      for (const listener of listeners) process.on(signal, listener as NodeJS.SignalsListener);
+      await store.leave();
+      for (const listener of listeners) listener.apply(process, args);
+    });
+  }
 }

@@ -4,12 +4,15 @@
 // making began before it, in any process. Each revalidation increments a counter in Redis and
 // stores it with its tags; each entry is stamped with a value of the counter seen before its
 // making began; Redis compares the two at every read. So no clock is involved, and an entry that
-// arrives late is refused or never read.
+// arrives late is refused or never read. What an instance serves without Redis it compares with the
+// revalidations that it was told of when it renewed its lease; `reached` waits for that.
 
 import { randomBytes } from 'node:crypto';
-import { Link, type Argument } from './link.js';
+import { setTimeout as pause } from 'node:timers/promises';
+import { Gateways, type GatewayReceipt } from './gateways.js';
+import { Link, type Argument, type Run } from './link.js';
 import { Memory } from './memory.js';
-import { FORGET, GET, MOST_TAGS, REVALIDATE, SET } from './scripts.js';
+import { DROPPED, FORGET, GET, INSTANCES, LEASE, MOST_MISSED, MOST_TAGS, RENEW, REVALIDATE, SET } from './scripts.js';
 import type { Settings } from './settings.js';
 
 /** A tag that every entry has, for when more revalidations wait for Redis than are kept. */
@@ -21,8 +24,14 @@ const MOST_UNSENT = 10_000;
 /** Seconds for which a gateway may keep a page, and the paths of a tag are known: a year, as Next.js tells it. */
 const LONGEST_KEPT = 31_536_000;
 
-/** Pause before revalidations that failed are sent again, in milliseconds. */
-const RESEND = 100;
+/** Pause between two renewals of the lease, in milliseconds; receipts wait for the next one. */
+const BEAT = 200;
+
+/** Pause between two questions of a receipt whether all have renewed it, in milliseconds. */
+const ASK = 20;
+
+/** Most paths of pages that Redis does not know; beyond them, `*` stands for all. */
+const MOST_ASIDE = 1000;
 
 /** Times at which the counter changed, kept to stamp entries whose making began earlier. */
 const HISTORY = 1024;
@@ -41,12 +50,16 @@ export interface Found<T> {
 }
 
 export interface Receipt {
-  /** `reached`: no instance serves older entries; `unreached`: sent when Redis is back. */
-  readonly instances: 'reached' | 'unreached';
+  /** `reached`: no instance serves older entries; `linked`: none with a link to Redis; `unreached`: sent when Redis is back. */
+  readonly instances: 'reached' | 'linked' | 'unreached';
+  /** With `linked`: how many instances were cut off within the last hour and are not back. */
+  readonly lapsed?: number;
 }
 
-/** A receipt with the paths of the pages that have the tags or are being made; `*`: any. */
-export interface StoreReceipt extends Receipt {
+export interface Revalidated {
+  /** When Redis counted it; nothing if Redis is lost. */
+  readonly moment: Moment | undefined;
+  /** Paths of the pages that have the tags or are being made; `*`: any. */
   readonly paths: readonly string[];
 }
 
@@ -77,6 +90,8 @@ interface Held {
   tags: readonly string[];
   /** When its making began, or when Redis was last asked about it. */
   confirmed: number;
+  /** The moment before its making if Redis may not have it. */
+  local: Moment | undefined;
 }
 
 interface Unsent {
@@ -84,30 +99,47 @@ interface Unsent {
   readonly expiresIn: number | undefined;
 }
 
+/** Pages that were served without Redis, so that a revalidation of others does not name them. */
+interface Aside {
+  /** What was known when the first was served. */
+  readonly moment: Moment | undefined;
+  readonly paths: Set<string>;
+}
+
 export class Store {
+  readonly #gateways: Gateways;
   readonly #build: string;
   readonly #link: Link | undefined;
   readonly #memory: Memory<Held>;
   readonly #meta: readonly string[];
   readonly #making: string;
-  readonly #pages: string;
+  readonly #paths: string;
+  readonly #leases: readonly string[];
+  readonly #instance = randomId();
+  readonly #beat: NodeJS.Timeout | undefined;
+  #isBeating = false;
+  #hasLeft = false;
+  /** The last revalidation that reads without Redis respect. */
+  #applied: Moment | undefined;
+  #aside: Aside | undefined;
   #history: Moment[] = [];
   #unsent: Unsent[] = [];
-  #resend: NodeJS.Timeout | undefined;
-  /** Tags revalidated by this process, by its clock: for reads without Redis. */
+  /** Tags revalidated, by the clock of this process: for reads without Redis. */
   #own = new Map<string, number>();
   #ownFloor = -Infinity;
 
   constructor(readonly settings: Settings, build: string) {
+    this.#gateways = new Gateways(settings);
     this.#build = build;
     this.#memory = new Memory(settings.memoryBytes);
     const prefix = `edgeway:next:{${settings.app}}:`;
     this.#meta = [`${prefix}meta`, `${prefix}tags`, `${prefix}order`];
     this.#making = `${prefix}making`;
-    this.#pages = `${prefix}pages:`;
-    this.#link = settings.redisUrl
-      ? new Link(settings.redisUrl, settings.deadline, () => this.#sendUnsent())
-      : undefined;
+    this.#paths = `${prefix}paths:`;
+    this.#leases = [`${prefix}leases`, `${prefix}positions`];
+    if (!settings.redisUrl) return;
+    this.#link = new Link(settings.redisUrl, settings.deadline, (run) => this.#catchUp(run));
+    this.#beat = setInterval(() => void this.#keepUp(), BEAT).unref();
   }
 
   /** True if other processes can revalidate what this one serves. */
@@ -124,8 +156,16 @@ export class Store {
     return (await this.#link?.ready(milliseconds)) ?? false;
   }
 
+  /** Gives the lease back: receipts do not wait for a process that ends. */
+  async leave(): Promise<void> {
+    this.#hasLeft = true;
+    // Redis has this script already: a process that ends may not live for a second exchange.
+    await this.#link?.run(RENEW, [...this.#meta, ...this.#leases], [randomId(), this.#instance]).catch(() => undefined);
+  }
+
   close(): void {
-    clearTimeout(this.#resend);
+    clearInterval(this.#beat);
+    this.#gateways.close();
     this.#link?.close();
   }
 
@@ -152,10 +192,12 @@ export class Store {
       const args = [randomId(), held?.id ?? '', render, String(this.settings.making), EVERYTHING, ...tags];
       const reply = await this.#link.run(GET, keys, args);
       const moment = this.#observe(reply, begun);
-      return { found: this.#take(key, reply, held, tags, codec, begun), moment };
+      return { found: this.#take(key, page !== undefined, reply, held, tags, codec, begun), moment };
     } catch {
       // Whatever is wrong with Redis, the request goes on with what the process has.
-      return { found: this.#withoutRedis(held, tags), moment: this.momentAt(begun) };
+      const found = this.#withoutRedis<T>(held, tags);
+      if (page) this.#putAside(found && !held!.local ? undefined : page.path);
+      return { found, moment: this.momentAt(begun) };
     }
   }
 
@@ -171,11 +213,11 @@ export class Store {
     const body = codec.encode(value);
     const id = randomId();
     const seconds = Math.max(1, Math.min(Math.ceil(keepSeconds), this.settings.keepSeconds));
-    const held: Held = { id, value, tags, confirmed: moment.at };
+    const held: Held = { id, value, tags, confirmed: moment.at, local: undefined };
     const begun = performance.now();
     try {
       if (!this.#link?.isUp) throw new Error('redis is lost');
-      const keys = [...this.#meta, this.#keyOf(key), this.#making, this.#pages];
+      const keys = [...this.#meta, this.#keyOf(key), this.#making, this.#paths];
       const list = tags.length > 0 ? JSON.stringify(tags) : '{}';
       const args: Argument[] = [
         randomId(), moment.epoch, String(moment.version), id, list, body, String(seconds),
@@ -187,7 +229,8 @@ export class Store {
       if (isStored) this.#hold(key, held, body.length);
       return isStored ? 'stored' : 'refused';
     } catch {
-      this.#hold(key, held, body.length);
+      if (page) this.#putAside(page.path);
+      this.#hold(key, { ...held, local: moment }, body.length);
       return 'unknown';
     }
   }
@@ -204,26 +247,51 @@ export class Store {
   }
 
   /** Makes entries with one of these tags misses, or stale for so many milliseconds first. */
-  async revalidate(tags: readonly string[], staleFor?: number): Promise<StoreReceipt> {
-    if (tags.length === 0) return { instances: 'reached', paths: [] };
-    const now = performance.now();
-    for (const tag of tags) this.#own.set(tag, now);
-    if (this.#own.size > MOST_TAGS) {
-      this.#own.clear();
-      this.#ownFloor = now;
-    }
+  async revalidate(tags: readonly string[], staleFor?: number): Promise<Revalidated> {
+    if (tags.length === 0) return { moment: this.#history.at(-1), paths: [] };
+    this.#apply(tags);
     const unsent = { tags: [...tags], expiresIn: staleFor };
-    if (!this.#link) return { instances: 'unreached', paths: ['*'] };
+    if (!this.#link) return { moment: undefined, paths: ['*'] };
     try {
-      const reply = await this.#link.run(REVALIDATE, [...this.#meta, this.#making, this.#pages], argumentsOf(unsent));
-      this.#observe(reply, now);
-      return { instances: 'reached', paths: (reply[3] as unknown[]).map(String) };
+      return await this.#send(unsent, this.#link.run);
     } catch {
       this.#unsent.push(unsent);
       if (this.#unsent.length > MOST_UNSENT) this.#unsent = [{ tags: [EVERYTHING], expiresIn: undefined }];
-      this.#resendSoon();
-      return { instances: 'unreached', paths: ['*'] };
+      // Once Redis has counted it, gateways must drop what they got from other instances until then.
+      this.#putAside();
+      return { moment: undefined, paths: ['*'] };
     }
+  }
+
+  /** Purges at the gateways; what they have dropped, no later revalidation names again. */
+  async purge(tags: readonly string[], paths: readonly string[], soft: boolean, moment?: Moment): Promise<GatewayReceipt[]> {
+    const receipts = await this.#gateways.purge(tags, paths, soft);
+    const isOver = receipts.length > 0 && receipts.every(({ status }) => status === 200);
+    if (isOver && !soft && moment) {
+      const args = [moment.epoch, String(moment.version), paths.includes('*') ? '*' : '', ...tags];
+      await this.#link?.run(DROPPED, [this.#meta[0]!, this.#paths], args).catch(() => undefined);
+    }
+    return receipts;
+  }
+
+  /** Waits until every instance with a lease has applied a revalidation, or has lost its lease. */
+  async receipt(moment: Moment | undefined): Promise<Receipt> {
+    if (!this.#link || !moment) return { instances: 'unreached' };
+    const end = performance.now() + LEASE + ASK;
+    do {
+      try {
+        await this.#renew(this.#link.run);
+        const reply = await this.#link.run(INSTANCES, [this.#meta[0]!, ...this.#leases], [String(moment.version)]);
+        const [waiting, lapsed] = [Number(reply[1]), Number(reply[2])];
+        // Redis has lost data, and with it the leases.
+        if (String(reply[0]) !== moment.epoch) break;
+        if (waiting === 0) return lapsed === 0 ? { instances: 'reached' } : { instances: 'linked', lapsed };
+      } catch {
+        // Redis has counted it, so a response that is late is no reason to give up.
+      }
+      await pause(ASK);
+    } while (performance.now() < end);
+    return { instances: 'unreached' };
   }
 
   #keyOf(key: string): string {
@@ -237,6 +305,7 @@ export class Store {
 
   #take<T>(
     key: string,
+    isPage: boolean,
     reply: unknown[],
     held: Held | undefined,
     tags: readonly string[],
@@ -245,14 +314,20 @@ export class Store {
   ): Found<T> | undefined {
     const verdict = Number(reply[2]);
     if (verdict === 0) {
+      const { epoch, version } = this.#history.at(-1)!;
+      // One that Redis rejected is as good as without Redis, until something is revalidated. Of a
+      // page Redis has to know the path.
+      const isRejected = held?.local?.epoch === epoch && held.local.version === version;
+      if (isRejected && !isPage) return this.#withoutRedis<T>(held, tags);
       if (held) this.#memory.delete(key);
       return undefined;
     }
     const isStale = verdict === 2;
     const id = String(reply[3]);
     if (held && held.id === id) {
-      if (this.#isUnsent([...held.tags, ...tags])) return undefined;
+      if (this.#isUnsent([...held.tags, ...tags])) return this.#withoutRedis<T>(held, tags);
       held.confirmed = begun;
+      held.local = undefined;
       return { value: held.value as T, isStale };
     }
     const body = reply[5];
@@ -260,7 +335,7 @@ export class Store {
     const value = codec.decode(body);
     const own = tagsFrom(String(reply[6]));
     if (value === undefined || this.#isUnsent([...own, ...tags])) return undefined;
-    this.#hold(key, { id, value, tags: own, confirmed: begun }, body.length);
+    this.#hold(key, { id, value, tags: own, confirmed: begun, local: undefined }, body.length);
     return { value, isStale };
   }
 
@@ -296,22 +371,67 @@ export class Store {
     return moment;
   }
 
-  #resendSoon(): void {
-    if (this.#resend) return;
-    this.#resend = setTimeout(async () => {
-      this.#resend = undefined;
-      // Without a connection they are sent when it is back, before anything else.
-      if (this.#link?.isUp) await this.#sendUnsent().catch(() => undefined);
-      if (this.#unsent.length > 0) this.#resendSoon();
-    }, RESEND);
-    this.#resend.unref();
+  /** Runs each `BEAT` while Redis is there. */
+  async #keepUp(): Promise<void> {
+    if (!this.#link?.isUp || this.#isBeating) return;
+    this.#isBeating = true;
+    await this.#catchUp(this.#link.run).then(() => this.#purgeAside(), () => undefined);
+    this.#isBeating = false;
   }
 
-  async #sendUnsent(): Promise<void> {
+  async #catchUp(run: Run): Promise<void> {
+    await this.#renew(run);
     for (const unsent of [...this.#unsent]) {
-      await this.#link!.runBeforeOpen(REVALIDATE, [...this.#meta, this.#making, this.#pages], argumentsOf(unsent));
+      await this.#send(unsent, run);
       this.#unsent = this.#unsent.filter((other) => other !== unsent);
     }
+  }
+
+  /** Renews the lease, and applies the revalidations since the last time. */
+  async #renew(run: Run): Promise<void> {
+    while (!this.#hasLeft) {
+      const begun = performance.now();
+      const before = this.#applied;
+      const args = [randomId(), this.#instance, before?.epoch ?? '', String(before?.version ?? 0)];
+      const reply = await run(RENEW, [...this.#meta, ...this.#leases], args);
+      this.#applied = this.#observe(reply, begun);
+      const isLost = before !== undefined && before.epoch !== this.#applied.epoch;
+      this.#apply(isLost ? [EVERYTHING] : (reply[3] as unknown[]).map(String));
+      // A receipt may wait for this instance, so it says at once that it has applied them.
+      if (before?.epoch === this.#applied.epoch && before.version === this.#applied.version) return;
+    }
+  }
+
+  #apply(tags: readonly string[]): void {
+    const now = performance.now();
+    for (const tag of tags) this.#own.set(tag, now);
+    if (this.#own.size > MOST_TAGS || tags.length > MOST_MISSED || tags.includes(EVERYTHING)) {
+      this.#own.clear();
+      this.#ownFloor = now;
+    }
+  }
+
+  async #send(unsent: Unsent, run: Run): Promise<Revalidated> {
+    const sent = performance.now();
+    const reply = await run(REVALIDATE, [...this.#meta, this.#making, this.#paths], argumentsOf(unsent));
+    return { moment: this.#observe(reply, sent), paths: (reply[3] as unknown[]).map(String) };
+  }
+
+  /** Notes that a page, or one whose path Redis does not know, is served without Redis. */
+  #putAside(path?: string): void {
+    if (!this.#link) return;
+    const aside = (this.#aside ??= { moment: this.#history.at(-1), paths: new Set() });
+    if (path !== undefined) aside.paths.add(aside.paths.size < MOST_ASIDE ? path : '*');
+  }
+
+  /** Makes gateways drop what they got without Redis; they do not keep what is on its way either. */
+  #purgeAside(): void {
+    const now = this.#history.at(-1);
+    if (!this.#aside || !now) return;
+    const { moment, paths } = this.#aside;
+    this.#aside = undefined;
+    const isSame = moment?.epoch === now.epoch && moment.version === now.version;
+    void this.purge([], isSame ? [...paths] : ['*'], false, now);
   }
 }
 

@@ -88,6 +88,7 @@ test('Next.js revalidates once for all handlers, and does not wait for a gateway
   }).listen(0, '127.0.0.1');
   await once(gateway, 'listening');
   const url = `http://127.0.0.1:${gateway.address().port}`;
+  await redis.clear();
   const store = await openStore(redis.url, { gateways: [url], gatewayToken: 'token' });
   try {
     const begun = performance.now();

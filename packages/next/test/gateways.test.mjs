@@ -2,23 +2,19 @@
 // the receipt says about it.
 
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 
-import { purgeGateways, purgesOf } from '../dist/gateways.js';
+import { purgesOf } from '../dist/gateways.js';
 import { EdgewayCacheHandler } from '../dist/cache-handler.js';
 import { revalidateStore } from '../dist/revalidate.js';
 import { settingsFrom } from '../dist/settings.js';
 import { siteOf, UNKNOWN_SITE } from '../dist/site.js';
 import { Store } from '../dist/store.js';
-import { openStore, page, Redis } from './support.mjs';
+import { ALL, both, Gateway, openStore, page, Redis, until } from './support.mjs';
 
-const ALL = [{ all: true }];
-const both = (...urls) => urls.flatMap((url) => [{ url }, { prefix: `${url}?` }]);
 const site = (parts) => ({ ...UNKNOWN_SITE, ...parts });
 
 let redis;
@@ -29,7 +25,7 @@ before(async () => {
   gateway = await Gateway.start();
 });
 after(async () => {
-  gateway.server.close();
+  gateway.stop();
   await redis.kill();
 });
 afterEach(() => {
@@ -38,30 +34,8 @@ afterEach(() => {
   gateway.purges = [];
 });
 
-/** Keeps what it is asked, and responds as a test wants. */
-class Gateway {
-  purges = [];
-  respond = () => [200, { others: 'alone' }];
-
-  static async start() {
-    const gateway = new Gateway();
-    gateway.server = createServer((request, response) => {
-      let body = '';
-      request.on('data', (chunk) => (body += chunk)).on('end', () => {
-        const { purges } = JSON.parse(body);
-        gateway.purges.push(purges);
-        const [status, text] = gateway.respond(purges, body);
-        response.writeHead(status).end(JSON.stringify(text));
-      });
-    }).listen(0, '127.0.0.1');
-    await once(gateway.server, 'listening');
-    gateway.url = `http://127.0.0.1:${gateway.server.address().port}`;
-    return gateway;
-  }
-}
-
 async function open(options = {}) {
-  await redis.client.flushAll();
+  await redis.clear();
   stores.push(await openStore(redis.url, { gateways: [gateway.url], ...options }));
   return stores[0];
 }
@@ -168,7 +142,7 @@ test('a gateway that refuses a purge drops everything, and the receipt says why'
   const store = await open();
   const why = 'purges[0]: url has a space in it: encode it';
   gateway.respond = (purges) => (purges[0].all ? [200, { others: 'alone' }] : [422, { error: { status: 422, reason: 'bad_purge', message: why } }]);
-  const [receipt] = await purgeGateways(store.settings, ['t'], ['/a'], true);
+  const [receipt] = await store.purge(['t'], ['/a'], true);
   assert.deepEqual(receipt, { url: gateway.url, status: 200, receipt: { others: 'alone' }, refused: `status 422 bad_purge: ${why}` });
   assert.deepEqual(gateway.purges.at(-1), [{ all: true, soft: true }]);
   gateway.respond = () => [422, { error: { reason: 'bad_purge', message: why } }];
@@ -179,12 +153,73 @@ test('purges are sent in requests that a gateway reads', async () => {
   const store = await open();
   gateway.respond = (_, body) => (body.length > 16 * 1024 ? [413, {}] : [200, { others: 'alone' }]);
   const paths = Array.from({ length: 120 }, (_, i) => `/${'long'.repeat(50)}/${i}`);
-  const [receipt] = await purgeGateways(store.settings, ['t'], paths, false);
+  const [receipt] = await store.purge(['t'], paths, false);
   assert.deepEqual(receipt, { url: gateway.url, status: 200, receipt: { others: 'alone' } });
   assert.deepEqual(gateway.purges.flat(), purgesOf(['t'], paths));
   gateway.purges = [];
-  await purgeGateways(store.settings, ['t'], paths.map((path) => path.replaceAll('long', 'longer than these')), false);
+  await store.purge(['t'], paths.map((path) => path.replaceAll('long', 'longer than these')), false);
   assert.deepEqual(gateway.purges, [ALL]);
+});
+
+test('a gateway that was out of reach for a moment gets what it missed', async () => {
+  const store = await open();
+  // What a gateway has, and passes on by itself, is not sent again.
+  gateway.respond = () => [202, { others: 'waiting' }];
+  await store.purge(['s'], [], false);
+  const refused = () => [503, {}];
+  gateway.respond = refused;
+  assert.equal((await revalidateStore(store, { tags: ['t'] })).ok, false);
+  gateway.respond = () => [200, { others: 'alone' }];
+  gateway.purges = [];
+  await until(() => gateway.purges.length > 0, 'nobody told it again');
+  assert.deepEqual(gateway.purges, [[{ tag: 't' }]]);
+  // Another one meanwhile: what it lacks is not counted, so everything goes.
+  gateway.respond = refused;
+  for (const tag of ['t', 'u']) await new EdgewayCacheHandler({}, store).revalidateTag(tag);
+  gateway.respond = () => [200, { others: 'alone' }];
+  await until(() => String(gateway.purges.at(-1)) === String(ALL) && gateway.purges.at(-1)[0].all, 'it lacks one');
+});
+
+test('a route that keeps the responses of `fetch` purges all the same', async () => {
+  const store = await open();
+  const { fetch } = globalThis;
+  globalThis.fetch = async () => Response.json({ others: 'alone' });
+  try {
+    await revalidateStore(store, { tags: ['t'] });
+  } finally {
+    globalThis.fetch = fetch;
+  }
+  assert.deepEqual(gateway.purges, [[{ tag: 't' }]]);
+});
+
+test('gateways drop everything once after Redis has lost its data, with the paths of their pages', async () => {
+  const store = await open();
+  await render(store, '/a', ['t']);
+  await redis.client.flushAll();
+  gateway.respond = () => [503, {}];
+  await revalidateStore(store, { tags: ['t'] });
+  gateway.respond = () => [200, { others: 'alone' }];
+  await revalidateStore(store, { tags: ['t'] });
+  await render(store, '/b', ['t']);
+  await revalidateStore(store, { tags: ['t'] });
+  assert.deepEqual(gateway.purges, [ALL, ALL, [{ tag: 't' }, ...both('/b')]]);
+});
+
+test('a path that gateways have dropped is not named again', async () => {
+  const store = await open();
+  const purged = async () => {
+    gateway.purges = [];
+    await revalidateStore(store, { tags: ['t'] });
+    return gateway.purges[0];
+  };
+  for (let i = 0; i < 1001; i += 1) await render(store, `/${i}`, ['t']);
+  gateway.respond = () => [503, {}];
+  assert.deepEqual(await purged(), ALL);
+  gateway.respond = () => [200, { others: 'alone' }];
+  assert.deepEqual(await purged(), ALL, 'it did not drop them yet');
+  await render(store, '/a', ['t']);
+  assert.deepEqual(await purged(), [{ tag: 't' }, ...both('/a')]);
+  assert.deepEqual(await purged(), [{ tag: 't' }]);
 });
 
 test('the receipt is ok only if everybody has done it', async () => {
@@ -255,7 +290,7 @@ test('`res.revalidate` reaches the gateways, and nobody else can claim to be it'
 });
 
 test('the first page of a process is known to Redis', async () => {
-  await redis.client.flushAll();
+  await redis.clear();
   const store = new Store({ ...settingsFrom({ EDGEWAY_REDIS_URL: redis.url }), deadline: 2000 }, 'build');
   stores.push(store);
   const handler = new EdgewayCacheHandler({}, store);
@@ -264,6 +299,7 @@ test('the first page of a process is known to Redis', async () => {
 });
 
 test('a revalidation at the start of a process reaches Redis', async () => {
+  await redis.client.flushAll();
   const store = new Store({ ...settingsFrom({ EDGEWAY_REDIS_URL: redis.url }), deadline: 2000 }, 'build');
   stores.push(store);
   assert.deepEqual(await revalidateStore(store, { tags: ['t'] }), { ok: true, instances: 'reached', gateways: [] });

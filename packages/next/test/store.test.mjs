@@ -22,7 +22,7 @@ after(() => redis.kill());
 afterEach(() => stores.splice(0).forEach((store) => store.close()));
 
 async function two(options = {}, url = redis.url) {
-  await redis.client.flushAll().catch(() => undefined);
+  await redis.clear();
   stores = [await openStore(url, options), await openStore(url, options)];
   return stores;
 }
@@ -183,14 +183,13 @@ test('a revalidation without redis reaches the others once it is back', async ()
   await render(one, '/a', 'old');
   await read(other, '/a');
   redis.hang();
-  let receipt;
   try {
-    receipt = await one.revalidate(['t']);
+    const { moment } = await one.revalidate(['t']);
+    assert.equal((await one.receipt(moment)).instances, 'unreached');
     assert.equal(await read(one, '/a'), null);
   } finally {
     redis.goOn();
   }
-  assert.equal(receipt.instances, 'unreached');
   assert.ok((await one.ready(5000)) && (await other.ready(5000)));
   const end = performance.now() + 3000;
   while ((await read(other, '/a')) !== null) {
@@ -218,6 +217,21 @@ test('a revalidation names the paths of pages that have the tag, or that are bei
   for (let i = 0; i < 1100; i += 1) await one.get({ key: `page:/${i}`, page: { path: `/${i}`, render: 'r' } }, [], PAGE);
   const { paths } = await other.revalidate(['u']);
   assert.ok(paths.includes('*') && paths.length <= 1001, `${paths.length} paths`);
+});
+
+test('a page in the making outlasts entries that Redis evicts', async () => {
+  const [one, other] = await two();
+  await new EdgewayCacheHandler({}, one).get('/a', { kind: 'APP_PAGE' });
+  const used = Number(/used_memory:(\d+)/.exec(await redis.client.info('memory'))[1]);
+  await redis.client.configSet({ 'maxmemory-policy': 'volatile-ttl', maxmemory: String(used + 2_000_000) });
+  try {
+    const text = 'x'.repeat(60_000);
+    for (let i = 0; i < 60; i += 1) await redis.client.set(`entry${i}`, text, { expiration: { type: 'EX', value: 604_800 } });
+    assert.ok((await redis.client.keys('entry*')).length < 60, 'some are evicted');
+    assert.deepEqual((await other.revalidate(['t'])).paths, ['/a']);
+  } finally {
+    await redis.client.configSet({ maxmemory: '0' });
+  }
 });
 
 test('a page is in the making until its response is sent, or for as long as a render may take', async () => {
@@ -267,17 +281,18 @@ test('the permissions that the README lists are enough, and needed', async () =>
   const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
   const words = /^ACL SETUSER app (.*)$/m.exec(readme)[1].replace('>PASSWORD', '>secret').split(' ');
   const url = redis.url.replace('redis://', 'redis://app:secret@');
-  await redis.client.flushAll();
+  await redis.clear();
   await redis.client.sendCommand(['ACL', 'SETUSER', 'app', ...words]);
   stores = [await openStore(url)];
   await render(stores[0], '/a', 'text');
   assert.equal((await read(stores[0], '/a')).value.html, 'text');
   for (let i = 0; i < 2; i += 1) {
-    assert.deepEqual(await stores[0].revalidate(['t'], i * 1000), { instances: 'reached', paths: ['/a'] });
+    const { moment, paths } = await stores[0].revalidate(['t'], i * 1000);
+    assert.deepEqual([await stores[0].receipt(moment), paths], [{ instances: 'reached' }, ['/a']]);
   }
   assert.equal(await read(stores[0], '/a'), null);
-  await redis.client.sendCommand(['ACL', 'SETUSER', 'app', '-smembers']);
-  assert.equal((await stores[0].revalidate(['t'])).instances, 'unreached');
+  await redis.client.sendCommand(['ACL', 'SETUSER', 'app', '-zrange']);
+  assert.equal((await stores[0].revalidate(['t'])).moment, undefined);
 });
 
 test('tags become purges of the paths that have them', () => {

@@ -1,8 +1,10 @@
 // A real redis-server and stores over it.
 
 import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer as createHttpServer } from 'node:http';
+import { connect, createServer } from 'node:net';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -34,6 +36,12 @@ export class Redis {
     return redis;
   }
 
+  /** Empties it, as if it had known all pages of the gateways so far. */
+  async clear() {
+    await this.client.flushAll();
+    await this.client.hSet('edgeway:next:{app}:meta', { epoch: randomBytes(8).toString('hex'), version: 1, floor: 1, count: 0 });
+  }
+
   hang() {
     this.process.kill('SIGSTOP');
   }
@@ -50,6 +58,80 @@ export class Redis {
       await exit;
     }
     rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** A network between a store and Redis, which a test can cut. */
+export class Network {
+  #pairs = new Set();
+  #isCut = false;
+
+  static async start(redis) {
+    const network = new Network();
+    network.server = createServer((near) => network.#join(near, redis.port)).listen(0, '127.0.0.1');
+    await once(network.server, 'listening');
+    network.url = `redis://127.0.0.1:${network.server.address().port}`;
+    return network;
+  }
+
+  #join(near, port) {
+    if (this.#isCut) return near.destroy();
+    const far = connect(port, '127.0.0.1');
+    const pair = [near, far];
+    this.#pairs.add(pair);
+    for (const [from, to] of [pair, [far, near]]) {
+      from.on('error', () => undefined).on('close', () => to.destroy());
+      from.on('data', (chunk) => pair.isStuck || to.write(chunk));
+    }
+    near.on('close', () => this.#pairs.delete(pair));
+  }
+
+  cut() {
+    this.#isCut = true;
+    for (const [near] of this.#pairs) near.destroy();
+  }
+
+  mend() {
+    this.#isCut = false;
+  }
+
+  /** Nothing passes on the connections of this moment, which stay open. */
+  stick() {
+    for (const pair of this.#pairs) pair.isStuck = true;
+  }
+
+  stop() {
+    this.cut();
+    this.server.close();
+  }
+}
+
+export const ALL = [{ all: true }];
+export const both = (...urls) => urls.flatMap((url) => [{ url }, { prefix: `${url}?` }]);
+
+/** A gateway that keeps what it is asked, and responds as a test wants. */
+export class Gateway {
+  purges = [];
+  respond = () => [200, { others: 'alone' }];
+
+  static async start() {
+    const gateway = new Gateway();
+    gateway.server = createHttpServer((request, response) => {
+      let body = '';
+      request.on('data', (chunk) => (body += chunk)).on('end', () => {
+        const { purges } = JSON.parse(body);
+        gateway.purges.push(purges);
+        const [status, text] = gateway.respond(purges, body);
+        response.writeHead(status).end(JSON.stringify(text));
+      });
+    }).listen(0, '127.0.0.1');
+    await once(gateway.server, 'listening');
+    gateway.url = `http://127.0.0.1:${gateway.server.address().port}`;
+    return gateway;
+  }
+
+  stop() {
+    this.server.close();
   }
 }
 
@@ -72,6 +154,15 @@ export function random(seed) {
 }
 
 export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** Waits until something is true, and fails with this reason if it takes long. */
+export async function until(isTrue, why, milliseconds = 8000) {
+  const end = performance.now() + milliseconds;
+  while (!(await isTrue())) {
+    if (performance.now() > end) throw new Error(why);
+    await pause(5);
+  }
+}
 
 export function page(text, tags) {
   return { kind: 'APP_PAGE', html: text, rscData: Buffer.from([1, 2, 3]), status: 200, postponed: undefined,
