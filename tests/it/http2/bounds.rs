@@ -16,7 +16,7 @@ use crate::support::{
         field, frame, read_response, request, upload,
     },
     origins::{BigOrigin, EchoOrigin, Failure, ResettingOrigin, SlowOrigin, SseOrigin},
-    wait::{pass, wait_for},
+    wait::wait_for,
 };
 
 #[tokio::test]
@@ -211,6 +211,8 @@ async fn requests_that_are_reset_at_once_never_reach_the_origin() {
         (gateway.refused("client_gone").await > 90).then_some(())
     })
     .await;
+}
+
 #[tokio::test]
 async fn bodies_that_nobody_reads_hold_up_no_other_stream() {
     let origin = EchoOrigin::start().await;
@@ -237,8 +239,6 @@ async fn bodies_that_nobody_reads_hold_up_no_other_stream() {
     let sent = client.send(request("POST", "/small"), body);
     let response = tokio::time::timeout(SOON, sent).await.unwrap();
     assert_eq!(response.unwrap().status(), 200);
-}
-
 }
 
 /// Bytes of the nth step of a flood.

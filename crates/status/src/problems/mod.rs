@@ -361,7 +361,9 @@ impl Found {
             let why = redis.last_error.as_deref().unwrap_or("no reason recorded");
             let address = &redis.address;
             let text = format!("Redis at {address} is down: {why}");
-            let is_cluster = ["Moved", "ClusterDown"].iter().any(|kind| why.contains(kind));
+            let is_cluster = ["Moved", "ClusterDown"]
+                .iter()
+                .any(|kind| why.contains(kind));
             let look = if is_cluster {
                 "`nodes` of `redis`: this is a node of a cluster"
             } else {

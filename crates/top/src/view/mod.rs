@@ -192,7 +192,7 @@ fn draw_tabs(screen: &Screen, area: Rect, buffer: &mut Buffer) {
             format!(" {number} ")
         })
     });
-    Line::from_iter(spans).render(area, buffer);
+    spans.collect::<Line<'_>>().render(area, buffer);
     if let Some(first) = alarms.first() {
         let style = overview::tone(first).style(screen.has_colour);
         Line::styled(count, style)

@@ -150,13 +150,6 @@ impl Http2Stream {
         sent.or_err(WRITE.0, WRITE.1).map_err(Error::into_down)
     }
 
-    /// Reads the next piece of the request's body, and lets the client send as much again.
-    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece>> {
-        let read = ready!(self.body.poll_data(cx)).transpose();
-        let released = read.and_then(|bytes| {
-            let length = bytes.as_ref().map_or(0, Bytes::len);
-            self.body.flow_control().release_capacity(length)?;
-            Ok(bytes)
     /// Resets the stream, whose client is not the one at fault (RFC 9113, 7): without this the
     /// reset says that the response is not needed any more.
     pub(super) fn break_off(&mut self) {
@@ -165,6 +158,13 @@ impl Http2Stream {
         }
     }
 
+    /// Reads the next piece of the request's body, and lets the client send as much again.
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece>> {
+        let read = ready!(self.body.poll_data(cx)).transpose();
+        let released = read.and_then(|bytes| {
+            let length = bytes.as_ref().map_or(0, Bytes::len);
+            self.body.flow_control().release_capacity(length)?;
+            Ok(bytes)
         });
         let bytes = released
             .or_err(ErrorType::ReadError, "reading a request body")
