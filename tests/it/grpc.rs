@@ -271,6 +271,14 @@ async fn refusals_of_the_gateway_are_grpc_statuses() {
     let line = down.log_lines(1).await.remove(0);
     assert_eq!(line["reason"], "upstream_connect");
 
+    // A page changes neither the status of a call nor its headers.
+    let page = "error_pages: { pages: { 5xx: { redirect: /x } } }";
+    let with_page = gateway_with(nobody, "", page).await;
+    let mut client = TalkClient::connect(with_page.address()).await;
+    let status = client.echo(message("hello")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.metadata().get("location").is_none(), "{status:?}");
+
     let server = TalkServer::start().await;
     let small = gateway_with(server.address(), "", "body_limit: 1KiB").await;
     let mut client = TalkClient::connect(small.address()).await;

@@ -1,13 +1,25 @@
 //! Slow responses pass through piece by piece, compressed or not; the origin learns at once when a
 //! client disconnects.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::support::{
     apps::{ExpressApp, NextApp},
     client::{self, Connection, Request, Response, get},
     front::Front,
     gateway::Gateway,
+    http2,
     origins::{DripOrigin, SseOrigin},
     wait::{until, wait_for},
 };
@@ -259,4 +271,68 @@ async fn a_silent_feed_outlives_the_gap_that_ends_other_responses() {
             .is_err_and(client::ClientError::is_truncated),
         "{truncated:?}"
     );
+}
+
+/// Length of either body of an exchange in both directions: more than any buffer on the way.
+const BOTH: u64 = 24 << 20;
+
+/// Reads a body of this length while it sends one.
+async fn exchange(mut socket: TcpStream) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await?);
+    }
+    let (reads, mut writes) = socket.split();
+    let response = async {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BOTH}\r\n\r\n");
+        writes.write_all(head.as_bytes()).await?;
+        copy(&mut tokio::io::repeat(b'r').take(BOTH), &mut writes).await
+    };
+    let (mut body, mut nowhere) = (reads.take(BOTH), sink());
+    tokio::try_join!(response, copy(&mut body, &mut nowhere))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_its_client_does_not_read_the_response() {
+    const WITHIN: Duration = Duration::from_secs(20);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut origin = JoinSet::new();
+    origin.spawn(async move {
+        let mut exchanges = JoinSet::new();
+        loop {
+            exchanges.spawn(exchange(listener.accept().await.unwrap().0));
+        }
+    });
+    let gateway = Front::to(address)
+        .http2()
+        .route("body_limit: false")
+        .start()
+        .await;
+    let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {BOTH}\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut body = tokio::io::repeat(b'b').take(BOTH);
+    let sent = timeout(WITHIN, copy(&mut body, &mut socket)).await;
+    assert_eq!(sent.expect("the backend takes all of it").unwrap(), BOTH);
+    let mut response = socket.take(BOTH);
+    let read = timeout(WITHIN, copy(&mut response, &mut sink())).await;
+    assert_eq!(read.expect("the response follows").unwrap(), BOTH);
+
+    let client = http2::Client::open(gateway.address()).await;
+    let request = http2::request("POST", "/").header("content-length", BOTH);
+    let begun = client.begin(request, false).await;
+    let (response, mut stream) = begun.unwrap();
+    for left in (0..BOTH >> 20).rev() {
+        let body = Bytes::from(vec![b'b'; 1 << 20]);
+        let sent = timeout(WITHIN, http2::upload(&mut stream, body, left == 0)).await;
+        sent.expect("the backend takes all of it").unwrap();
+    }
+    let mut body = response.await.unwrap().into_body();
+    let mut read = 0;
+    while let Some(piece) = http2::next(&mut body).await.unwrap() {
+        read += piece.len() as u64;
+    }
+    assert_eq!(read, BOTH);
 }

@@ -230,6 +230,13 @@ async fn a_body_that_is_left_out_is_still_limited_and_awaited() {
     assert_eq!(got[0].header("content-length"), Some("0"));
     let next = connection.send(&get("/none/next")).await;
     assert_eq!(next.expect("the connection is kept").text(), "GET 0");
+    // RFC 9110, 10.1.1: an expectation of HTTP/1.0 is none.
+    let old = post("/plain/old", "hello")
+        .http10()
+        .header("x-number", "old");
+    let old = old.header("expect", "100-continue");
+    assert_eq!(gateway.send(&old).await.text(), "POST 5");
+    assert_eq!(backend.take("old")[0].header("expect"), None);
 }
 
 #[tokio::test]

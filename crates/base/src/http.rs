@@ -2,7 +2,7 @@
 //!
 //! Everything here parses header bytes in place: no allocation, no panic on any input.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Splits one comma-separated field value into its members, trimmed, without empty ones.
 ///
@@ -208,6 +208,17 @@ pub fn begins_with(value: &[u8], text: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(text))
 }
 
+/// Returns true if these headers belong to a gRPC call or to its response, with any message
+/// encoding. gRPC-Web does not count: to intermediaries it is plain HTTP.
+pub fn is_call(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
+        let text = kind.as_bytes();
+        // RFC 9110, 8.3.1: media types are case-insensitive.
+        begins_with(text, GRPC) && matches!(text.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
+    })
+}
+
 /// Returns `text/html` of `text/html; charset=utf-8`, its case as sent.
 pub fn essence(content_type: &[u8]) -> &[u8] {
     let end = content_type
@@ -275,6 +286,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn calls_are_known_by_their_content_type() {
+        for (text, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            let value = HeaderValue::from_static(text);
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value)]);
+            assert_eq!(is_call(&headers), expected, "{text}");
+        }
+    }
 
     #[test]
     fn the_url_of_refresh_is_found_as_browsers_find_it() {

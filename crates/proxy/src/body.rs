@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use edgeway_base::http::decimal;
-use edgeway_core::chain::{Body, Phase, Protocol, Verdict};
+use edgeway_core::chain::{Body, Phase, Verdict};
 use http::{StatusCode, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 
@@ -119,7 +119,7 @@ pub(super) fn filter(
 /// so.
 pub(super) async fn release(client: &mut Client, ctx: &mut Context) -> Result<()> {
     let expects = client.request.headers.contains_key(header::EXPECT);
-    if !expects || ctx.facts.client.protocol == Protocol::Http10 || ctx.early.has_continued {
+    if !expects || ctx.early.has_continued {
         return Ok(());
     }
     let interim = ResponseHeader::build_no_case(StatusCode::CONTINUE, Some(0))?;

@@ -3,29 +3,14 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use edgeway_base::http::begins_with;
+pub(super) use edgeway_base::http::is_call;
 use edgeway_core::chain::{Reply, ReplyBody};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const CONTENT_TYPE_TEXT: &str = "application/grpc";
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_TEXT);
-
-/// Returns true if this `Content-Type` is that of gRPC, with any message encoding. gRPC-Web does
-/// not count: to intermediaries it is plain HTTP.
-pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
-    const GRPC: &[u8] = CONTENT_TYPE_TEXT.as_bytes();
-    let text = content_type.as_bytes();
-    // RFC 9110, 8.3.1: media types are case-insensitive.
-    begins_with(text, GRPC) && matches!(text.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
-}
-
-/// Returns true if these headers belong to a gRPC call or to its response.
-pub(super) fn is_call(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
-}
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Returns the time that the client waits for the call at most, if the client states it.
 pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
@@ -116,23 +101,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn calls_are_known_by_their_content_type() {
-        for (text, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("Application/gRPC+proto", true),
-            ("application/grpc; charset=utf-8", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
-            ("application/json", false),
-            ("", false),
-        ] {
-            let value = HeaderValue::from_static(text);
-            assert_eq!(is_grpc(&value), expected, "{text}");
-        }
-    }
 
     fn timeout_of(text: &str) -> Option<Duration> {
         let value = HeaderValue::from_str(text).ok()?;

@@ -16,7 +16,7 @@ use crate::support::{
         field, frame, read_response, request, upload,
     },
     origins::{BigOrigin, EchoOrigin, Failure, ResettingOrigin, SlowOrigin, SseOrigin},
-    wait::wait_for,
+    wait::{pass, wait_for},
 };
 
 #[tokio::test]
@@ -151,6 +151,31 @@ async fn an_old_connection_ends_when_its_streams_have() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_acknowledge_a_goaway_gets_no_more_streams() {
+    let origin = EchoOrigin::start().await;
+    let listener = "http2: { cleartext: true, streams: 1 }, limits: { idle_timeout: 2s }";
+    let gateway = gateway(listener, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    let get = |stream| {
+        let whole = END_HEADERS | END_STREAM;
+        frame(HEADERS, whole, stream, &block("GET", "/fixed"))
+    };
+    frames.write(&get(1)).await.unwrap();
+    frames.until(GOAWAY).await.unwrap();
+    assert_eq!(frames.until(DATA).await.unwrap().stream, 1);
+    pass(Duration::from_millis(1200)).await;
+    frames.write(&get(3)).await.unwrap();
+    let refused = frames.until(RST_STREAM).await.unwrap();
+    // REFUSED_STREAM
+    assert_eq!((refused.stream, &*refused.payload), (3, &[0, 0, 0, 7][..]));
+    // Refused streams do not keep the connection.
+    frames.until(GOAWAY).await.unwrap();
+    while let Some(frame) = frames.next().await {
+        assert_eq!(frame.kind, GOAWAY, "{frame:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_whose_client_opens_no_window_ends_alone() {
     let origin = BigOrigin::start().await;
     let listener = format!("{CLEARTEXT}, limits: {{ send_timeout: 700ms }}");
@@ -187,33 +212,6 @@ async fn a_stream_whose_client_opens_no_window_ends_alone() {
 }
 
 #[tokio::test]
-async fn requests_that_are_reset_at_once_never_reach_the_origin() {
-    let origin = EchoOrigin::start().await;
-    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
-    let mut frames = Frames::open(gateway.address()).await;
-    frames.until(SETTINGS).await.unwrap();
-    let whole = END_HEADERS | END_STREAM;
-    let get = block("GET", "/");
-    let mut sent = Vec::new();
-    for n in 0..100 {
-        let stream = 2 * n + 1;
-        sent.extend(frame(HEADERS, whole, stream, &get));
-        sent.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
-    }
-    // The control: a request that is not reset.
-    sent.extend(frame(HEADERS, whole, 1001, &get));
-    frames.write(&sent).await.unwrap();
-    assert_eq!(frames.until(HEADERS).await.unwrap().stream, 1001);
-    // The last request of a read may be processed before its reset is read.
-    let requests = origin.counts().requests();
-    assert!((1..10).contains(&requests), "{requests}");
-    wait_for("the resets are counted", SOON, async || {
-        (gateway.refused("client_gone").await > 90).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn bodies_that_nobody_reads_hold_up_no_other_stream() {
     let origin = EchoOrigin::start().await;
     let busy = ResettingOrigin::start(Failure::Hang).await;
@@ -239,6 +237,33 @@ async fn bodies_that_nobody_reads_hold_up_no_other_stream() {
     let sent = client.send(request("POST", "/small"), body);
     let response = tokio::time::timeout(SOON, sent).await.unwrap();
     assert_eq!(response.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn requests_that_are_reset_at_once_never_reach_the_origin() {
+    let origin = EchoOrigin::start().await;
+    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    frames.until(SETTINGS).await.unwrap();
+    let whole = END_HEADERS | END_STREAM;
+    let get = block("GET", "/");
+    let mut sent = Vec::new();
+    for n in 0..100 {
+        let stream = 2 * n + 1;
+        sent.extend(frame(HEADERS, whole, stream, &get));
+        sent.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+    }
+    // The control: a request that is not reset.
+    sent.extend(frame(HEADERS, whole, 1001, &get));
+    frames.write(&sent).await.unwrap();
+    assert_eq!(frames.until(HEADERS).await.unwrap().stream, 1001);
+    // The last request of a read may be processed before its reset is read.
+    let requests = origin.counts().requests();
+    assert!((1..10).contains(&requests), "{requests}");
+    wait_for("the resets are counted", SOON, async || {
+        (gateway.refused("client_gone").await > 90).then_some(())
+    })
+    .await;
 }
 
 /// Bytes of the nth step of a flood.

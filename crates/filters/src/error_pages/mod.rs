@@ -10,7 +10,7 @@ mod tests;
 use std::{any::TypeId, sync::Arc};
 
 use bytes::Bytes;
-use edgeway_base::accept;
+use edgeway_base::{accept, http::is_call};
 use edgeway_config::diagnostic::Place;
 use edgeway_core::chain::{
     CacheOutcome, Exchange, Filter, Guard, Phases, Reply, ReplyBody, RouteRequest, Traits,
@@ -267,7 +267,8 @@ impl ErrorPages {
         let status = status.as_u16();
         let mut pages = self.pages.iter();
         let page = pages.find(|page| (page.first..=page.last).contains(&status))?;
-        (page.is_for_all || takes_pages(request)).then_some(page)
+        // A call gets a status of gRPC, and its client reads no page.
+        ((page.is_for_all || takes_pages(request)) && !is_call(request)).then_some(page)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, mem, task::Poll};
 
+use bytes::Bytes;
 use edgeway_cache::budget::RenderPermit;
 use edgeway_core::chain::{Phase, Protocol, ReadyLines};
 use http::StatusCode;
@@ -112,16 +113,38 @@ where
             let (hooks, session) = (self.upload.hooks, &mut *self.upload.session);
             hooks.response_body_filter(session, &mut bytes, is_last, ctx)?;
             let trailers = if is_last { wire.take_trailers() } else { None };
-            let client = client(session);
-            let sent = match trailers {
-                Some(trailers) => client.write_trailers(bytes, trailers).await,
-                None => client.write(bytes, is_last).await,
-            };
-            sent.map_err(error::of_client)?;
+            let has_trailers = trailers.is_some() && client(session).is_http2();
+            self.write(ctx, wire, (bytes, is_last && !has_trailers))
+                .await?;
+            if let Some(trailers) = trailers {
+                let sent = self.client().trailers(trailers);
+                sent.map_err(error::of_client)?;
+            }
             if is_last {
                 return Ok(());
             }
         }
+    }
+
+    /// Writes a piece of the response. While the client does not read, the backend gets what the
+    /// client sends: some clients read once they have sent everything.
+    async fn write(
+        &mut self,
+        ctx: &mut Box<Context>,
+        wire: &mut Wire,
+        (bytes, is_last): (Option<Bytes>, bool),
+    ) -> Result<()> {
+        let mut outgoing = self.client().outgoing(bytes, is_last);
+        poll_fn(|cx| {
+            let written = self.client().poll_write(cx, &mut outgoing);
+            if written.is_pending()
+                && let Poll::Ready(Err(error)) = self.upload.poll(cx, wire, ctx)
+            {
+                return Poll::Ready(Err(error));
+            }
+            written.map_err(error::of_client)
+        })
+        .await
     }
 
     /// Records that a piece of the response came. The deadlines end with the last one, unless the

@@ -121,6 +121,10 @@ fn set_up(
     identify(request, &connection, ctx);
     let is_trusted = ctx.facts.client.is_trusted;
     forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
+    if request.version == http::Version::HTTP_10 {
+        // RFC 9110, 10.1.1; the backend gets a later version.
+        request.remove_header(&header::EXPECT);
+    }
     let watch = ctx.watch.insert(connection.request_watch(is_http2));
     if request.method != http::Method::GET {
         // On HTTP/2 the connection has other bodies too.

@@ -4,7 +4,7 @@ use std::{
     any::Any,
     cell::Cell,
     future::poll_fn,
-    io,
+    io::{self, Cursor},
     mem::MaybeUninit,
     pin::{Pin, pin},
     sync::Arc,
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut, buf::Chain};
 use edgeway_base::{clock::Clock, http::decimal};
 use edgeway_core::chain::ReadyLines;
 use http::{Version, header};
@@ -72,7 +72,7 @@ pub(crate) struct Http1Stream {
     /// True while the client may get an interim response: not with HTTP/1.0 (RFC 9110, 15.2), nor
     /// after the final response has begun.
     takes_interim: bool,
-    is_chunked: bool,
+    pub(super) is_chunked: bool,
     /// Length of the body that follows, if the headers say it.
     pub(super) announced: Option<u64>,
     /// True if the end of the response is held until [`Self::release`].
@@ -89,6 +89,36 @@ struct HalfClosed {
     checks: u32,
 }
 
+/// Piece of a response's body on its way to the client.
+pub(crate) struct Outgoing<P> {
+    /// The piece, between the lines of its chunk if the body has chunks.
+    bytes: Chain<Chain<Cursor<String>, P>, &'static [u8]>,
+    pub(super) length: usize,
+    pub(super) is_last: bool,
+}
+
+impl<P: Buf> Outgoing<P> {
+    /// Creates a piece, as a chunk (RFC 9112, 7.1) if the body has them.
+    pub(super) fn new(piece: P, is_last: bool, is_chunked: bool) -> Self {
+        let length = piece.remaining();
+        let (size, end): (_, &[u8]) = match (is_chunked, length, is_last) {
+            (false, ..) | (true, 0, false) => (String::new(), b""),
+            (true, 0, true) => (String::new(), b"0\r\n\r\n"),
+            (true, _, false) => (format!("{length:X}\r\n"), b"\r\n"),
+            (true, _, true) => (format!("{length:X}\r\n"), b"\r\n0\r\n\r\n"),
+        };
+        Self {
+            bytes: Buf::chain(Cursor::new(size), piece).chain(end),
+            length,
+            is_last,
+        }
+    }
+
+    pub(super) fn piece(&mut self) -> &mut P {
+        self.bytes.first_mut().last_mut()
+    }
+}
+
 impl Http1Stream {
     /// Creates the connection of a request in this `version`.
     pub(super) fn new(io: Box<dyn ClientIo>, version: Version, reuse: ConnectionReuse) -> Self {
@@ -101,11 +131,6 @@ impl Http1Stream {
             is_held: false,
             half_closed: None,
         }
-    }
-
-    /// Returns true if the body is sent as it is, with its length before it.
-    pub(super) fn has_length(&self) -> bool {
-        !self.is_chunked
     }
 
     /// Writes the status line and headers of `response`, which may have a reason phrase of its own.
@@ -262,18 +287,21 @@ impl Http1Stream {
         Poll::Pending
     }
 
-    /// Writes a piece of the response body.
-    pub(super) async fn write(&mut self, piece: &[u8], is_last: bool) -> Result<()> {
+    /// Writes a piece of the response body as the connection accepts it.
+    pub(super) fn poll_write<P: Buf>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outgoing: &mut Outgoing<P>,
+    ) -> Poll<Result<()>> {
         if let Some(half) = &mut self.half_closed {
             half.checks = 0;
         }
-        let written = if self.is_chunked {
-            self.chunk(piece, is_last).await
-        } else {
-            self.io.write_all(piece).await
-        };
-        written.or_err(WRITE.0, WRITE.1)?;
-        self.end(is_last).await
+        let written = pin!(self.io.write_all_buf(&mut outgoing.bytes)).poll(cx);
+        ready!(written).or_err(WRITE.0, WRITE.1)?;
+        if outgoing.is_last && !self.is_held {
+            return self.poll_flush(cx);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Holds the end of the response, if it is buffered.
@@ -292,20 +320,6 @@ impl Http1Stream {
     async fn end(&mut self, is_last: bool) -> Result<()> {
         if is_last && !self.is_held {
             self.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// Writes a chunk as in RFC 9112, 7.1.
-    async fn chunk(&mut self, piece: &[u8], is_last: bool) -> io::Result<()> {
-        if !piece.is_empty() {
-            let size = format!("{:X}\r\n", piece.len());
-            self.io.write_all(size.as_bytes()).await?;
-            self.io.write_all(piece).await?;
-            self.io.write_all(b"\r\n").await?;
-        }
-        if is_last {
-            self.io.write_all(b"0\r\n\r\n").await?;
         }
         Ok(())
     }

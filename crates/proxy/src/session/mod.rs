@@ -34,7 +34,7 @@ use pingora::{
 use self::body::RequestBody;
 pub(crate) use self::{
     custom::{Slot, client, for_pingora, reusable, reuse},
-    http1::{ClientIo, Http1Stream},
+    http1::{ClientIo, Http1Stream, Outgoing},
     http2::{DATA as HTTP2_DATA, Http2Stream, SEND_BUFFER},
 };
 use crate::{
@@ -364,7 +364,7 @@ impl Client {
     /// Returns true if the body is sent as it is, so that parts of a file can be written without
     /// reading them.
     pub(crate) fn takes_segments(&self) -> bool {
-        matches!(&self.wire, Wire::Http1(stream) if stream.has_length())
+        matches!(&self.wire, Wire::Http1(stream) if !stream.is_chunked)
     }
 
     /// Writes a part of the response body that is a part of a file, without reading it. Returns
@@ -398,33 +398,44 @@ impl Client {
         // The connection copies it or sends it before it returns, so that nothing has to share it.
         let segment = body.whole().and_then(|whole| whole.segments().nth(at));
         let segment = segment.unwrap_or_default();
-        stream.write(segment, is_last).await?;
+        let mut outgoing = Outgoing::new(segment, is_last, stream.is_chunked);
+        poll_fn(|cx| stream.poll_write(cx, &mut outgoing)).await?;
         self.sent += segment.len() as u64;
         Ok(())
     }
 
     /// Writes a piece of the response body.
     pub(crate) async fn write(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
-        let piece = piece.unwrap_or_default();
-        let length = piece.len();
-        match &mut self.wire {
-            Wire::Http1(stream) => stream.write(&piece, is_last).await?,
-            Wire::Http2(stream) => stream.write(piece, is_last).await?,
-            Wire::Nobody => {}
-        }
-        self.sent += length as u64;
-        Ok(())
+        let mut outgoing = self.outgoing(piece, is_last);
+        poll_fn(|cx| self.poll_write(cx, &mut outgoing)).await
     }
 
-    /// Writes the last piece of the response body, and trailers, which HTTP/1 drops (RFC 9110,
-    /// 6.5.1).
-    pub(crate) async fn write_trailers(
+    /// Prepares a piece of the response body for [`Self::poll_write`].
+    pub(crate) fn outgoing(&self, piece: Option<Bytes>, is_last: bool) -> Outgoing<Bytes> {
+        let is_chunked = matches!(&self.wire, Wire::Http1(stream) if stream.is_chunked);
+        Outgoing::new(piece.unwrap_or_default(), is_last, is_chunked)
+    }
+
+    /// Writes a piece of the response body as the client accepts it.
+    pub(crate) fn poll_write(
         &mut self,
-        piece: Option<Bytes>,
-        trailers: HeaderMap,
-    ) -> Result<()> {
-        let is_last = !self.is_http2();
-        self.write(piece, is_last).await?;
+        cx: &mut TaskContext<'_>,
+        outgoing: &mut Outgoing<Bytes>,
+    ) -> Poll<Result<()>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => ready!(stream.poll_write(cx, outgoing))?,
+            Wire::Http2(stream) => {
+                let is_last = outgoing.is_last;
+                ready!(stream.poll_write(cx, outgoing.piece(), is_last))?;
+            }
+            Wire::Nobody => {}
+        }
+        self.sent += outgoing.length as u64;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the response with trailers, which HTTP/1 drops (RFC 9110, 6.5.1).
+    pub(crate) fn trailers(&mut self, trailers: HeaderMap) -> Result<()> {
         match &mut self.wire {
             Wire::Http2(stream) => stream.trailers(trailers),
             Wire::Http1(_) | Wire::Nobody => Ok(()),

@@ -23,6 +23,7 @@ use h2::{
 };
 use http::{Request, Response, StatusCode};
 use pingora::http::RequestHeader;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::request::Malformed;
@@ -47,7 +48,7 @@ const MALFORMED: u32 = 32;
 const HEADER_OVERHEAD: usize = 32;
 /// Number of pseudo-headers, which the limit on headers does not count.
 const PSEUDO_HEADERS: usize = 4;
-/// Time that a client may take to read the GOAWAY of its connection.
+/// Time that a client may take to read the GOAWAY of its connection, and to acknowledge it.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the maximum size of a request's header list. It is twice the configured limit: a list
@@ -66,10 +67,10 @@ pub(super) fn frame_limits(listener: &Listener) -> FrameLimits {
 }
 
 fn options(listener: &Listener) -> server::Builder {
-    let resets = usize::try_from(listener.http2.resets).unwrap_or(usize::MAX);
     let streams = listener.http2.concurrent_streams;
     // Requests whose bodies are not read hold up no other.
     let connection_window = streams.saturating_mul(STREAM_WINDOW).min(MAX_WINDOW);
+    let resets = usize::try_from(listener.http2.resets).unwrap_or(usize::MAX);
     let mut options = server::Builder::new();
     options
         .max_concurrent_streams(streams)
@@ -150,11 +151,12 @@ async fn accept(
     // are not finished yet.
     let most_streams = usize::try_from(listener.http2.concurrent_streams)
         .map_or(usize::MAX, |most| most.saturating_mul(2));
-    let mut is_leaving = false;
+    let mut leaving_since: Option<Instant> = None;
     // Number of streams that `h2` returned, and of those that were malformed.
     let (mut requests, mut malformed) = (0, 0);
     loop {
         let accepted = {
+            let is_leaving = leaving_since.is_some();
             let next = poll_fn(|cx| frames.poll_accept(cx));
             let mut next = pin!(until_cut(connection, next));
             // A client that always has another request does not keep the connection from its end.
@@ -186,7 +188,7 @@ async fn accept(
         };
         match accepted {
             None => {
-                is_leaving = true;
+                leaving_since = Some(Instant::now());
                 frames.graceful_shutdown();
                 continue;
             }
@@ -194,6 +196,9 @@ async fn accept(
             Some(Ok(None)) => return LoopEnd::Closed,
             Some(Ok(Some(Err(error)))) => return failed(&error),
             Some(Ok(Some(Ok(accepted)))) => {
+                // `h2` refuses streams only once the client has acknowledged the GOAWAY.
+                let is_late = leaving_since.is_some_and(|since| since.elapsed() > GOAWAY_TIMEOUT);
+                let most_streams = if is_late { 0 } else { most_streams };
                 if begin(shared, connection, accepted, (streams, most_streams)).is_err() {
                     malformed += 1;
                     if malformed >= MALFORMED {
@@ -203,8 +208,8 @@ async fn accept(
             }
         }
         requests += 1;
-        if requests >= listener.http2.streams && !is_leaving {
-            is_leaving = true;
+        if requests >= listener.http2.streams && leaving_since.is_none() {
+            leaving_since = Some(Instant::now());
             frames.graceful_shutdown();
         }
     }

@@ -27,7 +27,7 @@ use super::LengthOfPage;
 use crate::{
     context::{self, Context, RefusedBy, X_ACCEL_REDIRECT},
     fetch::FetchedResponse,
-    forwarded, grpc, hop_by_hop, upstream,
+    forwarded, hop_by_hop, upstream,
 };
 
 /// Reason word for an error whose page could not be fetched.
@@ -75,7 +75,7 @@ pub(crate) fn read(
         ctx.reply = Some(Box::new(reply));
         return Err(Error::new_in(upstream::REPLACED));
     }
-    if response.status.as_u16() < 400 || grpc::is_call(&request.headers) {
+    if response.status.as_u16() < 400 {
         return Ok(());
     }
     let Some(pages) = context::error_pages(&ctx.gateway, ctx.route) else {

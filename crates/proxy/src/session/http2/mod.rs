@@ -2,7 +2,8 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    mem,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -14,6 +15,7 @@ use edgeway_core::chain::ReadyLines;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{GONE, WRITE};
 use crate::message::Piece;
@@ -55,6 +57,9 @@ pub(crate) struct Http2Stream {
     is_ended: bool,
     /// Time that a piece may wait for a client that reads only its other streams.
     send_timeout: Duration,
+    /// Timer of this, once a piece has waited. It is used again.
+    timer: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
 }
 
 impl Http2Stream {
@@ -73,6 +78,8 @@ impl Http2Stream {
             writer: None,
             is_ended: false,
             send_timeout,
+            timer: None,
+            is_waiting: false,
         }
     }
 
@@ -187,20 +194,23 @@ impl Http2Stream {
     }
 
     /// Writes a piece of the response's body as the client's window allows.
-    pub(super) async fn write(&mut self, mut piece: Bytes, is_last: bool) -> Result<()> {
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+        is_last: bool,
+    ) -> Poll<Result<()>> {
         if piece.is_empty() && !is_last || self.is_ended {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         }
-        let Some(writer) = &mut self.writer else {
-            return Err(Error::new_in(ErrorType::Custom("a body without headers")));
-        };
-        self.is_ended = is_last;
         loop {
             let mut room = match piece.len() {
                 0 => 0,
-                length => room(writer, length, self.send_timeout)
-                    .await
-                    .map_err(Error::into_down)?,
+                length => ready!(self.poll_room(cx, length)).map_err(Error::into_down)?,
+            };
+            let Some(writer) = &mut self.writer else {
+                let why = ErrorType::Custom("a body without headers");
+                return Poll::Ready(Err(Error::new_in(why)));
             };
             loop {
                 let part = piece.split_to(piece.len().min(room).min(DATA));
@@ -208,7 +218,8 @@ impl Http2Stream {
                 let sent = writer.send_data(part, is_last && piece.is_empty());
                 sent.or_err(WRITE.0, WRITE.1).map_err(Error::into_down)?;
                 if piece.is_empty() {
-                    return Ok(());
+                    self.is_ended = is_last;
+                    return Poll::Ready(Ok(()));
                 }
                 if room == 0 {
                     break;
@@ -216,29 +227,38 @@ impl Http2Stream {
             }
         }
     }
-}
 
-/// Waits until some of `length` bytes may be sent, and returns how many.
-async fn room(
-    writer: &mut SendStream<Bytes>,
-    length: usize,
-    send_timeout: Duration,
-) -> Result<usize> {
-    // No more, since the window of the connection is reserved too.
-    writer.reserve_capacity(length.min(SEND_BUFFER));
-    let room = writer.capacity();
-    if room > 0 {
-        // Most pieces fit into the client's window, and need no timer.
-        return Ok(room);
-    }
-    let room = poll_fn(|cx| writer.poll_capacity(cx));
-    match tokio::time::timeout(send_timeout, room).await {
-        Ok(Some(room)) => room.or_err(ErrorType::H2Error, "waiting for the client"),
-        Ok(None) => Err(Error::explain(ErrorType::H2Error, GONE)),
-        Err(_) => {
-            let why = "the client does not read the response";
-            Err(Error::explain(ErrorType::WriteTimedout, why))
+    /// Waits until some of `length` bytes may be sent, and returns how many.
+    fn poll_room(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<Result<usize>> {
+        let Some(writer) = &mut self.writer else {
+            return Poll::Ready(Ok(0));
+        };
+        let send_timeout = self.send_timeout;
+        if !self.is_waiting {
+            // No more, since the window of the connection is reserved too.
+            writer.reserve_capacity(length.min(SEND_BUFFER));
+            let room = writer.capacity();
+            if room > 0 {
+                // Most pieces fit into the client's window, and need no timer.
+                return Poll::Ready(Ok(room));
+            }
         }
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep(send_timeout)));
+        if !mem::replace(&mut self.is_waiting, true) {
+            timer.as_mut().reset(Instant::now() + send_timeout);
+        }
+        let Poll::Ready(room) = writer.poll_capacity(cx) else {
+            ready!(timer.as_mut().poll(cx));
+            let why = "the client does not read the response";
+            return Poll::Ready(Err(Error::explain(ErrorType::WriteTimedout, why)));
+        };
+        self.is_waiting = false;
+        Poll::Ready(match room {
+            Some(room) => room.or_err(ErrorType::H2Error, "waiting for the client"),
+            None => Err(Error::explain(ErrorType::H2Error, GONE)),
+        })
     }
 }
 

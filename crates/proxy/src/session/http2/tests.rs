@@ -1,6 +1,9 @@
 //! Responses as a client of `h2` reads them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use http::Request;
 use tokio::{
@@ -44,6 +47,10 @@ async fn get(client: &mut Client) -> Result<Response<RecvStream>, h2::Error> {
     let request = Request::get("https://a.test/").body(()).unwrap();
     let mut ready = client.clone().ready().await?;
     ready.send_request(request, true)?.0.await
+}
+
+async fn write(stream: &mut Http2Stream, mut piece: Bytes, is_last: bool) -> Result<()> {
+    poll_fn(|cx| stream.poll_write(cx, &mut piece, is_last)).await
 }
 
 fn head(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeader {
@@ -141,8 +148,8 @@ async fn a_body_is_sent_in_frames_that_fit_into_records() {
             let sent = stream.response(head(200, &[]), &ReadyLines::NotTaken, DATE, false);
             sent.unwrap();
             let piece = Bytes::from(vec![b'b'; length]);
-            stream.write(piece, false).await.unwrap();
-            stream.write(Bytes::new(), true).await.unwrap();
+            write(&mut stream, piece, false).await.unwrap();
+            write(&mut stream, Bytes::new(), true).await.unwrap();
         })
         .await;
         let mut body = get(&mut client).await.unwrap().into_body();
@@ -163,7 +170,7 @@ async fn a_client_that_does_not_open_its_window_is_given_up() {
     let (mut client, _tasks) = connect(1000, |mut stream| async move {
         let sent = stream.response(head(200, &[]), &ReadyLines::NotTaken, DATE, false);
         sent.unwrap();
-        let written = stream.write(Bytes::from(vec![b'b'; 5000]), true).await;
+        let written = write(&mut stream, Bytes::from(vec![b'b'; 5000]), true).await;
         let error = written.unwrap_err();
         assert_eq!(error.etype(), &ErrorType::WriteTimedout);
         FAILED.fetch_add(1, Ordering::Relaxed);
@@ -250,7 +257,7 @@ async fn a_frame_with_its_header_has_the_length_of_a_record() {
     let sent = stream.response(head(200, &[]), &ReadyLines::NotTaken, DATE, false);
     sent.unwrap();
     let body = Bytes::from(vec![b'b'; 40_000]);
-    stream.write(body, true).await.unwrap();
+    write(&mut stream, body, true).await.unwrap();
     drop(stream);
     let mut bytes = Vec::new();
     let read = async {

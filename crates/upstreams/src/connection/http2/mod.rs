@@ -291,7 +291,8 @@ impl Upstream {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
-            .initial_max_send_streams(STREAMS as usize)
+            // The limit of the backend comes with its SETTINGS: until then nobody shares it.
+            .initial_max_send_streams(1)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME)

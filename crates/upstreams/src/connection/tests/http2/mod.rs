@@ -200,9 +200,9 @@ async fn ask(upstream: &Upstream, path: &str) -> Option<SocketAddr> {
 async fn streams_share_a_connection_up_to_the_gateways_limit() {
     let app = App::plain().await;
     let upstream = app.upstream(&Bench::default(), "");
+    let local = ask(&upstream, "/").await;
     let (lease, mut first) = open(&upstream).await;
-    let local = first.local();
-    assert!(!first.is_reused() && local.is_some());
+    assert!(first.is_reused() && first.local() == local && local.is_some());
     send(&mut first, "/silent", true);
     let mut more = Vec::new();
     for _ in 1..100 {
@@ -220,6 +220,19 @@ async fn streams_share_a_connection_up_to_the_gateways_limit() {
     let lease = take(&upstream, &[]).unwrap();
     let new = upstream.open_stream(&lease, true, LONG).await.unwrap();
     assert!(!new.is_reused());
+}
+
+#[tokio::test]
+async fn a_connection_is_shared_once_the_limit_of_its_backend_is_known() {
+    let app = App::plain().await;
+    let upstream = app.upstream(&Bench::default(), "");
+    let (_lease, mut first) = open(&upstream).await;
+    let (_lease, second) = open(&upstream).await;
+    assert_ne!(first.local(), second.local());
+    send(&mut first, "/", true);
+    response(&mut first).await.unwrap();
+    let (_lease, third) = open(&upstream).await;
+    assert_eq!(third.local(), first.local());
 }
 
 #[tokio::test]
@@ -278,6 +291,7 @@ async fn bodies_interim_responses_and_trailers_pass() {
 async fn a_connection_that_the_backend_leaves_ends_its_streams_and_gets_no_new_ones() {
     let mut app = App::plain().await;
     let upstream = app.upstream(&Bench::default(), "");
+    ask(&upstream, "/").await;
     let (_lease, mut kept) = open(&upstream).await;
     send(&mut kept, "/echo", false);
     let local = ask(&upstream, "/leaving").await;
@@ -302,6 +316,7 @@ async fn a_connection_that_the_backend_leaves_ends_its_streams_and_gets_no_new_o
 async fn a_stream_that_is_dropped_is_reset_and_one_may_be_refused() {
     let mut app = App::plain().await;
     let upstream = app.upstream(&Bench::default(), "");
+    ask(&upstream, "/").await;
     let (lease, mut stream) = open(&upstream).await;
     send(&mut stream, "/silent", false);
     ask(&upstream, "/").await;
@@ -325,6 +340,7 @@ async fn a_stream_that_is_dropped_is_reset_and_one_may_be_refused() {
 async fn a_connection_is_closed_after_its_idle_time_and_not_during_a_stream() {
     let mut app = App::plain().await;
     let upstream = app.upstream(&Bench::default(), "pool: { idle: 50ms }");
+    ask(&upstream, "/").await;
     let (lease, mut stream) = open(&upstream).await;
     send(&mut stream, "/silent", true);
     let local = ask(&upstream, "/").await;
@@ -367,6 +383,7 @@ async fn no_request_fails_because_its_connection_expires() {
 async fn a_stopping_app_gets_its_connections_closed_when_their_streams_end() {
     let mut app = App::plain().await;
     let upstream = app.upstream(&Bench::default(), "pool: { idle: 1h }");
+    ask(&upstream, "/").await;
     let (lease, mut stream) = open(&upstream).await;
     send(&mut stream, "/echo", false);
     let local = ask(&upstream, "/").await;
