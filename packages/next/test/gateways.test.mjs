@@ -199,7 +199,9 @@ test('a path that gateways have dropped is not named again', async () => {
     await revalidateStore(store, { tags: ['t'] });
     return gateway.purges[0];
   };
-  for (let i = 0; i < 1001; i += 1) await render(store, `/${i}`, ['t']);
+  const paths = Array.from({ length: 1000 }, (_, i) => ({ score: 1, value: `/${i}` }));
+  await redis.client.zAdd('edgeway:next:{app}:paths:t', paths);
+  await render(store, '/1000', ['t']);
   gateway.respond = () => [503, {}];
   assert.deepEqual(await purged(), ALL);
   gateway.respond = () => [200, { others: 'alone' }];
