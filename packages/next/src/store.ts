@@ -125,6 +125,8 @@ export class Store {
   #aside: Aside | undefined;
   #history: Moment[] = [];
   #unsent: Unsent[] = [];
+  /** Renders that have ended, of which Redis does not know yet. */
+  #ended: string[] = [];
   /** Tags revalidated, by the clock of this process: for reads without Redis. */
   #own = new Map<string, number>();
   #ownFloor = -Infinity;
@@ -238,8 +240,18 @@ export class Store {
 
   /** Takes back that these renders are being made. */
   async forget(pages: readonly PageName[]): Promise<void> {
-    // Without Redis they are forgotten when their time is over.
-    await this.#link?.run(FORGET, [this.#making], pages.map(memberOf)).catch(() => undefined);
+    this.#ended.push(...pages.map(memberOf));
+    await this.#forgetEnded((script, keys, args) => this.#link!.run(script, keys, args)).catch(() => undefined);
+  }
+
+  async #forgetEnded(run: Run): Promise<void> {
+    // The oldest are forgotten when their time is over, at the latest.
+    const ended = this.#ended.splice(0).slice(-MOST_ASIDE);
+    if (!this.#link || ended.length === 0) return;
+    await run(FORGET, [this.#making], ended).catch((error: unknown) => {
+      this.#ended.push(...ended);
+      throw error;
+    });
   }
 
   /** Returns true if this process has revalidated one of these tags. */
@@ -394,6 +406,7 @@ export class Store {
       await this.#send(unsent, run);
       this.#unsent = this.#unsent.filter((other) => other !== unsent);
     }
+    await this.#forgetEnded(run);
   }
 
   /** Renews the lease, and applies the revalidations since the last time. */

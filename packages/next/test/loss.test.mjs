@@ -105,6 +105,17 @@ test('a revalidation that Redis gets late reaches the gateways again', async () 
   assert.equal(await read(other, '/a'), undefined);
 });
 
+test('a render that ends without Redis is not expected any more once it is back', async () => {
+  const one = { path: '/a', render: 'r' };
+  await lost.get({ key: 'page:/a', page: one }, [], PAGE);
+  const expected = () => redis.client.zCard('edgeway:next:{app}:making');
+  assert.equal(await expected(), 1);
+  network.cut();
+  await lost.forget([one]);
+  network.mend();
+  await until(async () => (await expected()) === 0, 'each revalidation purges it for a minute');
+});
+
 test('a receipt waits until gateways have dropped what a lost instance served', async () => {
   network.cut();
   await render(lost, '/b', 'local');
