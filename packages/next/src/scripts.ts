@@ -13,8 +13,9 @@
 // path says nothing about another. `making` has no time to live: under `volatile-ttl` the shortest
 // one is evicted first.
 
-// `leases` holds the instances by the time of their last renewal, and `positions` by the version
-// whose revalidations they apply without Redis too.
+// `leases` holds the instances by the time of their last renewal, and `positions:EPOCH` by the
+// version whose revalidations count for all that was served there, without Redis too. `since` in
+// `meta` is when the epoch began: instances that have not renewed their lease since are unknown.
 
 import { createHash } from 'node:crypto';
 
@@ -27,8 +28,8 @@ export const MOST_MISSED = 1000;
 /** Milliseconds for which a lease counts as a link to Redis. */
 export const LEASE = 3000;
 
-/** Milliseconds for which an instance without a lease is remembered: an hour, as by gateways. */
-const REMEMBERED = 3_600_000;
+/** Seconds for which an instance without a lease is remembered: an hour, as by gateways. */
+const REMEMBERED = 3600;
 
 export interface Script {
   readonly text: string;
@@ -43,19 +44,19 @@ function script(text: string): Script {
 // everything before it counts as lost too.
 const META = `
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'floor', 'count')
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 if not meta[1] or redis.call('HLEN', KEYS[2]) ~= tonumber(meta[4]) then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'version', 1, 'floor', 1, 'count', 0, 'unknown', 1)
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'version', 1, 'floor', 1, 'count', 0, 'unknown', 1, 'since', clock())
   meta = { ARGV[1], '1', '1', '0' }
 end
 local epoch, version, floor = meta[1], tonumber(meta[2]), tonumber(meta[3])
 local function parse(text)
   local expired, stale, till = string.match(text, '^(%d+):(%d+):(%d+)$')
   return tonumber(expired), tonumber(stale), tonumber(till)
-end
-local function clock()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 -- Returns 0 for a miss, 1 for fresh and 2 for stale.
 local function judge(stamp, list)
@@ -185,39 +186,39 @@ for i = 4, #ARGV do redis.call('ZREMRANGEBYSCORE', KEYS[2] .. ARGV[i], '-inf', '
 return { 1 }
 `);
 
-/** KEYS meta, tags, order, leases, positions; ARGV epoch, the instance, the epoch and version that it has applied; without them it ends. */
+/** KEYS meta, tags, order, leases, positions; ARGV epoch, the instance, the epoch and version that it applies, '1' if they count for all that it served; without these it ends. */
 export const RENEW = script(`${META}
+local positions = KEYS[5] .. epoch
+redis.call('ZREM', KEYS[4], ARGV[2])
+redis.call('ZREM', positions, ARGV[2])
+if not ARGV[3] then return { epoch, version, 1, {} } end
 local now = clock()
-for _, gone in ipairs(redis.call('ZRANGE', KEYS[4], '-inf', now - ${REMEMBERED}, 'BYSCORE')) do
+for _, gone in ipairs(redis.call('ZRANGE', KEYS[4], '-inf', now - ${1000 * REMEMBERED}, 'BYSCORE')) do
   redis.call('ZREM', KEYS[4], gone)
-  redis.call('ZREM', KEYS[5], gone)
-end
-if not ARGV[3] then
-  redis.call('ZREM', KEYS[4], ARGV[2])
-  redis.call('ZREM', KEYS[5], ARGV[2])
-  return { epoch, version, 1, {} }
-end
-local applied, missed = 0, {}
-if ARGV[3] == epoch then
-  applied = ARGV[4]
-  missed = redis.call('ZRANGE', KEYS[3], '(' .. applied, '+inf', 'BYSCORE', 'LIMIT', 0, ${MOST_MISSED + 1})
+  redis.call('ZREM', positions, gone)
 end
 redis.call('ZADD', KEYS[4], now, ARGV[2])
-redis.call('ZADD', KEYS[5], applied, ARGV[2])
-return { epoch, version, 1, missed }
+if ARGV[3] ~= epoch then return { epoch, version, 1, {} } end
+if ARGV[5] == '1' then
+  redis.call('ZADD', positions, ARGV[4], ARGV[2])
+  redis.call('EXPIRE', positions, ${REMEMBERED})
+end
+return { epoch, version, 1, redis.call('ZRANGE', KEYS[3], '(' .. ARGV[4], '+inf', 'BYSCORE', 'LIMIT', 0, ${MOST_MISSED + 1}) }
 `);
 
 /** KEYS meta, leases, positions; ARGV version: how many linked instances have not applied it, and how many are cut off. */
 export const INSTANCES = script(`
 local time = redis.call('TIME')
 local since = time[1] * 1000 + math.floor(time[2] / 1000) - ${LEASE}
-local isBehind, waiting = {}, 0
-for _, instance in ipairs(redis.call('ZRANGE', KEYS[3], '-inf', '(' .. ARGV[1], 'BYSCORE')) do isBehind[instance] = true end
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'since')
+local waiting, applies = 0, {}
+if tonumber(meta[2] or 0) > since then waiting = 1 end
+for _, instance in ipairs(redis.call('ZRANGE', KEYS[3] .. (meta[1] or ''), ARGV[1], '+inf', 'BYSCORE')) do applies[instance] = true end
 for _, instance in ipairs(redis.call('ZRANGE', KEYS[2], since, '+inf', 'BYSCORE')) do
-  if isBehind[instance] then waiting = waiting + 1 end
+  if not applies[instance] then waiting = waiting + 1 end
 end
 local lapsed = redis.call('ZRANGE', KEYS[2], '-inf', '(' .. since, 'BYSCORE')
-return { redis.call('HGET', KEYS[1], 'epoch') or '', waiting, #lapsed }
+return { meta[1] or '', waiting, #lapsed }
 `);
 
 /** KEYS making; ARGV renders that have ended. */

@@ -118,12 +118,15 @@ export class Store {
   readonly #instance = randomId();
   readonly #beat: NodeJS.Timeout | undefined;
   #isBeating = false;
+  #isPurging = false;
   #hasLeft = false;
   /** The last revalidation that reads without Redis respect. */
   #applied: Moment | undefined;
   #aside: Aside | undefined;
   #history: Moment[] = [];
   #unsent: Unsent[] = [];
+  /** Renders that have ended, of which Redis does not know yet. */
+  #ended: string[] = [];
   /** Tags revalidated, by the clock of this process: for reads without Redis. */
   #own = new Map<string, number>();
   #ownFloor = -Infinity;
@@ -136,7 +139,7 @@ export class Store {
     this.#meta = [`${prefix}meta`, `${prefix}tags`, `${prefix}order`];
     this.#making = `${prefix}making`;
     this.#paths = `${prefix}paths:`;
-    this.#leases = [`${prefix}leases`, `${prefix}positions`];
+    this.#leases = [`${prefix}leases`, `${prefix}positions:`];
     if (!settings.redisUrl) return;
     this.#link = new Link(settings.redisUrl, settings.deadline, (run) => this.#catchUp(run));
     this.#beat = setInterval(() => void this.#keepUp(), BEAT).unref();
@@ -237,8 +240,18 @@ export class Store {
 
   /** Takes back that these renders are being made. */
   async forget(pages: readonly PageName[]): Promise<void> {
-    // Without Redis they are forgotten when their time is over.
-    await this.#link?.run(FORGET, [this.#making], pages.map(memberOf)).catch(() => undefined);
+    this.#ended.push(...pages.map(memberOf));
+    await this.#forgetEnded((script, keys, args) => this.#link!.run(script, keys, args)).catch(() => undefined);
+  }
+
+  async #forgetEnded(run: Run): Promise<void> {
+    // The oldest are forgotten when their time is over, at the latest.
+    const ended = this.#ended.splice(0).slice(-MOST_ASIDE);
+    if (!this.#link || ended.length === 0) return;
+    await run(FORGET, [this.#making], ended).catch((error: unknown) => {
+      this.#ended.push(...ended);
+      throw error;
+    });
   }
 
   /** Returns true if this process has revalidated one of these tags. */
@@ -277,21 +290,25 @@ export class Store {
   /** Waits until every instance with a lease has applied a revalidation, or has lost its lease. */
   async receipt(moment: Moment | undefined): Promise<Receipt> {
     if (!this.#link || !moment) return { instances: 'unreached' };
-    const end = performance.now() + LEASE + ASK;
+    // Leases end by then; one that is renewed all the time belongs to an instance whose purges last.
+    const end = performance.now() + 2 * LEASE;
+    let late: Receipt = { instances: 'unreached' };
     do {
       try {
         await this.#renew(this.#link.run);
         const reply = await this.#link.run(INSTANCES, [this.#meta[0]!, ...this.#leases], [String(moment.version)]);
         const [waiting, lapsed] = [Number(reply[1]), Number(reply[2])];
         // Redis has lost data, and with it the leases.
-        if (String(reply[0]) !== moment.epoch) break;
-        if (waiting === 0) return lapsed === 0 ? { instances: 'reached' } : { instances: 'linked', lapsed };
+        if (String(reply[0]) !== moment.epoch) return { instances: 'unreached' };
+        if (waiting + lapsed === 0) return { instances: 'reached' };
+        late = { instances: 'linked', lapsed: waiting + lapsed };
+        if (waiting === 0) return late;
       } catch {
         // Redis has counted it, so a response that is late is no reason to give up.
       }
       await pause(ASK);
     } while (performance.now() < end);
-    return { instances: 'unreached' };
+    return late;
   }
 
   #keyOf(key: string): string {
@@ -375,7 +392,12 @@ export class Store {
   async #keepUp(): Promise<void> {
     if (!this.#link?.isUp || this.#isBeating) return;
     this.#isBeating = true;
-    await this.#catchUp(this.#link.run).then(() => this.#purgeAside(), () => undefined);
+    try {
+      await this.#catchUp(this.#link.run);
+      if (await this.#purgeAside()) await this.#renew(this.#link.run);
+    } catch {
+      // The next time is soon.
+    }
     this.#isBeating = false;
   }
 
@@ -385,6 +407,7 @@ export class Store {
       await this.#send(unsent, run);
       this.#unsent = this.#unsent.filter((other) => other !== unsent);
     }
+    await this.#forgetEnded(run);
   }
 
   /** Renews the lease, and applies the revalidations since the last time. */
@@ -392,7 +415,9 @@ export class Store {
     while (!this.#hasLeft) {
       const begun = performance.now();
       const before = this.#applied;
-      const args = [randomId(), this.#instance, before?.epoch ?? '', String(before?.version ?? 0)];
+      // What gateways got without Redis may be older, so receipts wait until they have dropped it.
+      const isAll = this.#aside === undefined && !this.#isPurging;
+      const args = [randomId(), this.#instance, before?.epoch ?? '', String(before?.version ?? 0), isAll ? '1' : '0'];
       const reply = await run(RENEW, [...this.#meta, ...this.#leases], args);
       this.#applied = this.#observe(reply, begun);
       const isLost = before !== undefined && before.epoch !== this.#applied.epoch;
@@ -425,13 +450,16 @@ export class Store {
   }
 
   /** Makes gateways drop what they got without Redis; they do not keep what is on its way either. */
-  #purgeAside(): void {
+  async #purgeAside(): Promise<boolean> {
     const now = this.#history.at(-1);
-    if (!this.#aside || !now) return;
+    if (!this.#aside || !now) return false;
     const { moment, paths } = this.#aside;
     this.#aside = undefined;
     const isSame = moment?.epoch === now.epoch && moment.version === now.version;
-    void this.purge([], isSame ? [...paths] : ['*'], false, now);
+    this.#isPurging = true;
+    await this.purge([], isSame ? [...paths] : ['*'], false, now);
+    this.#isPurging = false;
+    return true;
   }
 }
 

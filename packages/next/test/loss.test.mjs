@@ -105,6 +105,44 @@ test('a revalidation that Redis gets late reaches the gateways again', async () 
   assert.equal(await read(other, '/a'), undefined);
 });
 
+test('a render that ends without Redis is not expected any more once it is back', async () => {
+  const one = { path: '/a', render: 'r' };
+  await lost.get({ key: 'page:/a', page: one }, [], PAGE);
+  const expected = () => redis.client.zCard('edgeway:next:{app}:making');
+  assert.equal(await expected(), 1);
+  network.cut();
+  await lost.forget([one]);
+  network.mend();
+  await until(async () => (await expected()) === 0, 'each revalidation purges it for a minute');
+});
+
+test('a receipt waits until gateways have dropped what a lost instance served', async () => {
+  network.cut();
+  await render(lost, '/b', 'local');
+  network.mend();
+  assert.equal((await revalidateStore(other, { tags: ['u'] })).ok, true);
+  assert.ok(gateway.purges.some(([first]) => first.all || first.url === '/b'), 'its page may be older');
+});
+
+test('after Redis has lost its data, gateways drop everything once, and no instance serves an older entry', async () => {
+  for (let i = 0; i < 3; i += 1) await revalidateStore(other, { tags: ['t'] });
+  await render(lost, '/a', 'old');
+  await redis.client.flushAll();
+  const purged = async () => {
+    gateway.purges = [];
+    assert.equal((await revalidateStore(other, { tags: ['t'] })).instances, 'reached');
+    return gateway.purges[0];
+  };
+  gateway.respond = () => [503, {}];
+  assert.deepEqual(await purged(), ALL);
+  gateway.respond = () => [200, { others: 'alone' }];
+  assert.deepEqual(await purged(), ALL, 'it did not drop them yet');
+  await render(other, '/b', 'new');
+  assert.deepEqual(await purged(), [{ tag: 't' }, ...both('/b')]);
+  network.cut();
+  assert.equal(await read(lost, '/a'), undefined);
+});
+
 test('a connection on which nothing passes any more is replaced', async () => {
   await render(lost, '/a', 'old');
   network.stick();
