@@ -37,8 +37,9 @@ use crate::{
 /// Flow-control window of a stream: bytes of a request body that a client may send before they are
 /// read.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Largest flow-control window (RFC 9113, 6.9.1).
-const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// Limit on the flow-control window of a connection: bytes of memory that one client may use for
+/// bodies that no app reads.
+const MAX_WINDOW: u32 = 8 * 1024 * 1024;
 /// Number of requests after which the end of a connection is looked for although more requests are
 /// there.
 const TURN: u32 = 32;
@@ -68,7 +69,7 @@ pub(super) fn frame_limits(listener: &Listener) -> FrameLimits {
 
 fn options(listener: &Listener) -> server::Builder {
     let streams = listener.http2.concurrent_streams;
-    // Requests whose bodies are not read hold up no other.
+    // Up to 32 requests whose bodies are not read hold up no other.
     let connection_window = streams.saturating_mul(STREAM_WINDOW).min(MAX_WINDOW);
     let resets = usize::try_from(listener.http2.resets).unwrap_or(usize::MAX);
     let mut options = server::Builder::new();
