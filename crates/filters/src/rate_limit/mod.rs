@@ -21,8 +21,7 @@ use std::{
 use edgeway_base::clock::Clock;
 use edgeway_core::{
     chain::{
-        AUTH_ACTION, AsyncFilter, AuditNote, BoxFuture, Exchange, Filter, Guard, Phases, Reply,
-        Traits, Verdict,
+        AsyncFilter, AuditNote, BoxFuture, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -357,8 +356,8 @@ impl LimitDecision {
 fn is_unknown(ex: &Exchange<'_>, reply: &Reply) -> bool {
     let taken = ex.facts.slot::<TakenUnits>();
     let is_refused = reply.status == StatusCode::UNAUTHORIZED && reply.reason.is_some();
-    let is_noted = |noted: &AuditNote| noted.action == AUTH_ACTION;
-    (is_refused || ex.facts.noted.as_deref().is_some_and(is_noted))
+    let noted = ex.facts.noted.as_deref();
+    (is_refused || noted.is_some_and(AuditNote::is_of_identity))
         && taken.is_none_or(|taken| !taken.is_authorized)
 }
 
