@@ -36,12 +36,12 @@ pub mod filter {
         chain::{
             AsyncFilter, AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts,
             CacheOutcome, Certificate, Claims, Class, Client, ClientCertificate, CompileContext,
-            Exchange, Filter, FilterKind, FixedFields, Guard, HeaderUse, Identity, KeyBuilder,
-            LateFields, LogFields, LoggedRequest, OpenRefusals, Outcome, PageOfError, Phase,
-            Phases, Protocol, ReadyLines, Reply, ReplyBody, RequestChanges, RequestFacts,
-            RequestId, RequestTrace, RerouteFacts, RouteRequest, RouteTarget, Scheme, Shared, Text,
-            TlsParameters, TlsWords, TraceAttempt, TraceIds, TraceStep, Traits, UpstreamFacts,
-            Verdict, host::public_host,
+            Credential, CredentialPlace, Exchange, Filter, FilterKind, FixedFields, Guard,
+            HeaderUse, Identity, KeyBuilder, LateFields, Leniency, LogFields, LoggedRequest,
+            OpenRefusals, Outcome, PageOfError, Phase, Phases, Protocol, ReadyLines, Reply,
+            ReplyBody, RequestChanges, RequestFacts, RequestId, RequestTrace, RerouteFacts,
+            RouteRequest, RouteTarget, Scheme, Shared, Text, TlsParameters, TlsWords, TraceAttempt,
+            TraceIds, TraceStep, Traits, UpstreamFacts, Verdict, host::public_host,
         },
         zones::{Zone, Zones},
     };

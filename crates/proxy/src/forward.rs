@@ -74,18 +74,20 @@ pub(super) async fn forward(
 /// Returns the credentials that no backend gets, of the routes that led the request to its own, or
 /// guard it.
 fn stripped(ctx: &Context) -> impl Iterator<Item = &CredentialPlace> {
-    let own = context::chain(&ctx.gateway, ctx.route);
+    let last = context::chain(&ctx.gateway, ctx.route);
     let left = { ctx.left.iter() }.filter_map(|index| ctx.gateway.route(*index));
-    left.flat_map(move |route| route.chain.stripped(Some(own)))
+    left.flat_map(move |route| route.chain.stripped(Some(last)))
 }
 
 /// Removes credentials from the target of a request for a backend.
 pub(super) fn strip_target(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    let own = context::chain(&ctx.gateway, ctx.route).stripped(None);
-    let names = own.chain(stripped(ctx)).filter_map(|place| match place {
-        CredentialPlace::Query(name) => Some(name),
-        _ => None,
-    });
+    let of_route = context::chain(&ctx.gateway, ctx.route).stripped(None);
+    let names = of_route
+        .chain(stripped(ctx))
+        .filter_map(|place| match place {
+            CredentialPlace::Query(name) => Some(name),
+            _ => None,
+        });
     let names: Vec<&Box<str>> = names.collect();
     if !names.is_empty()
         && let Some(target) = query::without(request.raw_path(), &names)

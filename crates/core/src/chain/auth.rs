@@ -6,7 +6,7 @@ use super::{AuditNote, Reply, RequestFacts, Verdict};
 use crate::base::metrics::{IntCounter, Metrics};
 
 /// Action of identity filters' refusals in the audit log.
-pub const AUTH_ACTION: &str = "auth";
+const ACTION: &str = "auth";
 
 edgeway_base::enum_table! {
     /// Result of a request at an identity filter.
@@ -64,13 +64,20 @@ impl AuthMetrics {
     ) -> Verdict {
         self.count(outcome);
         facts.noted = Some(Box::new(AuditNote {
-            action: AUTH_ACTION,
+            action: ACTION,
             reason: reply.reason.unwrap_or(outcome.name()),
             subject: subject.map(str::to_owned),
             // A client that is redirected to the login page is not guessing credentials.
             is_strike: reply.status == StatusCode::UNAUTHORIZED,
         }));
         reply.into()
+    }
+}
+
+impl AuditNote {
+    /// Returns true if an identity filter has refused the request.
+    pub fn is_of_identity(&self) -> bool {
+        self.action == ACTION
     }
 }
 

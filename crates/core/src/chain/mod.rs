@@ -40,7 +40,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use self::{
     any_of::{ALTERNATIVES, AnyOf},
     async_filter::AsyncFilter,
-    auth::{AUTH_ACTION, AuthMetrics, Outcome},
+    auth::{AuthMetrics, Outcome},
     body::Body,
     cached::{CacheFacts, CacheOutcome},
     client_certificate::ClientCertificate,

@@ -21,8 +21,7 @@ use std::{
 use edgeway_base::clock::Clock;
 use edgeway_core::{
     chain::{
-        AUTH_ACTION, AsyncFilter, AuditNote, BoxFuture, Exchange, Filter, Guard, Phases, Reply,
-        Traits, Verdict,
+        AsyncFilter, AuditNote, BoxFuture, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -361,8 +360,8 @@ impl LimitDecision {
 /// Returns true if an identity filter refuses, before the limits keyed by identity were applied.
 fn is_unknown(ex: &mut Exchange<'_>, reply: &Reply) -> bool {
     let is_refused = reply.status == StatusCode::UNAUTHORIZED && reply.reason.is_some();
-    let is_noted = |noted: &AuditNote| noted.action == AUTH_ACTION;
-    let is_refused = is_refused || ex.facts.noted.as_deref().is_some_and(is_noted);
+    let noted = ex.facts.noted.as_deref();
+    let is_refused = is_refused || noted.is_some_and(AuditNote::is_of_identity);
     let units = TakenUnits::of(ex);
     units.is_guess = is_refused && !units.is_authorized;
     units.is_guess

@@ -199,8 +199,8 @@ impl Connection {
             let config = self.listener.config();
             config.tls.as_ref().map(|server| server.client_rules())
         };
-        let own = self.tls.as_ref().map(|tls| tls.client_rules);
-        self.listener.is_draining() || rules() != own
+        let rules_then = self.tls.as_ref().map(|tls| tls.client_rules);
+        self.listener.is_draining() || rules() != rules_then
     }
 
     /// Status of the client's certificate.
