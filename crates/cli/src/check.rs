@@ -27,8 +27,6 @@ pub struct Options {
 pub struct Checked {
     loaded: Loaded,
     pub gateway: Option<Gateway>,
-    /// False if names and values could not be looked at.
-    is_whole: bool,
 }
 
 impl Checked {
@@ -66,7 +64,7 @@ impl Checked {
 pub fn load(path: &Path) -> Checked {
     let mut loaded = gateway::load(path);
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    let is_whole = loaded.find_rest(&folder);
+    loaded.find_rest(&folder);
     let mut compiled = None;
     if let Some(file) = &loaded.file {
         let (gateway, diagnostics) = gateway::compile(file, &folder, &World::default());
@@ -76,7 +74,6 @@ pub fn load(path: &Path) -> Checked {
     Checked {
         loaded,
         gateway: compiled,
-        is_whole,
     }
 }
 
@@ -112,9 +109,6 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         out::data(&diagnostics.render(sources, Style::Json));
     } else if !diagnostics.list().is_empty() {
         out::note(&report(&checked.loaded));
-        if !checked.is_whole {
-            out::note("names, paths and values are checked once these keys are right");
-        }
     }
     let (Some(file), Some(gateway)) = (&checked.loaded.file, &checked.gateway) else {
         return Err(Failure::CONFIG);

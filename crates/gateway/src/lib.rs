@@ -280,6 +280,7 @@ fn read(
 ) -> Loaded {
     let names: Vec<&str> = filters::all().iter().map(|entry| entry.name).collect();
     let file = tree.and_then(|tree| File::read(&tree, &names, &mut diagnostics));
+    diagnostics.is_partial = file.is_none();
     let (flawed, file) = if diagnostics.has_errors() {
         (file, None)
     } else {
@@ -294,15 +295,12 @@ fn read(
 }
 
 impl Loaded {
-    /// Finds the problems that only compiling finds, of a file that cannot serve. Returns false if a
-    /// wrong key or type keeps them from being found.
-    pub fn find_rest(&mut self, folder: &Path) -> bool {
-        let Some(flawed) = self.flawed.take() else {
-            return self.file.is_some();
-        };
-        let (_, problems) = compile(&flawed, folder, &World::default());
-        self.diagnostics.extend(problems);
-        true
+    /// Finds the problems that only compiling finds, of a file that cannot serve.
+    pub fn find_rest(&mut self, folder: &Path) {
+        if let Some(flawed) = self.flawed.take() {
+            let (_, problems) = compile(&flawed, folder, &World::default());
+            self.diagnostics.extend(problems);
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Diagnostics {
     hidden: Vec<Place>,
     /// Places of values that could not be determined, which is reported.
     undetermined: Vec<Place>,
+    /// True if wrong keys and types kept names and values from being looked at.
+    pub is_partial: bool,
 }
 
 impl Diagnostic {

@@ -63,6 +63,9 @@ impl Diagnostics {
                 }
                 if let Some(summary) = self.summary() {
                     out.push_str(&summary);
+                    if self.is_partial {
+                        out.push_str("; names, paths and values are checked once this is right");
+                    }
                     out.push('\n');
                 }
             }
