@@ -141,8 +141,12 @@ async fn begin_again(site: &Site) -> (u32, std::process::Child) {
         .stdin(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let process = retiring(site).await;
-    assert_eq!(process, child.id());
+    let process = child.id();
+    // The status may name the one that was killed for a moment.
+    wait_for("the new process ends releases", SOON, async || {
+        (retiring(site).await == process).then_some(())
+    })
+    .await;
     (process, child)
 }
 
