@@ -81,7 +81,10 @@ impl Challenge {
 impl Compiler<'_> {
     pub(super) fn flood_guard(&mut self) -> Option<FloodGuard> {
         let file = self.file;
-        let Spanned { value: config, .. } = file.flood_guard.as_ref()?;
+        let Spanned {
+            value: config,
+            place,
+        } = file.flood_guard.as_ref()?;
         let FloodGuardConfig {
             requests,
             in_flight,
@@ -92,7 +95,7 @@ impl Compiler<'_> {
         } = config;
         let window = requests.value.per;
         let (ban, challenge) = self.checked(|own| {
-            own.check_sizes(config);
+            own.check_sizes(config, *place);
             let ban = ban.as_ref().and_then(|ban| own.ban(ban));
             let challenge = challenge.as_ref();
             let challenge = challenge.and_then(|challenge| own.challenge(challenge, requests));
@@ -115,7 +118,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn check_sizes(&mut self, config: &FloodGuardConfig) {
+    fn check_sizes(&mut self, config: &FloodGuardConfig, section: Place) {
         let FloodGuardConfig {
             requests,
             in_flight,
@@ -142,16 +145,17 @@ impl Compiler<'_> {
                     "write how many requests one address may have in flight, such as `512`",
                 );
         } else if let Some(streams) = self.most_streams().filter(|most| *most > in_flight.value) {
-            self.at(in_flight.place, "edgeway::flood_guard::in_flight")
-                .warn(
-                    format!(
-                        "`in_flight: {}` refuses requests of a single browser: `http2` allows \
+            let is_written = in_flight.place != Place::default();
+            let place = if is_written { in_flight.place } else { section };
+            self.at(place, "edgeway::flood_guard::in_flight").warn(
+                format!(
+                    "`in_flight: {}` refuses requests of a single browser: `http2` allows \
                          {streams} at once on one connection",
-                        in_flight.value
-                    ),
-                    "write a multiple of that, because people behind one address share it, or a \
+                    in_flight.value
+                ),
+                "write a multiple of that, because people behind one address share it, or a \
                      smaller `concurrent_streams` at the listener",
-                );
+            );
         }
         if !CLIENTS.contains(&clients.value) {
             self.at(clients.place, "edgeway::flood_guard::clients")

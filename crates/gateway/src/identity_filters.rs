@@ -3,7 +3,7 @@
 
 use edgeway_cache::route::RouteCachePolicy;
 use edgeway_config::{diagnostic::Place, model::RouteNode};
-use edgeway_core::chain::{Chain, CompiledFilter, CredentialPlace, Leniency};
+use edgeway_core::chain::{Chain, CompiledFilter, CredentialPlace, Guard, Leniency};
 
 use super::compile::Compiler;
 
@@ -46,9 +46,14 @@ impl Compiler<'_> {
         policy: &RouteCachePolicy,
         chain: &Chain,
     ) {
-        let mut filters = chain.filters().iter();
-        let hides_why = filters.any(|it| it.traits.leniency == Leniency::ByCode);
-        if hides_why && policy.plain.ttl.is_some() && policy.key.by.is_empty() {
+        let has = |is_it: fn(&CompiledFilter) -> bool| chain.filters().iter().any(is_it);
+        let hides_why = has(|it| it.traits.leniency == Leniency::ByCode);
+        // What another filter needs proof for is not for everybody.
+        let is_proven = chain.alternatives().is_empty()
+            && has(|it| {
+                it.traits.guard == Guard::Identity && it.traits.leniency == Leniency::Never
+            });
+        if hides_why && !is_proven && policy.plain.ttl.is_some() && policy.key.by.is_empty() {
             self.at(node.place, "edgeway::cache::plugin_guards").warn(
                 "a plugin decides who passes, and `ttl` stores pages for everybody who does",
                 "write what it decides by into `key.by`, such as `header:X-Session`, or let it \

@@ -26,7 +26,10 @@ impl Compiler<'_> {
         }
         let mut limits = Limits::default();
         let mut routes = file.routes.iter();
-        let has_open_route = routes.any(|route| route.config.matches.value.host.is_empty());
+        let has_open_route = routes.any(|route| {
+            let matches = &route.config.matches.value;
+            matches.host.is_empty() && !matches.named && !matches.internal
+        });
         for (name, node) in &file.rate_limits {
             let config = read::<LimitConfig>(node, &mut self.diagnostics);
             let mut cx = self.cx(node.place, "");

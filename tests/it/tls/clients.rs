@@ -5,11 +5,14 @@ use std::{fs, path::Path, sync::Arc};
 use rcgen::DnType;
 use rustls::{ClientConfig, HandshakeKind, version};
 use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::{Site, Tls, WATCHED};
 use crate::support::{
     certificates::{Ca, Issued, Wanted, replace},
     client::{ClientError, Response, get},
+    http2,
     wait::wait_for,
 };
 
@@ -176,6 +179,15 @@ async fn clients_of_old_cas_are_refused_from_their_next_connection() {
     let mut kept = site.connect("a.test", &config).await.unwrap();
     let control = kept.send(&get("/").header("host", "a.test")).await.unwrap();
     assert_ne!(control.header("connection"), Some("close"));
+    let mut tls = ClientConfig::clone(&config);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpStream::connect(site.gateway.address()).await.unwrap();
+    let name = "a.test".try_into().unwrap();
+    let stream = TlsConnector::from(Arc::new(tls)).connect(name, socket);
+    let stream = stream.await.unwrap();
+    let many = http2::Client::over(stream, &mut h2::client::Builder::new()).await;
+    let request = || http::Request::builder().uri("https://a.test/");
+    assert_eq!(many.send(request(), "").await.unwrap().status(), 200);
     let other = Ca::new();
     replace(&site.gateway.folder().join("ca.pem"), other.pem());
     wait_for("the client is a stranger", WATCHED, async || {
@@ -185,6 +197,10 @@ async fn clients_of_old_cas_are_refused_from_their_next_connection() {
     // What is open already gets one more response.
     let last = kept.send(&get("/").header("host", "a.test")).await.unwrap();
     assert_eq!(last.header("connection"), Some("close"));
+    wait_for("the connection of HTTP/2 ends", WATCHED, async || {
+        many.send(request(), "").await.is_err().then_some(())
+    })
+    .await;
     // The control: clients of the new CA are admitted.
     let bob = other.issue(&Wanted::client(&[(DnType::CommonName, "bob")]));
     let response = exchange(site.connect("a.test", &with(&site, &bob)).await).await;

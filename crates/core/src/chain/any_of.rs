@@ -51,6 +51,7 @@ impl AnyOf {
     async fn decide(&self, ex: &mut Exchange<'_>) -> Verdict {
         let mut refusal: Option<Box<Reply>> = None;
         let mut challenges = Vec::new();
+        let mut known = None;
         let accept = ex.header(&header::ACCEPT).map(HeaderValue::as_bytes);
         let is_browser = accept.is_some_and(|accept| preferred(accept, &["text/html"]).is_some());
         let rank = |reply: &Reply| match reply.status {
@@ -68,6 +69,11 @@ impl AnyOf {
                 ex.facts.noted = None;
                 return Verdict::Next;
             };
+            // Nor is whom it knows, unless all refuse.
+            if let Some(identity) = &mut ex.facts.identity {
+                let refused = std::mem::take(&mut **identity);
+                known = known.or(Some(refused).filter(|it| it.user.is_some()));
+            }
             if reply.status == StatusCode::UNAUTHORIZED {
                 let is_challenge =
                     |header: &mut (HeaderName, _)| header.0 == header::WWW_AUTHENTICATE;
@@ -81,6 +87,9 @@ impl AnyOf {
         let Some(mut refusal) = refusal else {
             return Verdict::Next;
         };
+        if let Some(known) = known {
+            *ex.facts.identity_mut() = known;
+        }
         if refusal.status == StatusCode::UNAUTHORIZED {
             refusal.headers.extend(challenges);
         }
@@ -162,6 +171,41 @@ mod tests {
             let reply = refusal(&chain, accept).await.expect("all of them refuse");
             assert_eq!(reply.status, status, "{accept}");
             assert_eq!(reply.headers.len(), challenges, "{accept}");
+        }
+    }
+
+    /// Filter that knows the user, and refuses.
+    struct Denying;
+
+    impl Filter for Denying {
+        fn traits(self: Arc<Self>) -> Traits {
+            Traits::new(Phases::REQUEST, Guard::Identity)
+        }
+
+        fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+            ex.facts.identity_mut().user = Some("ann".into());
+            Reply::refuse(StatusCode::FORBIDDEN, "denied").into()
+        }
+    }
+
+    /// Invariant: the user is whom an alternative has let pass, or else whom one has refused.
+    #[tokio::test]
+    async fn a_refused_user_is_not_that_of_a_request_that_passes() {
+        for (other, user) in [(None, None), (Some(401), Some("ann"))] {
+            let filters = [
+                CompiledFilter::new("jwt", Arc::new(Denying)),
+                CompiledFilter::new("forward_auth", Arc::new(Refusing(other))),
+            ];
+            let head = pingora::http::RequestHeader::build("GET", b"/", None).expect("a request");
+            let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
+            let mut ex = Exchange {
+                head: &head,
+                facts: &mut facts,
+            };
+            let any = AnyOf::of(&filters).expect("two of them");
+            drop(any.decide(&mut ex).await);
+            let known = facts.identity.as_ref().and_then(|it| it.user.as_deref());
+            assert_eq!(known, user, "{other:?}");
         }
     }
 

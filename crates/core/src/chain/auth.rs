@@ -69,15 +69,16 @@ impl AuthMetrics {
             subject: subject.map(str::to_owned),
             // A client that is redirected to the login page is not guessing credentials.
             is_strike: reply.status == StatusCode::UNAUTHORIZED,
+            is_verdict: outcome != Outcome::Unavailable,
         }));
         reply.into()
     }
 }
 
 impl AuditNote {
-    /// Returns true if an identity filter has refused the request.
+    /// Returns true if an identity filter has judged the client, and refused it.
     pub fn is_of_identity(&self) -> bool {
-        self.action == ACTION
+        self.action == ACTION && self.is_verdict
     }
 }
 
@@ -106,8 +107,14 @@ mod tests {
                 reason: "jwt_expired",
                 subject: Some("u1".to_owned()),
                 is_strike: true,
+                is_verdict: true,
             })
         );
+        // Whose credentials cannot be checked has not guessed any.
+        let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "jwt_unavailable");
+        drop(auth.refuse(&mut facts, Outcome::Unavailable, reply, None));
+        let noted = facts.noted.as_deref();
+        assert!(!noted.is_some_and(AuditNote::is_of_identity), "{noted:?}");
         auth.count(Outcome::Passed);
         let reply = Reply::refuse(StatusCode::FORBIDDEN, "x");
         let _refused = auth.refuse(&mut facts, Outcome::Denied, reply, None);

@@ -63,12 +63,6 @@ impl CredentialPlace {
         }
     }
 
-    /// Returns true if a filter that reads this place gets what is at `other`.
-    pub(super) fn reads(&self, other: &Self) -> bool {
-        let is_whole = matches!(self, Self::Header(_)) && self.header() == other.header();
-        is_whole || self == other
-    }
-
     /// Removes the credential from the headers for a backend.
     pub fn strip(&self, headers: &mut HeaderMap) {
         match self {

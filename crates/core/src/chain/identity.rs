@@ -57,6 +57,8 @@ pub struct AuditNote {
     /// True if the client has sent no valid credentials: too many strikes are a ban, if the
     /// configuration has bans.
     pub is_strike: bool,
+    /// True if the client was judged; false if its credentials could not be checked.
+    pub is_verdict: bool,
 }
 
 #[cfg(test)]

@@ -378,7 +378,7 @@ impl Chain {
     ) -> impl Iterator<Item = &'c CredentialPlace> {
         let is_read = move |place: &CredentialPlace| {
             let mut read = next.iter().flat_map(|next| &next.credentials);
-            read.any(|own| own.place.reads(place))
+            read.any(|credential| credential.place == *place)
         };
         let stripped = self.credentials.iter().filter(|each| each.is_stripped);
         let places = stripped.map(|each| &each.place);
@@ -481,7 +481,11 @@ impl Chain {
         for each in &mut filters {
             let mut traits = Traits::clone(&each.traits);
             if let RequestChanges::Only { names, .. } = &mut traits.request_changes {
-                names.retain(|name| each.traits.credential_headers().all(|own| own != *name));
+                let writes = &each.traits.own_headers;
+                names.retain(|name| {
+                    writes.contains(name)
+                        || each.traits.credential_headers().all(|own| own != *name)
+                });
             }
             each.traits = Arc::new(traits);
         }

@@ -6,6 +6,8 @@ use edgeway_base::{query, secret};
 
 /// Longest name that is decoded; of longer names only the end is checked.
 const MAX_NAME_LEN: usize = 64;
+/// Number of URLs in each other that are looked into.
+const MAX_NESTED: usize = 4;
 
 /// The words, indexed by their last letters.
 pub struct Redactor {
@@ -112,13 +114,22 @@ impl Redactor {
         }
     }
 
-    /// Returns true if the value of a parameter is a URL or a query with a secret.
+    /// Returns true if the value of a parameter is a URL or a query with a secret, which may be in a
+    /// URL of its own.
     fn is_in(&self, value: &[u8]) -> bool {
-        let Cow::Owned(inner) = query::decoded(value) else {
-            return false;
-        };
-        let mut pairs = inner.split(|b| matches!(b, b'?' | b'&' | b'#')).skip(1);
-        pairs.any(|pair| value_start(pair).is_some_and(|at| self.hides(&pair[..at - 1])))
+        let mut inner = Cow::Borrowed(value);
+        for _ in 0..MAX_NESTED {
+            let ends = |b: &u8| matches!(b, b'?' | b'&' | b'#' | b';');
+            let is_secret = |pair| value_start(pair).is_some_and(|at| self.hides(&pair[..at - 1]));
+            if inner.split(ends).skip(1).any(is_secret) || password(&inner).is_some() {
+                return true;
+            }
+            inner = match query::decoded(&inner) {
+                Cow::Owned(decoded) => Cow::Owned(decoded),
+                Cow::Borrowed(_) => return false,
+            };
+        }
+        false
     }
 
     /// Returns true if one of the words marks a parameter name as a secret.
@@ -249,6 +260,11 @@ mod tests {
             "next=/q%3Fa%3D1%26tok%2565n%3Dhunter2&back=%2Fq%3Ftoken%3Dhunter2&b=2",
             "next=[redacted]&back=[redacted]&b=2",
         );
+        check(
+            "a=/q?token=1&b=%2Fa%3Fback%3D%252Fr%253Ftoken%253D3&c=%2Fq%3Fa%3D1%3Btoken%3D6",
+            "a=[redacted]&b=[redacted]&c=[redacted]",
+        );
+        check("next=https%3A%2F%2Fu%3Ahunter7%40h%2F", "next=[redacted]");
         check("next=/q%3Fa%3D1&b=%25", "next=/q%3Fa%3D1&b=%25");
     }
 

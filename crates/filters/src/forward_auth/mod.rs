@@ -103,6 +103,19 @@ enum VerdictError {
     Unclear,
 }
 
+/// Returns false for headers of every client, which a service may want too.
+fn says_who(name: &HeaderName) -> bool {
+    let of_all = [
+        header::ACCEPT,
+        header::ACCEPT_ENCODING,
+        header::ACCEPT_LANGUAGE,
+        header::ORIGIN,
+        header::REFERER,
+        header::USER_AGENT,
+    ];
+    !of_all.contains(name)
+}
+
 /// Headers and user that the service returned for this request, for the backend.
 struct VerdictHeaders(Arc<Allowed>);
 
@@ -113,6 +126,7 @@ impl Filter for ForwardAuth {
         Traits {
             own_headers: self.own.as_slice().to_vec(),
             credentials: { self.sent.iter() }
+                .filter(|name| says_who(name))
                 .cloned()
                 .map(Credential::sent_on)
                 .collect(),
@@ -322,10 +336,16 @@ impl ForwardAuth {
     /// (`on_error: allow`): a problem that one client can cause for its own request never lets it
     /// pass.
     fn unjudged(&self, ex: &mut Exchange<'_>, why: VerdictError) -> Verdict {
+        let has_cookie =
+            self.sent.contains(&header::COOKIE) && ex.head.headers.contains_key(header::COOKIE);
         let (reason, detail) = match why {
             VerdictError::Fails if self.is_lenient => {
                 self.metrics.count(Outcome::Unavailable);
                 ex.facts.degraded = Some(UNAVAILABLE);
+                if has_cookie {
+                    // The response may be for its user alone.
+                    ex.facts.identity_mut();
+                }
                 return Verdict::Next;
             }
             VerdictError::Fails | VerdictError::Unclear => {

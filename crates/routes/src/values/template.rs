@@ -345,14 +345,9 @@ impl Template {
         self.any(|own| matches!(own, Variable::Status))
     }
 
-    /// Returns true if no two requests, or connections, have the same value.
+    /// Returns true if no two requests have the same value.
     pub fn is_always_new(&self) -> bool {
-        self.has(|variable, _| {
-            matches!(
-                variable,
-                Some(Variable::RequestId | Variable::ClientPort | Variable::Now(_))
-            )
-        })
+        self.has(|variable, _| matches!(variable, Some(Variable::RequestId | Variable::Now(_))))
     }
 
     /// Returns true if the value comes from the user, whom only a login knows.
