@@ -64,6 +64,11 @@ export class Gateways {
     return receipts;
   }
 
+  /** True while a gateway has not taken a purge. */
+  get owes(): boolean {
+    return this.#owed.size > 0;
+  }
+
   close(): void {
     this.#isClosed = true;
     for (const { timer } of this.#owed.values()) clearTimeout(timer);

@@ -119,8 +119,9 @@ function begin(store: Store, given: readonly string[], durations?: Durations) {
   const staleFor = durations ? Math.min((durations.expire ?? Infinity) * 1000, LONGEST) : undefined;
   const instances = connected(store).then(() => store.revalidate(tags, staleFor));
   // A gateway that is purged first would fetch the old page again.
-  const gateways = instances.then(({ moment, paths }) =>
-    store.purge(tags, paths, staleFor !== undefined && staleFor > 0, moment),
+  const gateways = instances.then(({ moment, paths, isUnknown }) =>
+    // Pages that Redis does not know are dropped once: made stale, they stay unknown.
+    store.purge(tags, paths, staleFor !== undefined && staleFor > 0 && !isUnknown, moment),
   );
   return { instances, gateways };
 }

@@ -164,7 +164,7 @@ while redis.call('HLEN', KEYS[2]) > ${MOST_TAGS} do
   floor = math.max(floor, tonumber(oldest[2]))
 end
 redis.call('HSET', KEYS[1], 'version', version, 'floor', floor, 'count', redis.call('HLEN', KEYS[2]))
-if redis.call('HGET', KEYS[1], 'unknown') then return { epoch, version, 1, { '*' } } end
+if redis.call('HGET', KEYS[1], 'unknown') then return { epoch, version, 1, { '*' }, 1 } end
 local paths = {}
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
 for _, render in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do

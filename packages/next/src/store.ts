@@ -61,6 +61,8 @@ export interface Revalidated {
   readonly moment: Moment | undefined;
   /** Paths of the pages that have the tags or are being made; `*`: any. */
   readonly paths: readonly string[];
+  /** True if gateways may have pages that Redis does not know. */
+  readonly isUnknown?: boolean;
 }
 
 /** A page that gateways may have, and a name for the one render of it that is meant. */
@@ -119,6 +121,8 @@ export class Store {
   readonly #beat: NodeJS.Timeout | undefined;
   #isBeating = false;
   #isPurging = false;
+  /** True until gateways have what they did not take of such a purge. */
+  #isOwing = false;
   #hasLeft = false;
   /** The last revalidation that reads without Redis respect. */
   #applied: Moment | undefined;
@@ -416,7 +420,8 @@ export class Store {
       const begun = performance.now();
       const before = this.#applied;
       // What gateways got without Redis may be older, so receipts wait until they have dropped it.
-      const isAll = this.#aside === undefined && !this.#isPurging;
+      this.#isOwing &&= this.#gateways.owes;
+      const isAll = this.#aside === undefined && !this.#isPurging && !this.#isOwing;
       const args = [randomId(), this.#instance, before?.epoch ?? '', String(before?.version ?? 0), isAll ? '1' : '0'];
       const reply = await run(RENEW, [...this.#meta, ...this.#leases], args);
       this.#applied = this.#observe(reply, begun);
@@ -439,7 +444,8 @@ export class Store {
   async #send(unsent: Unsent, run: Run): Promise<Revalidated> {
     const sent = performance.now();
     const reply = await run(REVALIDATE, [...this.#meta, this.#making, this.#paths], argumentsOf(unsent));
-    return { moment: this.#observe(reply, sent), paths: (reply[3] as unknown[]).map(String) };
+    const paths = (reply[3] as unknown[]).map(String);
+    return { moment: this.#observe(reply, sent), paths, isUnknown: reply.length > 4 };
   }
 
   /** Notes that a page, or one whose path Redis does not know, is served without Redis. */
@@ -457,8 +463,12 @@ export class Store {
     this.#aside = undefined;
     const isSame = moment?.epoch === now.epoch && moment.version === now.version;
     this.#isPurging = true;
-    await this.purge([], isSame ? [...paths] : ['*'], false, now);
-    this.#isPurging = false;
+    try {
+      await this.purge([], isSame ? [...paths] : ['*'], false, now);
+    } finally {
+      this.#isPurging = false;
+    }
+    this.#isOwing = this.#gateways.owes;
     return true;
   }
 }

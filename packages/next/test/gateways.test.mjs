@@ -9,7 +9,7 @@ import { after, afterEach, before, test } from 'node:test';
 
 import { purgesOf } from '../dist/gateways.js';
 import { EdgewayCacheHandler } from '../dist/cache-handler.js';
-import { revalidateStore } from '../dist/revalidate.js';
+import { revalidateForNext, revalidateStore } from '../dist/revalidate.js';
 import { settingsFrom } from '../dist/settings.js';
 import { siteOf, UNKNOWN_SITE } from '../dist/site.js';
 import { Store } from '../dist/store.js';
@@ -302,4 +302,15 @@ test('without Redis, only the first requests wait for it', async () => {
   const begun = performance.now();
   await handler.get('/a');
   assert.ok(performance.now() - begun < 50);
+});
+
+test('on a new Redis soft revalidations drop everything once, and then name what they mean', async () => {
+  await redis.client.flushAll();
+  const store = await openStore(redis.url, { gateways: [gateway.url] });
+  stores.push(store);
+  for (const tag of ['a', 'b', 'c']) {
+    await revalidateForNext(store, [tag], { expire: 3600 });
+    await until(() => gateway.purges.some((purges) => purges.some((purge) => purge.all || purge.tag === tag)));
+  }
+  assert.deepEqual(gateway.purges, [[{ all: true }], [{ tag: 'b', soft: true }], [{ tag: 'c', soft: true }]]);
 });
