@@ -124,10 +124,7 @@ pub(super) async fn release(client: &mut Client, ctx: &mut Context) -> Result<()
     }
     let interim = ResponseHeader::build_no_case(StatusCode::CONTINUE, Some(0))?;
     client.interim(&interim).await.map_err(of_client)?;
-    ctx.early.has_continued = true;
-    if let Some(connection) = &ctx.connection {
-        connection.pace.release();
-    }
+    ctx.continued();
     Ok(())
 }
 

@@ -153,7 +153,8 @@ async fn an_old_connection_ends_when_its_streams_have() {
 #[tokio::test]
 async fn a_client_that_does_not_acknowledge_a_goaway_gets_no_more_streams() {
     let origin = EchoOrigin::start().await;
-    let listener = "http2: { cleartext: true, streams: 1 }, limits: { idle_timeout: 2s }";
+    let listener = "http2: { cleartext: true, streams: 1, concurrent_streams: 1 }, \
+        limits: { idle_timeout: 2s }";
     let gateway = gateway(listener, origin.address(), "").await;
     let mut frames = Frames::open(gateway.address()).await;
     let get = |stream| {
@@ -164,10 +165,13 @@ async fn a_client_that_does_not_acknowledge_a_goaway_gets_no_more_streams() {
     frames.until(GOAWAY).await.unwrap();
     assert_eq!(frames.until(DATA).await.unwrap().stream, 1);
     pass(Duration::from_millis(1200)).await;
+    // As many as a client may have sent that has not read it yet.
     frames.write(&get(3)).await.unwrap();
+    assert_eq!(frames.until(DATA).await.unwrap().stream, 3);
+    frames.write(&get(5)).await.unwrap();
     let refused = frames.until(RST_STREAM).await.unwrap();
     // REFUSED_STREAM
-    assert_eq!((refused.stream, &*refused.payload), (3, &[0, 0, 0, 7][..]));
+    assert_eq!((refused.stream, &*refused.payload), (5, &[0, 0, 0, 7][..]));
     // Refused streams do not keep the connection.
     frames.until(GOAWAY).await.unwrap();
     while let Some(frame) = frames.next().await {

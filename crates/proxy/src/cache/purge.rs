@@ -39,6 +39,7 @@ pub(super) async fn respond(
             reason: DENIED,
             subject: None,
             is_strike: false,
+            is_verdict: true,
         }));
         return Reply::refuse(StatusCode::FORBIDDEN, DENIED).detail("Purging is not allowed here.");
     }

@@ -24,7 +24,7 @@ impl Connection {
         if stalled >= limits.send_timeout {
             self.close(CloseReason::SendTimeout);
         }
-        self.watch.check(now, is_blocked);
+        self.watch.check(now, is_blocked, bounds);
         if self.closed.load(Ordering::Relaxed) != 0 {
             self.see_off(now);
             return Duration::ZERO;

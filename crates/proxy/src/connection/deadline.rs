@@ -138,15 +138,16 @@ impl Watch {
 
     /// Ends the attempt if it has expired. `is_client_slow`: the client does not read, and its
     /// slowness must not count against the backend.
-    pub(super) fn check(&self, now: u64, is_client_slow: bool) {
+    pub(super) fn check(&self, now: u64, is_client_slow: bool, bounds: PaceLimits) {
         let next = self.next.load(Ordering::Acquire);
         if next == 0 {
             return;
         }
         let total = self.total.load(Ordering::Relaxed);
         let is_streaming = self.is_streaming.load(Ordering::Relaxed);
-        // The client's time, which its body's minimum rate bounds.
-        let is_clients = !is_streaming && self.body.is_awaited() && !self.body.is_over();
+        // The client's time, if its body has a minimum rate.
+        let is_awaited = self.body.is_awaited() && !self.body.is_over();
+        let is_clients = !is_streaming && is_awaited && bounds.rate > 0;
         if is_clients {
             self.moved(now);
         }
@@ -252,7 +253,11 @@ mod tests {
 
         fn advance(&mut self, millis: u64) {
             self.now += millis;
-            self.watch.check(self.now, self.is_client_slow);
+            let bounds = PaceLimits {
+                rate: 240,
+                grace: Duration::from_secs(10),
+            };
+            self.watch.check(self.now, self.is_client_slow, bounds);
         }
 
         fn is_cut(&mut self) -> bool {

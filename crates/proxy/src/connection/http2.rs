@@ -161,8 +161,12 @@ impl Streams {
         limits: &Limits,
     ) -> Result<Duration, CloseReason> {
         self.now.store(now, Ordering::Relaxed);
+        let bounds = PaceLimits {
+            rate: limits.body_rate,
+            grace: limits.body_grace,
+        };
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
-            stream.check(now, is_blocked);
+            stream.check(now, is_blocked, bounds);
         }
         let header_section = self.header_section.load(Ordering::Relaxed);
         let waited = self.header_section_since.unchanged(header_section, now);

@@ -195,12 +195,16 @@ impl Connection {
     /// Returns true if each response is the last of the connection: its listener drains, or has other
     /// rules for certificates of clients than when the connection was made.
     pub fn is_ending(&self) -> bool {
-        let rules = || {
+        self.listener.is_draining() || self.has_other_rules()
+    }
+
+    /// Returns true if clients are let in by other rules than this one was.
+    pub fn has_other_rules(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| {
             let config = self.listener.config();
-            config.tls.as_ref().map(|server| server.client_rules())
-        };
-        let rules_then = self.tls.as_ref().map(|tls| tls.client_rules);
-        self.listener.is_draining() || rules() != rules_then
+            let rules = config.tls.as_ref().map(|server| server.client_rules());
+            rules != Some(tls.client_rules)
+        })
     }
 
     /// Status of the client's certificate.

@@ -229,6 +229,17 @@ impl Context {
         connection.is_some_and(|connection| connection.is_ending())
     }
 
+    /// Records that the client has got `100 Continue`.
+    pub(crate) fn continued(&mut self) {
+        self.early.has_continued = true;
+        if let Some(connection) = &self.connection {
+            connection.pace.release();
+        }
+        if let Some(watch) = &self.watch {
+            watch.body.release();
+        }
+    }
+
     /// Lets the client see that the response that has begun is not complete.
     pub(crate) fn break_off(&self) {
         if let Some(connection) = &self.connection {

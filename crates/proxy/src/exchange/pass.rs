@@ -1,6 +1,6 @@
 //! Responses that go from a backend to the client as they arrive, and tunnels.
 
-use std::{future::poll_fn, mem, task::Poll};
+use std::{future::poll_fn, mem, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use edgeway_cache::budget::RenderPermit;
@@ -23,6 +23,8 @@ use crate::{
 /// Limit on bytes of a body that are read before a client with TLS has got them: it is sent no more
 /// at a time, and each slow one holds such a buffer.
 const TLS_ROOM: usize = 32 * 1024;
+/// Longest time without a byte of a request whose response is complete.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl<H> Exchange<'_, H>
 where
@@ -181,7 +183,19 @@ where
 
     /// Sends the rest of a request whose response is complete already: the backend may want it.
     async fn finish_upload(&mut self, ctx: &mut Box<Context>, wire: &mut Wire) -> Result<()> {
-        self.upload.finish(wire, ctx).await?;
+        // The body has no minimum rate any more, and must not hold the backend's place for ever.
+        loop {
+            let received = self.client().body.received;
+            let rest = self.upload.finish(wire, ctx);
+            match tokio::time::timeout(LONGEST_PAUSE, rest).await {
+                Ok(sent) => break sent?,
+                Err(_) if self.client().body.received > received => {}
+                Err(_) => {
+                    self.client().close();
+                    return Ok(());
+                }
+            }
+        }
         if let Err(error) = upstream::received_body(true, ctx) {
             // The client has its response, and the connection is not used again.
             log::debug!(error:%; "a backend took too long for the rest of a request");

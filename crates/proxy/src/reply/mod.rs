@@ -130,6 +130,8 @@ async fn build(
 ) -> Result<(ResponseHeader, Option<Bytes>)> {
     let request = ex.head;
     let is_page = matches!(reply.body, ReplyBody::Page { .. });
+    // Both have the same style.
+    let is_built_in = is_page || matches!(reply.reason, Some("maintenance"));
     let mut reply = reply;
     if let Some(rerouted) = ex.facts.rerouted.as_ref().filter(|_| !is_page) {
         reply.status = rerouted.status_for(reply.status);
@@ -180,7 +182,7 @@ async fn build(
     let has_policy = headers.contains_key(header::CONTENT_SECURITY_POLICY);
     chain.on_response(&mut ex, &mut open.parts).await;
     let headers = &mut open.parts.headers;
-    if is_page && !has_policy && headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+    if is_built_in && !has_policy && headers.contains_key(header::CONTENT_SECURITY_POLICY) {
         headers.insert(header::CONTENT_SECURITY_POLICY, page::POLICY);
     }
     open.close(&mut response);

@@ -126,19 +126,17 @@ fn set_up(
         request.remove_header(&header::EXPECT);
     }
     let watch = ctx.watch.insert(connection.request_watch(is_http2));
-    if request.method != http::Method::GET {
-        // On HTTP/2 the connection has other bodies too.
-        if has(&request.headers, &header::EXPECT) && !is_http2 {
-            connection.pace.hold();
-        }
-        if !has(&request.headers, &header::CONTENT_LENGTH) {
-            let pace = if is_http2 {
-                &watch.body
-            } else {
-                &connection.pace
-            };
-            pace.open();
-        }
+    // On HTTP/2 the connection has other bodies too.
+    let pace = if is_http2 {
+        &watch.body
+    } else {
+        &connection.pace
+    };
+    if has(&request.headers, &header::EXPECT) {
+        pace.hold();
+    }
+    if request.method != http::Method::GET && !has(&request.headers, &header::CONTENT_LENGTH) {
+        pace.open();
     }
     let connection = ctx.connection.insert(connection);
     ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;

@@ -254,6 +254,14 @@ impl Http1Stream {
         Poll::Ready(error.into_down())
     }
 
+    /// Has patience with a client that sends no more: what it waits for has a bound of its own, and
+    /// HTTP/1.0 has no interim response to ask it with.
+    pub(super) fn wait_longer(&mut self) {
+        if let Some(half) = self.half_closed.as_mut().filter(|_| !self.takes_interim) {
+            half.checks = 0;
+        }
+    }
+
     /// Waits until a client that sends no more has left. One that has sends a reset when it is sent
     /// an interim response, which every client takes (RFC 9110, 15.2), or more of the response.
     #[cold]

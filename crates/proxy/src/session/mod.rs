@@ -110,6 +110,9 @@ impl ClientWatch<'_> {
     pub(crate) async fn during<T>(self, work: impl Future<Output = T>) -> Result<T> {
         let mut work = pin!(work);
         poll_fn(|cx| {
+            if let Wire::Http1(stream) = &mut *self.wire {
+                stream.wait_longer();
+            }
             // First: a client may have left while filters waited.
             if self.is_watched
                 && let Poll::Ready(error) = self.wire.poll_gone(cx)

@@ -174,7 +174,11 @@ pub(super) fn body_is_free(ctx: &Context) {
 /// the client waits for the backend's `100 Continue`.
 pub(super) fn awaits_body(ctx: &Context) {
     let is_held = ctx.connection.as_ref().is_some_and(|c| c.pace.is_held());
-    if let Some(watch) = ctx.watch.as_ref().filter(|_| !is_held) {
+    if let Some(watch) = ctx
+        .watch
+        .as_ref()
+        .filter(|it| !is_held && !it.body.is_held())
+    {
         watch.body.awaited();
     }
 }
@@ -225,10 +229,7 @@ pub(super) fn interim(response: &mut ResponseHeader, ctx: &mut Context) {
         response.remove_header(name);
     }
     if response.status == StatusCode::CONTINUE && !ctx.is_background() {
-        ctx.early.has_continued = true;
-        if let Some(connection) = &ctx.connection {
-            connection.pace.release();
-        }
+        ctx.continued();
     }
 }
 

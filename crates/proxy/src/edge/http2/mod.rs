@@ -152,12 +152,13 @@ async fn accept(
     // are not finished yet.
     let most_streams = usize::try_from(listener.http2.concurrent_streams)
         .map_or(usize::MAX, |most| most.saturating_mul(2));
-    let mut leaving_since: Option<Instant> = None;
+    // Time of the GOAWAY, and the number of streams until then.
+    let mut leaving: Option<(Instant, u32)> = None;
     // Number of streams that `h2` returned, and of those that were malformed.
     let (mut requests, mut malformed) = (0, 0);
     loop {
         let accepted = {
-            let is_leaving = leaving_since.is_some();
+            let is_leaving = leaving.is_some();
             let next = poll_fn(|cx| frames.poll_accept(cx));
             let mut next = pin!(until_cut(connection, next));
             // A client that always has another request does not keep the connection from its end.
@@ -189,7 +190,7 @@ async fn accept(
         };
         match accepted {
             None => {
-                leaving_since = Some(Instant::now());
+                leaving = Some((Instant::now(), requests));
                 frames.graceful_shutdown();
                 continue;
             }
@@ -197,8 +198,14 @@ async fn accept(
             Some(Ok(None)) => return LoopEnd::Closed,
             Some(Ok(Some(Err(error)))) => return failed(&error),
             Some(Ok(Some(Ok(accepted)))) => {
-                // `h2` refuses streams only once the client has acknowledged the GOAWAY.
-                let is_late = leaving_since.is_some_and(|since| since.elapsed() > GOAWAY_TIMEOUT);
+                // `h2` refuses streams only once the client has acknowledged the GOAWAY, which may
+                // lie behind responses that a slow client has to read first.
+                let most_unaware = listener.http2.concurrent_streams;
+                let is_late = leaving.is_some_and(|(since, count)| {
+                    connection.has_other_rules()
+                        || since.elapsed() > GOAWAY_TIMEOUT
+                            && requests >= count.saturating_add(most_unaware)
+                });
                 let most_streams = if is_late { 0 } else { most_streams };
                 if begin(shared, connection, accepted, (streams, most_streams)).is_err() {
                     malformed += 1;
@@ -209,8 +216,9 @@ async fn accept(
             }
         }
         requests += 1;
-        if requests >= listener.http2.streams && leaving_since.is_none() {
-            leaving_since = Some(Instant::now());
+        let is_last = requests >= listener.http2.streams || connection.is_ending();
+        if is_last && leaving.is_none() {
+            leaving = Some((Instant::now(), requests));
             frames.graceful_shutdown();
         }
     }

@@ -157,10 +157,10 @@ impl Http2Stream {
         sent.or_err(WRITE.0, WRITE.1).map_err(Error::into_down)
     }
 
-    /// Resets the stream, whose client is not the one at fault (RFC 9113, 7): without this the
-    /// reset says that the response is not needed any more.
+    /// Resets the stream of an incomplete response, whose client is not the one at fault (RFC 9113, 7):
+    /// without this the reset says that the response is not needed any more.
     pub(super) fn break_off(&mut self) {
-        if let Some(writer) = &mut self.writer {
+        if let Some(writer) = self.writer.as_mut().filter(|_| !self.is_ended) {
             writer.send_reset(Reason::INTERNAL_ERROR);
         }
     }
