@@ -126,17 +126,19 @@ fn set_up(
         request.remove_header(&header::EXPECT);
     }
     let watch = ctx.watch.insert(connection.request_watch(is_http2));
-    // On HTTP/2 the connection has other bodies too.
-    let pace = if is_http2 {
-        &watch.body
-    } else {
-        &connection.pace
-    };
-    if has(&request.headers, &header::EXPECT) {
-        pace.hold();
-    }
-    if request.method != http::Method::GET && !has(&request.headers, &header::CONTENT_LENGTH) {
-        pace.open();
+    if request.method != http::Method::GET {
+        // On HTTP/2 the connection has other bodies too.
+        let pace = if is_http2 {
+            &watch.body
+        } else {
+            &connection.pace
+        };
+        if has(&request.headers, &header::EXPECT) {
+            pace.hold();
+        }
+        if !has(&request.headers, &header::CONTENT_LENGTH) {
+            pace.open();
+        }
     }
     let connection = ctx.connection.insert(connection);
     ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;
