@@ -189,15 +189,18 @@ fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
     steps
 }
 
-fn request_changes(filters: &[CompiledFilter]) -> RequestChanges {
-    let all = filters.iter().map(|each| &each.traits);
+fn request_changes(
+    filters: &[CompiledFilter],
+    changes: fn(&Traits) -> RequestChanges,
+) -> RequestChanges {
+    let all = filters.iter().map(|each| &*each.traits);
     all.filter(|traits| traits.phases.wants(Phase::Upstream))
-        .map(|traits| traits.request_changes.clone())
+        .map(changes)
         .fold(RequestChanges::NONE, RequestChanges::and)
 }
 
 fn leaves_forwarding(filters: &[CompiledFilter]) -> bool {
-    let changes = request_changes(filters);
+    let changes = request_changes(filters, |traits| traits.request_changes.clone());
     changes != RequestChanges::Any && !written().any(|name| changes.names_header(name))
 }
 
@@ -210,7 +213,6 @@ struct BodyFilter {
 /// Filters of one route, one list for each phase.
 ///
 /// The asynchronous runners hold no future for a list without asynchronous filters.
-#[derive(Default)]
 pub struct Chain {
     all: Box<[CompiledFilter]>,
     request: Box<[Step]>,
@@ -229,6 +231,7 @@ pub struct Chain {
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     credentials: Box<[Credential]>,
+    changes_beside_credentials: RequestChanges,
     /// True if a filter changes `Location` in place of the gateway.
     pub replaces_location: bool,
     /// True if no filter changes what the gateway tells backends about the client.
@@ -237,6 +240,12 @@ pub struct Chain {
     any: Option<Arc<AnyOf>>,
     /// A selective filter, and the chain without it.
     short: Option<(Arc<dyn Filter>, Box<Chain>)>,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl Chain {
@@ -303,6 +312,10 @@ impl Chain {
                 .flat_map(|each| &each.traits.credentials)
                 .cloned()
                 .collect(),
+            changes_beside_credentials: request_changes(
+                &filters,
+                Traits::changes_beside_credentials,
+            ),
             short: filters
                 .iter()
                 .position(|each| each.traits.is_selective)
@@ -472,24 +485,12 @@ impl Chain {
 
     /// Returns all headers that the filters may change on the way to a backend.
     pub fn request_changes(&self) -> RequestChanges {
-        request_changes(&self.all)
+        request_changes(&self.all, |traits| traits.request_changes.clone())
     }
 
-    /// Returns the same without the credentials that filters strip.
-    pub fn changes_beside_credentials(&self) -> RequestChanges {
-        let mut filters = self.all.to_vec();
-        for each in &mut filters {
-            let mut traits = Traits::clone(&each.traits);
-            if let RequestChanges::Only { names, .. } = &mut traits.request_changes {
-                let writes = &each.traits.own_headers;
-                names.retain(|name| {
-                    writes.contains(name)
-                        || each.traits.credential_headers().all(|own| own != *name)
-                });
-            }
-            each.traits = Arc::new(traits);
-        }
-        request_changes(&filters)
+    /// Returns the same without headers that only have credentials.
+    pub fn changes_beside_credentials(&self) -> &RequestChanges {
+        &self.changes_beside_credentials
     }
 
     /// Applies to `headers` the changes that [`Chain::on_upstream`] would make; returns `false` if

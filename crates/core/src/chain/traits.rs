@@ -119,6 +119,16 @@ impl Traits {
         credentials.filter_map(|each| each.place.header())
     }
 
+    /// Returns the changes of requests, without headers in which the filter only reads credentials.
+    pub(super) fn changes_beside_credentials(&self) -> RequestChanges {
+        let mut changes = self.request_changes.clone();
+        if let RequestChanges::Only { names, .. } = &mut changes {
+            let is_read = |name: &HeaderName| self.credential_headers().any(|own| own == *name);
+            names.retain(|name| self.own_headers.contains(name) || !is_read(name));
+        }
+        changes
+    }
+
     /// Returns true if what the filter writes into requests has to be part of a cache key.
     pub(super) fn is_keyed(&self) -> bool {
         let is_declared = matches!(self.request_changes, RequestChanges::Only { .. });

@@ -140,7 +140,7 @@ fn request_for(
     let overrides = context::route(&ctx.gateway, ctx.route).map(|route| &route.pass_headers);
     let is_passed = |name: &&HeaderName| {
         let text = name.as_str();
-        let is_of_backend = match &of_filters {
+        let is_of_backend = match of_filters {
             RequestChanges::Any => {
                 let is_content = is_clients && text.starts_with(ABOUT_BODY);
                 !is_content && !HARMLESS.contains(&text)
