@@ -23,7 +23,9 @@ pub mod values;
 #[doc(hidden)]
 pub use self::table::work;
 pub use self::{
-    action::{Action, HostHeader, Otherwise, Respond, Rewrite, ServeFiles, UpstreamRequest},
+    action::{
+        Action, HostHeader, Otherwise, PAGE_STYLE, Respond, Rewrite, ServeFiles, UpstreamRequest,
+    },
     class::classify,
     params::{ParamNames, Params, Slot},
     predicate::methods,

@@ -23,7 +23,7 @@ pub(crate) use self::redirect::Redirect;
 pub use self::{
     files::{Otherwise, ServeFiles},
     host::HostHeader,
-    respond::Respond,
+    respond::{PAGE_STYLE, Respond},
     rewrite::Rewrite,
     upstream_request::UpstreamRequest,
 };

@@ -45,6 +45,8 @@ enum Body {
 
 const CODE: &str = "edgeway::route::bad_respond";
 
+/// Style of all built-in pages.
+pub const PAGE_STYLE: &str = include_str!("page.css");
 /// Media types of the maintenance page.
 const MAINTENANCE_TYPES: [&str; 2] = ["text/html", "application/json"];
 const MAX_FILE: u64 = 1 << 20;
@@ -330,7 +332,8 @@ fn maintenance_headers(
 
 fn maintenance_page(config: &MaintenanceConfig) -> Body {
     let message = config.message.as_str();
-    let html = include_str!("maintenance.html").replace("{{message}}", &escape(message));
+    let html = include_str!("maintenance.html").replace("{{style}}", PAGE_STYLE);
+    let html = html.replace("{{message}}", &escape(message));
     let error = serde_json::json!({ "reason": "maintenance", "message": message });
     let json = serde_json::json!({ "error": error }).to_string();
     Body::Maintenance {
