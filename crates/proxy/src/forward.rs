@@ -75,8 +75,8 @@ pub(super) async fn forward(
 /// guard it.
 fn stripped(ctx: &Context) -> impl Iterator<Item = &CredentialPlace> {
     let last = context::chain(&ctx.gateway, ctx.route);
-    let left = { ctx.left.iter() }.filter_map(|index| ctx.gateway.route(*index));
-    left.flat_map(move |route| route.chain.stripped(Some(last)))
+    let earlier = { ctx.earlier_routes.iter() }.filter_map(|index| ctx.gateway.route(*index));
+    earlier.flat_map(move |route| route.chain.stripped(Some(last)))
 }
 
 /// Removes credentials from the target of a request for a backend.

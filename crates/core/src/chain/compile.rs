@@ -68,7 +68,11 @@ edgeway_base::opaque_debug!(Shared);
 
 /// Background work of filters. It starts when the configuration begins to serve and ends with it.
 #[derive(Default)]
-pub struct BackgroundWork(Vec<(String, Start)>, Vec<Box<dyn Fn() + Send + Sync>>);
+pub struct BackgroundWork {
+    tasks: Vec<(String, Start)>,
+    /// Steps that are taken once no other configuration serves beside this one.
+    alone: Vec<Box<dyn Fn() + Send + Sync>>,
+}
 
 type Start = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -80,31 +84,33 @@ impl BackgroundWork {
         F: Future<Output = ()> + Send + 'static,
     {
         let name = name.into();
-        if self.0.iter().all(|(other, _)| *other != name) {
-            self.0.push((name, Box::new(move || Box::pin(start()))));
+        if self.tasks.iter().all(|(other, _)| *other != name) {
+            self.tasks.push((name, Box::new(move || Box::pin(start()))));
         }
     }
 
     /// Registers what is done once no other configuration serves beside this one.
     pub fn add_alone(&mut self, work: impl Fn() + Send + Sync + 'static) {
-        self.1.push(Box::new(work));
+        self.alone.push(Box::new(work));
     }
 
     /// Does what waits for the end of a trial.
     pub fn serves_alone(&self) {
-        self.1.iter().for_each(|work| work());
+        self.alone.iter().for_each(|work| work());
     }
 
     /// Starts all work again and returns it with the names.
     pub fn begin(&self) -> impl Iterator<Item = (&str, BoxFuture<'static, ()>)> {
-        self.0.iter().map(|(name, start)| (name.as_str(), start()))
+        self.tasks
+            .iter()
+            .map(|(name, start)| (name.as_str(), start()))
     }
 }
 
 impl fmt::Debug for BackgroundWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
+            .entries(self.tasks.iter().map(|(name, _)| name))
             .finish()
     }
 }

@@ -106,7 +106,7 @@ fn prepare(
     ours.connection.clone_from(&ctx.connection);
     ours.gateway = Arc::clone(&ctx.gateway);
     ours.route = ctx.route;
-    ours.left.clone_from(&ctx.left);
+    ours.earlier_routes.clone_from(&ctx.earlier_routes);
     ours.params = ctx.params.clone();
     ours.upstream.clone_from(&ctx.upstream);
     ours.timeouts.clone_from(&ctx.timeouts);

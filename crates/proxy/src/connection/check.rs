@@ -13,10 +13,7 @@ impl Connection {
     pub(super) fn check(&self, now: u64, elapsed: u64) -> Duration {
         let config = self.listener.config();
         let limits = &config.limits;
-        let bounds = PaceLimits {
-            rate: limits.body_rate,
-            grace: limits.body_grace,
-        };
+        let bounds = PaceLimits::from(limits);
         let is_blocked = self.progress.is_blocked();
         let stalled = self
             .progress

@@ -161,10 +161,7 @@ impl Streams {
         limits: &Limits,
     ) -> Result<Duration, CloseReason> {
         self.now.store(now, Ordering::Relaxed);
-        let bounds = PaceLimits {
-            rate: limits.body_rate,
-            grace: limits.body_grace,
-        };
+        let bounds = PaceLimits::from(limits);
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
             stream.check(now, is_blocked, bounds);
         }

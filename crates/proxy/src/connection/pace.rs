@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use edgeway_gateway::Limits;
+
 /// Limits of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PaceLimits {
@@ -12,6 +14,15 @@ pub struct PaceLimits {
     pub rate: u64,
     /// Time by which a body may lag behind.
     pub grace: Duration,
+}
+
+impl From<&Limits> for PaceLimits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            rate: limits.body_rate,
+            grace: limits.body_grace,
+        }
+    }
 }
 
 /// Lag of a body behind its minimum rate.

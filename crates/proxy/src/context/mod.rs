@@ -104,7 +104,7 @@ pub(crate) struct Context {
     /// The error that the request is booked for, in place of the page that it gets.
     pub(crate) booked: Option<Box<BookedError>>,
     /// Routes whose filters have seen the request, beside its own.
-    pub(crate) left: Vec<usize>,
+    pub(crate) earlier_routes: Vec<usize>,
     /// Set once a filter refused the request.
     pub(crate) refused_by: Option<RefusedBy>,
     /// Hooks at both ends of a request that it has passed.
@@ -194,7 +194,7 @@ impl Context {
             reroute: None,
             booked: None,
             refused_by: None,
-            left: Vec::new(),
+            earlier_routes: Vec::new(),
             passed: PassedHooks::default(),
             in_flight: InFlight(Arc::clone(shared)),
         }

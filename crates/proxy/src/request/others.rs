@@ -108,7 +108,7 @@ pub(super) async fn pass_others(
         facts,
         also,
         refused_by,
-        left,
+        earlier_routes,
         ..
     } = ctx;
     let others = also.as_mut()?;
@@ -149,7 +149,7 @@ pub(super) async fn pass_others(
             return Some(FilterOutcome::Reply(Box::new(reply)));
         }
         facts.pass(apart);
-        left.push(*index);
+        earlier_routes.push(*index);
         others.routes.pop_front();
         others.round = HookProgress::default();
     }

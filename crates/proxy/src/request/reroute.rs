@@ -247,7 +247,8 @@ pub(crate) async fn settle_with_body(
 /// Assigns a request to another route, as if it came for that one.
 fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result<(), Box<Reply>> {
     forget(ctx);
-    ctx.left.extend(ctx.route.map(RoutePlacement::index));
+    ctx.earlier_routes
+        .extend(ctx.route.map(RoutePlacement::index));
     if ctx.booked.is_none() && to.page.is_some_and(|page| page.status.is_some()) {
         ctx.booked = Some(Box::new(BookedError {
             route: ctx.route,
