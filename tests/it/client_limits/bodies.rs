@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::Instant,
 };
@@ -20,13 +20,30 @@ use crate::support::{
 
 const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n";
 
-/// Runs an origin for one request, which delays `100 Continue`.
-async fn delayed_continue(listener: TcpListener) -> io::Result<()> {
+/// Accepts a connection with the headers of a request.
+async fn accepted(listener: &TcpListener) -> io::Result<TcpStream> {
     let (mut stream, _) = listener.accept().await?;
     let mut headers = Vec::new();
     while !headers.ends_with(b"\r\n\r\n") {
         headers.push(stream.read_u8().await?);
     }
+    Ok(stream)
+}
+
+/// Runs an origin that responds to each request without its body.
+async fn hasty(listener: TcpListener) -> io::Result<()> {
+    let mut open = Vec::new();
+    loop {
+        let mut stream = accepted(&listener).await?;
+        let response = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nearly";
+        stream.write_all(response).await?;
+        open.push(stream);
+    }
+}
+
+/// Runs an origin for one request, which delays `100 Continue`.
+async fn delayed_continue(listener: TcpListener) -> io::Result<()> {
+    let mut stream = accepted(&listener).await?;
     pass(Duration::from_millis(1500)).await;
     stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     stream.read_u8().await?;
@@ -100,6 +117,31 @@ async fn a_client_that_pauses_in_its_body_costs_no_backend_its_place() {
     };
     assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     assert_eq!(gateway.get("/").await.status(), 200, "it is in rotation");
+}
+
+/// Neither may one whose response is complete.
+#[tokio::test]
+async fn a_client_that_pauses_after_its_response_gives_back_its_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limits = "{ body_grace: 1s }, http2: { cleartext: true }";
+    let place = ", max_in_flight: { per_backend: 1, wait: 10s }";
+    let yaml = proxied(limits, listener.local_addr().unwrap(), place);
+    let clients = async {
+        let gateway = Gateway::start(&yaml).await;
+        let mut connection = gateway.connect().await;
+        connection.write(POST).await.unwrap();
+        assert_eq!(connection.read_response().await.unwrap().status(), 200);
+        assert_eq!(gateway.get("/").await.status(), 200, "the place is free");
+        let client = Client::open(gateway.address()).await;
+        let begun = client.begin(http2::request("POST", "/"), false).await;
+        let (response, _stream) = begun.unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        assert_eq!(gateway.get("/").await.status(), 200, "the place is free");
+    };
+    tokio::select! {
+        ended = hasty(listener) => panic!("{ended:?}"),
+        () = clients => {}
+    }
 }
 
 /// A body whose client does not know how long it will be, such as the lines of a log, may be slow

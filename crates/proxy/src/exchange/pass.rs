@@ -23,8 +23,6 @@ use crate::{
 /// Limit on bytes of a body that are read before a client with TLS has got them: it is sent no more
 /// at a time, and each slow one holds such a buffer.
 const TLS_ROOM: usize = 32 * 1024;
-/// Longest time without a byte of a request whose response is complete.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl<H> Exchange<'_, H>
 where
@@ -184,10 +182,13 @@ where
     /// Sends the rest of a request whose response is complete already: the backend may want it.
     async fn finish_upload(&mut self, ctx: &mut Box<Context>, wire: &mut Wire) -> Result<()> {
         // The body has no minimum rate any more, and must not hold the backend's place for ever.
+        let grace = ctx.connection.as_ref().map_or(Duration::MAX, |connection| {
+            connection.listener.config().limits.body_grace
+        });
         loop {
             let received = self.client().body.received;
             let rest = self.upload.finish(wire, ctx);
-            match tokio::time::timeout(LONGEST_PAUSE, rest).await {
+            match tokio::time::timeout(grace, rest).await {
                 Ok(sent) => break sent?,
                 Err(_) if self.client().body.received > received => {}
                 Err(_) => {
