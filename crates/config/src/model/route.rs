@@ -103,7 +103,8 @@ pub enum SatisfyConfig {
 pub struct RouteTimeoutsConfig {
     /// TCP connect (and TLS handshake).
     pub connect: Option<Span>,
-    /// Time from the last byte sent to the end of the response headers.
+    /// Time from the last byte sent to the end of the response headers, without the time that the
+    /// gateway waits for more of the client's body.
     pub first_byte: Option<Span>,
     /// Time between two chunks of a response. With `protocol: h2` the longer of this and
     /// `first_byte` limits both.

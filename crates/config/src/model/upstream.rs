@@ -291,7 +291,8 @@ pub struct TimeoutsConfig {
     /// TCP connect (and TLS handshake).
     #[default(Span::secs(1))]
     pub connect: Span,
-    /// Time from the last byte sent to the end of the response headers.
+    /// Time from the last byte sent to the end of the response headers, without the time that the
+    /// gateway waits for more of the client's body.
     #[default(Span::secs(30))]
     pub first_byte: Span,
     /// Time between two chunks of a response. With `protocol: h2` the longer of this and
