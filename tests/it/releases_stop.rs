@@ -56,6 +56,14 @@ fn supervisors(folder: &Path) -> Vec<u32> {
     ids.filter(|id| is_alive(*id)).collect()
 }
 
+/// Waits for the end of all supervisors: one that has given its lock back still has to exit.
+async fn supervisors_end(folder: &Path) {
+    wait_for("no supervisor runs", SOON, async || {
+        supervisors(folder).is_empty().then_some(())
+    })
+    .await;
+}
+
 fn signal(process: u32, signal: Signal) {
     let id = Pid::from_raw(process.cast_signed()).unwrap();
     kill_process(id, signal).unwrap();
@@ -98,7 +106,7 @@ async fn what_releases_have_started_is_stopped() {
         ran.stderr
     );
     ends(process).await;
-    assert_eq!(supervisors(site.folder.path()), [0; 0]);
+    supervisors_end(site.folder.path()).await;
     let status = site.gateway.status().await;
     assert_eq!(
         status["upstreams"][0]["backends"].as_array().unwrap().len(),
@@ -120,7 +128,7 @@ async fn what_releases_have_started_is_stopped() {
     let stop = ["deploys", "web", "--stop", "--config", "edgeway.yaml"];
     let ran = edgeway(&site.gateway, &stop).await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert_eq!(supervisors(site.folder.path()), [0; 0]);
+    supervisors_end(site.folder.path()).await;
     let other = ["deploys", "other", "--stop", "--config", "edgeway.yaml"];
     let ran = edgeway(&site.gateway, &other).await;
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
