@@ -21,6 +21,8 @@ const MAX_TTL: Duration = Duration::from_mins(5);
 /// TTL of the hosts file, which has none; reading it costs next to nothing.
 const HOSTS_FILE: Duration = Duration::from_secs(5);
 const MAX_RETRY: Duration = Duration::from_secs(30);
+/// The same while no address of the name is known: all requests wait for one.
+const MAX_FIRST_RETRY: Duration = Duration::from_secs(2);
 /// Deadline of one whole lookup, with all its attempts.
 const LOOKUP: Duration = Duration::from_secs(10);
 
@@ -171,6 +173,7 @@ fn explain(error: &NetError) -> DnsError {
 pub(super) struct Schedule {
     next: u64,
     failures: u32,
+    has_addresses: bool,
     /// Set once a lookup has ended.
     pub(super) is_tried: bool,
 }
@@ -196,6 +199,7 @@ impl Schedule {
         let had_failed = self.failures > 0;
         if let Some(ttl) = ttl {
             self.failures = 0;
+            self.has_addresses = true;
             self.next = now.saturating_add(nanos(ttl.clamp(MIN_TTL, MAX_TTL)));
             return if had_failed {
                 LookupChange::Works
@@ -203,9 +207,12 @@ impl Schedule {
                 LookupChange::None
             };
         }
-        let wait = MIN_TTL
-            .saturating_mul(1 << self.failures.min(5))
-            .min(MAX_RETRY);
+        let max = if self.has_addresses {
+            MAX_RETRY
+        } else {
+            MAX_FIRST_RETRY
+        };
+        let wait = MIN_TTL.saturating_mul(1 << self.failures.min(5)).min(max);
         self.next = now.saturating_add(nanos(wait));
         self.failures += 1;
         if had_failed {
@@ -243,6 +250,7 @@ mod tests {
     #[test]
     fn failures_are_reported_once_and_retried_ever_more_seldom() {
         let mut schedule = Schedule::default();
+        schedule.observe(Some(MIN_TTL), 0);
         let mut waits = Vec::new();
         for index in 0..8 {
             let news = schedule.observe(None, 0);
@@ -259,6 +267,15 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(schedule.observe(Some(MIN_TTL), 0), LookupChange::Works);
         assert_eq!(schedule.observe(None, 0), LookupChange::Fails);
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_looked_up_soon_again() {
+        let mut schedule = Schedule::default();
+        for seconds in [1, 2, 2, 2] {
+            schedule.observe(None, 0);
+            assert_eq!(schedule.next(), seconds * SECOND);
+        }
     }
 
     #[test]

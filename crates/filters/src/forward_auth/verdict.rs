@@ -161,10 +161,8 @@ impl Denied {
             reply = reply.header(header::CACHE_CONTROL, no_store);
         }
         if !self.body.is_empty() {
-            let usual = HeaderValue::from_static("application/octet-stream");
-            let content_type = self.headers.get(header::CONTENT_TYPE).cloned();
             reply.body = ReplyBody::Bytes {
-                content_type: content_type.or(Some(usual)),
+                content_type: self.headers.get(header::CONTENT_TYPE).cloned(),
                 body: self.body.clone(),
             };
         }

@@ -163,15 +163,15 @@ impl Jwks {
     }
 
     /// Requests other keys than those of `generation` and waits a moment for them. All waiting
-    /// requests share one fetch, and no fetch follows shortly after another.
-    pub(super) async fn newer(&self, generation: Option<u64>) -> RefreshOutcome {
+    /// requests share one fetch, and no fetch follows shortly after another. Keys that have been stale
+    /// for longer than `stale` are none.
+    pub(super) async fn newer(&self, generation: Option<u64>, stale: Duration) -> RefreshOutcome {
         let mut over = self.over.subscribe();
         let may_wait =
             self.is_asking.load(Ordering::Acquire) || self.since_last() >= Some(MIN_FETCH_INTERVAL);
         // A fetch may have finished since the caller looked.
-        if let Some(known) = &self.state.load().known
-            && Some(known.keys.generation) != generation
-        {
+        let is_other = |keys: &KeySet| Some(keys.generation) != generation;
+        if self.keys(stale).is_some_and(|keys| is_other(&keys)) {
             return RefreshOutcome::Changed;
         }
         // Even if this request does not wait: the next one with this key may find it.
@@ -190,10 +190,9 @@ impl Jwks {
         if !matches!(timeout(MAX_WAIT, over.changed()).await, Ok(Ok(()))) {
             return RefreshOutcome::Unknown;
         }
-        let state = self.state.load();
-        match &state.known {
-            Some(known) if Some(known.keys.generation) != generation => RefreshOutcome::Changed,
-            Some(_) if state.failures == 0 => RefreshOutcome::Same,
+        match self.keys(stale) {
+            Some(keys) if is_other(&keys) => RefreshOutcome::Changed,
+            Some(_) if self.state.load().failures == 0 => RefreshOutcome::Same,
             Some(_) | None => RefreshOutcome::Unknown,
         }
     }

@@ -289,7 +289,7 @@ impl Jwt {
         if !is_unknown {
             return result.into();
         }
-        match jwks.newer(generation).await {
+        match jwks.newer(generation, stale).await {
             RefreshOutcome::Changed => match jwks.keys(stale) {
                 Some(set) => with(&set).into(),
                 None => TokenVerdict::Unavailable,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use edgeway_core::chain::Claims;
 use http::HeaderValue;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 use super::keys::{Algorithm, Key};
@@ -100,7 +100,13 @@ pub(super) struct Token<'a> {
 struct Header {
     alg: String,
     kid: Option<String>,
-    crit: Option<IgnoredAny>,
+    /// True if the field is there, whatever its value.
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
+}
+
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 impl<'a> Token<'a> {
@@ -115,7 +121,7 @@ impl<'a> Token<'a> {
         }
         let header: Header = decode(header)?;
         // RFC 7515, 4.1.11: a critical extension that is not understood is refused.
-        if header.crit.is_some() {
+        if header.crit {
             return Err(TokenError::Malformed);
         }
         let alg = Algorithm::parse(&header.alg)
@@ -269,10 +275,15 @@ impl RequiredClaim {
     }
 }
 
-/// Compares values; numbers are the same if they are equal, such as `1` and `1.0`.
+/// Compares values; numbers are the same if they are equal, such as `1` and `1.0`. A float beyond
+/// 2^53 may have been rounded: it is the same as none.
 fn is_same(value: &Value, wanted: &Value) -> bool {
-    match (value.as_f64(), wanted.as_f64()) {
-        (Some(value), Some(wanted)) => value.total_cmp(&wanted).is_eq(),
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match (value, wanted) {
+        (Value::Number(one), Value::Number(other)) if one.is_f64() || other.is_f64() => {
+            let numbers = one.as_f64().zip(other.as_f64());
+            numbers.is_some_and(|(one, other)| one.abs() < EXACT && one.total_cmp(&other).is_eq())
+        }
         _ => value == wanted,
     }
 }

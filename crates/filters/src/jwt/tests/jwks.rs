@@ -263,6 +263,23 @@ fn old_keys_are_used_for_a_while_when_the_issuer_is_unreachable() {
 }
 
 #[test]
+fn a_token_starts_a_fetch_when_all_keys_are_too_old() {
+    let a = signer();
+    let world = World::new(&set(&[(&a, "a")]));
+    let (check, jwks) = world.filter("1h");
+    world.fetch(&jwks);
+    world.set(|script| script.status = 500);
+    for _ in 0..6 {
+        world.fetch(&jwks);
+    }
+    // The next fetch is due in half a minute, and the time stands still.
+    let check = check.advance("66min");
+    world.set(|script| script.status = 200);
+    world.supervise(&jwks);
+    let _ = check.bearer(&long_lived(&a, "a")).expect([200]);
+}
+
+#[test]
 fn an_invalid_key_set_changes_nothing() {
     let a = signer();
     let world = World::new(&set(&[(&a, "a")]));

@@ -277,6 +277,7 @@ fn what_is_no_token_expect_refused_without_a_word_on_why() {
             "{}",
             b"x",
         ),
+        by_hand(&json!({ "alg": "HS256", "crit": null }), "{}", b"x"),
         by_hand(&json!({ "alg": ["HS256"] }), "{}", b"x"),
         by_hand(&json!([]), "{}", b"x"),
     ];

@@ -52,6 +52,22 @@ fn a_known_client_without_a_required_claim_is_forbidden() {
     let _ = verdict(guard(inner), &claims).expect([200]);
 }
 
+/// Invariant: a number that is required admits no other number, however near.
+#[test]
+fn numbers_are_compared_exactly() {
+    for wanted in [9_007_199_254_740_993, 1_098_765_432_109_876_543_u64] {
+        for (other, passes) in [(0, true), (1, false), (43, false)] {
+            let check = guard(&format!(", require: {{ tenant: {wanted} }}"));
+            let status = if passes { 200 } else { 403 };
+            let _ = verdict(check, &json!({ "tenant": wanted - other })).expect([status]);
+        }
+        let rounded: f64 = wanted.to_string().parse().unwrap();
+        let rounded = json!({ "tenant": rounded });
+        let check = guard(&format!(", require: {{ tenant: {wanted} }}"));
+        let _ = verdict(check, &rounded).expect([403]);
+    }
+}
+
 #[test]
 fn a_refusal_names_the_remedy() {
     let check = guard(", realm: 'the shop'").get("/");
