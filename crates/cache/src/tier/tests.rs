@@ -294,7 +294,7 @@ fn altered_entries_are_refused_or_within_bounds() {
     let mut random = fastrand::Rng::with_seed(edgeway_testkit::drawn());
     let page = key("/a");
     let (mut read, mut refused) = (0, 0);
-    for _ in 0..edgeway_testkit::cases(4000, 20_000) {
+    for _ in 0..edgeway_testkit::cases(1000, 20_000) {
         let mut head = AnyHead::new();
         for _ in 0..random.usize(1..4) {
             let many = [0, 1, 3, 1024, 1025, 3000][random.usize(..6)];

@@ -465,12 +465,7 @@ mod tests {
 
     #[test]
     fn odd_rates_do_not_drift() {
-        for (count, per) in [
-            (7, SECOND),
-            (1000, 900 * SECOND),
-            (1_000_000, SECOND),
-            (999_983, SECOND),
-        ] {
+        for (count, per) in [(7, SECOND), (1000, 900 * SECOND), (99_991, SECOND)] {
             let mut bucket = Bucket::new(quota(count, per, 2));
             // Each request comes as soon as it may: 3 N of them take exactly 3 T.
             let mut last = 0;

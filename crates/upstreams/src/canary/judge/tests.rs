@@ -74,12 +74,14 @@ fn traffic(rate: f64, errors: [f64; 2], latency: [fn(f64) -> Duration; 2]) -> Tr
 }
 
 const STEPS: [f64; 3] = [0.05, 0.25, 0.5];
-const SEEDS: std::ops::Range<u64> = 0..300;
+fn seeds() -> std::ops::Range<u64> {
+    0..edgeway_testkit::cases(100, 300)
+}
 
 #[test]
 fn a_release_as_good_as_the_current_one_stays() {
     for errors in [0.0, 0.005, 0.05] {
-        let faults: Vec<_> = SEEDS
+        let faults: Vec<_> = seeds()
             .filter_map(|seed| traffic(100.0, [errors; 2], [usual; 2]).judged(180, &STEPS, seed))
             .collect();
         assert!(faults.len() <= 3, "{errors}: {faults:?}");
@@ -88,7 +90,7 @@ fn a_release_as_good_as_the_current_one_stays() {
 
 #[test]
 fn a_release_with_six_times_the_errors_is_found_within_a_minute() {
-    let late: Vec<_> = SEEDS
+    let late: Vec<_> = seeds()
         .map(|seed| traffic(100.0, [0.03, 0.005], [usual; 2]).judged(60, &STEPS, seed))
         .filter(|found| !matches!(found, Some((Fault::Errors, _))))
         .collect();
@@ -98,7 +100,7 @@ fn a_release_with_six_times_the_errors_is_found_within_a_minute() {
 #[test]
 fn a_release_that_is_twice_as_slow_is_found() {
     let found =
-        SEEDS.map(|seed| traffic(100.0, [0.005; 2], [doubled, usual]).judged(120, &STEPS, seed));
+        seeds().map(|seed| traffic(100.0, [0.005; 2], [doubled, usual]).judged(120, &STEPS, seed));
     let missed = found.filter(|found| !matches!(found, Some((Fault::Latency, _))));
     assert!(missed.count() <= 3);
 }
@@ -137,7 +139,7 @@ fn a_release_that_is_a_little_worse_stays() {
 #[test]
 fn five_percent_of_errors_never_survive() {
     for errors in [0.0, 0.005, 0.01] {
-        let survived: Vec<_> = SEEDS
+        let survived: Vec<_> = seeds()
             .filter(|seed| {
                 let mut traffic = traffic(10.0, [0.05, errors], [usual; 2]);
                 traffic.judged(600, &STEPS, *seed).is_none()

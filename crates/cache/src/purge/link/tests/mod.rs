@@ -436,7 +436,7 @@ fn run_all(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn a_receipt_claims_nothing_untrue() {
-    run_all(0..edgeway_testkit::cases(1000, 3000));
+    run_all(0..edgeway_testkit::cases(300, 3000));
 }
 
 /// The response to the publication is late, so the purge is published again.

@@ -58,7 +58,7 @@ fn a_budget_shrinks_some_files_at_a_time() {
 #[test]
 fn everything_may_be_purged_while_a_folder_is_walked() {
     let mut bench = bench();
-    for round in 0..20 {
+    for round in 0..edgeway_testkit::cases(8, 20) {
         for number in 0..100 {
             assert!(bench.write(&format!("/{number}"), bench.open.position()));
         }
