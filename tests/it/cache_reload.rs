@@ -107,6 +107,63 @@ async fn changed_code_of_a_plugin_stores_again() {
     );
 }
 
+/// Invariant: a response that a hook failed to handle is for the client of its request alone, and
+/// changes nothing that is stored.
+#[tokio::test]
+async fn what_a_hook_failed_to_handle_is_not_stored() {
+    let origin = NumberedOrigin::start().await;
+    let headers = [
+        ("cache-control", "max-age=3"),
+        ("etag", "\"a\""),
+        ("x-internal", "secret"),
+    ];
+    origin.settings().tell("/a", 200, &headers);
+    let code = "export function onUpstreamResponse(r, ctx) {
+        if (ctx.request.headers.get('x-do') === 'throw') throw new Error('x');
+        if (ctx.request.headers.get('x-do') === 'loop') for (;;) {}
+        r.headers.delete('x-internal');
+    }";
+    let yaml = Front::to(&origin)
+        .route("cache: {}, plugins: [{ file: p.js, on_error: refuse }]")
+        .yaml();
+    let gateway = crate::support::gateway::Gateway::start_in(&yaml, |folder| {
+        fs::write(folder.join("p.js"), code).expect("there is room");
+    })
+    .await;
+    let failing = async |how: &str| {
+        let response = gateway.send(&get("/a").header("x-do", how)).await;
+        assert_eq!(response.header("x-internal"), Some("secret"));
+        let status = response.header("cache-status").unwrap_or_default();
+        assert!(status.contains("detail=plugin_failed"), "{status}");
+    };
+    failing("throw").await;
+    failing("loop").await;
+    let first = gateway.get("/a").await;
+    assert_eq!(
+        (first.cache_status(), first.header("x-internal")),
+        ("MISS", None)
+    );
+    assert_eq!(gateway.get("/a").await.cache_status(), "HIT");
+    // A 304 that the hook does not see renews nothing.
+    wait_for(
+        "the response is stale",
+        Duration::from_secs(10),
+        async || {
+            let response = gateway
+                .send(&get("/a").header("cache-control", "only-if-cached"))
+                .await;
+            (response.status() == 504).then_some(())
+        },
+    )
+    .await;
+    failing("throw").await;
+    let next = gateway.get("/a").await;
+    assert_eq!(
+        (next.cache_status(), next.header("x-internal")),
+        ("REVALIDATED", None)
+    );
+}
+
 /// Invariant: with `vary: false`, the origin's own `Vary` stays and the cache adds none.
 #[tokio::test]
 async fn a_hidden_vary_takes_nothing_from_the_origin() {

@@ -57,6 +57,10 @@ use self::{
     recent::RecentFailures,
 };
 
+/// Fact of a request whose response a hook did not handle, or not wholly. What the hook would have
+/// done is unknown, such as keeping the response private.
+pub struct FailedResponseHook(pub Hook);
+
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
 pub struct Plugins {
@@ -364,12 +368,17 @@ impl Plugins {
             let response = Some((head.status, head.headers.clone()));
             let headers = ex.head.headers.clone();
             let input = each.input(ex, headers, response);
-            if let Some(output) = each.run(ex, hook, input).await {
-                apply(&output.response, &mut head.headers);
-                if let Some(status) = output.status {
-                    match may_become(head.status, status) {
-                        Ok(()) => head.status = status,
-                        Err(failure) => each.report_failure(ex, hook, &failure),
+            let Some(output) = each.run(ex, hook, input).await else {
+                ex.facts.put(FailedResponseHook(hook));
+                continue;
+            };
+            apply(&output.response, &mut head.headers);
+            if let Some(status) = output.status {
+                match may_become(head.status, status) {
+                    Ok(()) => head.status = status,
+                    Err(failure) => {
+                        each.report_failure(ex, hook, &failure);
+                        ex.facts.put(FailedResponseHook(hook));
                     }
                 }
             }

@@ -22,6 +22,8 @@ use crate::{
 pub(super) const BY_VALUE: &str = "route";
 /// Reason why a response is not stored that is not requested often enough.
 pub(super) const TOO_FEW: &str = "uses";
+/// Reason for a response that a plugin's hook failed to handle.
+pub(super) const PLUGIN_FAILED: &str = "plugin_failed";
 
 impl Flow {
     /// Returns the `Vary` of responses to this URL, and the variant that this request selects; or

@@ -11,6 +11,7 @@ use edgeway_cache::{
     unusual_request::unusual_headers,
 };
 use edgeway_core::chain::{CacheOutcome, RequestFacts};
+use edgeway_filters::plugins::FailedResponseHook;
 use edgeway_gateway::RouteCache;
 use edgeway_routes::{Params, Target};
 use http::{HeaderMap, StatusCode, header};
@@ -19,7 +20,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::flow::{BY_VALUE, TOO_FEW};
+use super::flow::{BY_VALUE, PLUGIN_FAILED, TOO_FEW};
 use crate::context::{self, Context, Flow};
 
 /// Response that is stored.
@@ -111,6 +112,7 @@ fn judge(
             Ok(old.lifetime())
         }
         _ if ctx.is_at_other_release() => Err("release"),
+        _ if ctx.facts.slot::<FailedResponseHook>().is_some() => Err(PLUGIN_FAILED),
         _ => flow.lifetime(status, &headers, times, cache),
     };
     let judged = decided.and_then(|lifetime| {
@@ -225,7 +227,12 @@ impl Flow {
     ) {
         // A refusal for one client does not show what other clients may get.
         let is_for_others = self.is_for_others() || self.is_background;
-        let of_request = [NotStorable::RequestNoStore.reason(), BY_VALUE, TOO_FEW];
+        let of_request = [
+            NotStorable::RequestNoStore.reason(),
+            BY_VALUE,
+            TOO_FEW,
+            PLUGIN_FAILED,
+        ];
         if !is_for_others || of_request.contains(&why) {
             return;
         }
