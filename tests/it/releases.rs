@@ -151,6 +151,17 @@ async fn the_release_of_a_request_is_known_everywhere() {
         let line = lines.find(|line| line["query"] == query);
         assert_eq!(line.expect("it is logged")["release"], release);
     }
+
+    // No request could tell these two apart.
+    let folder = built("named-one");
+    let folder = folder.to_str().expect("the path is text");
+    let ran = edgeway(gateway, &["deploy", "web", folder, "--name", "again"]).await;
+    let note = "release `named-one` has the `deploymentId` `dpl-one` as well";
+    assert!(
+        ran.status == Some(0) && ran.stderr.contains(note),
+        "{}",
+        ran.stderr
+    );
 }
 
 /// Returns the target of the image that a page of a build shows, as its browser asks for it.

@@ -22,7 +22,9 @@ pub use build::{AssetKind, Build, BuildError, BuildWatch, Stamp};
 pub use image::{ImageForms, InvalidImageRequest};
 pub use optimizer::{ImageRequest, Optimizer, max_age_of};
 pub use paths::PathSet;
-pub use releases::{Destination, MAX_BEGINNING, ReleaseRequest, ReleaseTable, Releases};
+pub use releases::{
+    Destination, MAX_BEGINNING, ReleaseRequest, ReleaseTable, Releases, deployment_of,
+};
 pub use remote::{RemoteSource, RemoteSources};
 pub use response::{
     MAX_BRIEF_TTL, MAX_STALE, STALE_AT_ORIGIN, StorageRule, effective_vary, may_store,

@@ -146,6 +146,15 @@ impl State {
         Some(name.clone())
     }
 
+    /// Returns the current release, and those whose instances still run for pages in browsers.
+    pub(super) fn in_browsers(&self) -> Vec<String> {
+        let (current, now) = (self.current(), now());
+        let releases = self.releases.iter().filter(|(name, state)| {
+            Some(*name) == current.as_ref() || state.until.is_some_and(|until| until > now)
+        });
+        releases.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Returns the release that was the current one before the present one, among those that
     /// `is_whole` accepts.
     pub(super) fn before_current(&self, is_whole: impl Fn(&String) -> bool) -> Option<String> {

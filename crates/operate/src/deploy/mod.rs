@@ -20,6 +20,7 @@ use std::{
 };
 
 use edgeway_base::units::{Percent, Span};
+use edgeway_cache::nextjs::deployment_of;
 use edgeway_config::model::ReleaseOverlap;
 use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
 use edgeway_upstreams::{ReleaseSettings, is_release_name};
@@ -274,7 +275,25 @@ impl<'a> Deploy<'a> {
         self.progress
             .now(&format!("{name}: copying {}", from.display()));
         self.is_copy = self.folder.put(from, &name)?;
+        if let Some((other, id)) = self.namesake(&name)? {
+            out::note(&format!(
+                "edgeway: release `{other}` has the `deploymentId` `{id}` as well: its pages that are \
+                 open in browsers get parts of `{name}`; give each deploy a `deploymentId` of its own"
+            ));
+        }
         Ok(name)
+    }
+
+    /// Returns a release that pages in browsers may be of and that has the `deploymentId` of `name`.
+    fn namesake(&self, name: &str) -> Result<Option<(String, String)>, Failure> {
+        let Some(id) = deployment_of(&self.folder.release(name)) else {
+            return Ok(None);
+        };
+        let others = self.folder.state()?.in_browsers();
+        let mut others = others.into_iter().filter(|other| other != name);
+        let other =
+            others.find(|other| deployment_of(&self.folder.release(other)).as_ref() == Some(&id));
+        Ok(other.map(|other| (other, id)))
     }
 
     /// Returns the release to go back to.

@@ -234,7 +234,7 @@ impl Build {
         of_file.or_else(|| path.strip_prefix(self.base_path.as_bytes()))
     }
 
-    pub(super) fn deployment(&self) -> Option<&str> {
+    pub fn deployment(&self) -> Option<&str> {
         self.deployment.as_deref()
     }
 

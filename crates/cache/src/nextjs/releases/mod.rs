@@ -19,7 +19,7 @@ use self::release::Release;
 use super::{Build, paths, shape::is_multipart};
 use crate::base::query;
 
-pub use self::{form::MAX_BEGINNING, watch::Releases};
+pub use self::{form::MAX_BEGINNING, release::deployment_of, watch::Releases};
 
 const DEPLOYMENT: HeaderName = HeaderName::from_static("x-deployment-id");
 const ACTION: HeaderName = HeaderName::from_static("next-action");

@@ -50,6 +50,12 @@ pub(super) fn build_folder(folder: &Path) -> PathBuf {
     folder.join(BUILD)
 }
 
+/// Returns the `deploymentId` of the release in `folder`; `None` without one, or without a build.
+pub fn deployment_of(folder: &Path) -> Option<String> {
+    let build = Build::read(&build_folder(folder), false).ok()?;
+    build.deployment().map(str::to_owned)
+}
+
 /// Returns the state of the release in `folder`.
 pub(super) fn stamp(folder: &Path) -> Stamp {
     Stamp::read(&build_folder(folder))
