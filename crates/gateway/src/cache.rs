@@ -9,7 +9,7 @@ use edgeway_cache::{
     budget::{Crawlers, RenderBudget, RenderLimits},
     metrics::RouteCacheMetrics,
     nextjs::{BuildWatch, NextRules, PathSet, Releases},
-    policy::UnchangedHeaders,
+    policy::{CacheRules, UnchangedHeaders},
     route::{Mode, RouteCachePolicy, TagTemplate},
     store::RouteRules,
     tier::{DiskSettings, WaitHistograms},
@@ -292,6 +292,9 @@ impl Compiler<'_> {
                 max_object: policy.max_object,
                 quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
                 keeps_private: policy.keeps_private(),
+                rules: [&policy.plain, &policy.nextjs]
+                    .map(CacheRules::clone)
+                    .into(),
             }),
             coder: chain.extension::<CompressionRules>(),
             policy,

@@ -24,7 +24,7 @@ use crate::{
     allocation::allocated,
     base::encoding::Encoding,
     key::Key,
-    policy::{Lifetime, Variance, Vary},
+    policy::{CacheRules, Lifetime, Variance, Vary},
 };
 
 /// Settings of a route for all of its responses.
@@ -37,6 +37,9 @@ pub struct RouteRules {
     pub quota: Option<Arc<Quota>>,
     /// True if the route stores responses that the origin forbids to store.
     pub keeps_private: bool,
+    /// Rules of which one allows the lifetime of a response that another process or another
+    /// configuration has stored; if there is none, each lifetime is allowed.
+    pub rules: Box<[CacheRules]>,
 }
 
 /// Settings for a response, beyond what the RFC says.

@@ -53,6 +53,7 @@ fn about(route: &str) -> EntryRules {
         max_object: 8 * MIB,
         quota: None,
         keeps_private: false,
+        rules: Box::default(),
     };
     EntryRules {
         route: Arc::new(route),

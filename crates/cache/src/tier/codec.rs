@@ -20,7 +20,7 @@ use super::metrics::DiscardReason;
 use crate::{
     base::units::whole_millis,
     key::Key,
-    policy::{self, Lifetime, Variance, Vary},
+    policy::{self, CacheRules, Lifetime, Variance, Vary},
     store::{Entry, EntryDraft, EntryRules, LogMark},
 };
 
@@ -210,14 +210,38 @@ impl Decoded {
         is_complete && policy::may_be_stored(self.status, &self.headers, keeps_private)
     }
 
+    /// Returns the lifetime, at most as long as one of the rules allows. What none would store is
+    /// used no more without validation.
+    fn allowed(&self, rules: &[CacheRules]) -> Lifetime {
+        let before = &self.lifetime;
+        if rules.is_empty() {
+            return before.clone();
+        }
+        let lifetimes = rules
+            .iter()
+            .filter_map(|rules| policy::again(self.status, &self.headers, before, rules));
+        let Some(longest) = lifetimes.max_by_key(|lifetime| lifetime.fresh_for) else {
+            return before.clone().at_most(Duration::ZERO);
+        };
+        let stale_if_error = before.stale_if_error.min(longest.stale_if_error);
+        Lifetime {
+            fresh_for: before.fresh_for.min(longest.fresh_for),
+            stale_while_revalidate: longest
+                .stale_while_revalidate
+                .min(before.stale_while_revalidate),
+            stale_if_error,
+            ..before.clone()
+        }
+    }
+
     /// Converts the entry for the store, with the current settings of the route rather than those
     /// it was stored with.
     pub(crate) fn draft(self, here: &EntryRules, mark: LogMark) -> (EntryDraft, Bytes) {
         let draft = EntryDraft {
+            lifetime: self.allowed(&here.route.rules),
             key: self.key,
             status: self.status,
             headers: self.headers,
-            lifetime: self.lifetime,
             vary: self.vary,
             variance: self.variance,
             about: EntryRules {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use proptest::{collection::vec, prelude::*};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     *,
 };
 use crate::{
-    policy::{Lifetime, Variance, Vary},
+    policy::{CacheRules, Lifetime, Variance, Vary},
     purge::{PurgeMatcher, PurgeTarget, ledger::Noted},
     store::{EntryDraft, RouteRules},
 };
@@ -33,6 +33,7 @@ fn about() -> EntryRules {
         max_object: 8 * MIB,
         quota: None,
         keeps_private: false,
+        rules: Box::default(),
     };
     EntryRules {
         route: Arc::new(route),
@@ -74,6 +75,53 @@ fn put(draft: &EntryDraft, body: &[u8]) -> Arc<Entry> {
         ..draft.clone()
     };
     store.insert(&draft, &[body]).expect("there is room")
+}
+
+/// Invariant: a stored response is fresh and stale at most as long as the rules here allow.
+#[test]
+fn the_rules_of_the_reader_bound_the_lifetime() {
+    let (store, clock) = store();
+    let key = key("/a");
+    let minutes = |minutes: Option<u64>| CacheRules {
+        ttl: minutes.map(Duration::from_mins),
+        stale_if_error: Some(Duration::from_mins(9)),
+        ..CacheRules::default()
+    };
+    let read = |control: Option<&'static str>, status: u16, rules: &[CacheRules]| {
+        let mut draft = draft(store, &clock, &key);
+        draft.status = StatusCode::from_u16(status).unwrap();
+        if let Some(control) = control {
+            let control = HeaderValue::from_static(control);
+            draft.headers.insert(header::CACHE_CONTROL, control);
+        }
+        draft.lifetime.fresh_for = Duration::from_hours(1);
+        draft.lifetime.stale_if_error = Duration::from_hours(1);
+        let bytes = codec::encode(&put(&draft, b"x")).unwrap();
+        let mut here = about();
+        let route = RouteRules::clone(&here.route);
+        here.route = Arc::new(RouteRules {
+            rules: rules.into(),
+            ..route
+        });
+        let read = codec::decode(bytes.into(), Some(&key)).unwrap();
+        let lifetime = read.draft(&here, store.mark()).0.lifetime;
+        [lifetime.fresh_for, lifetime.stale_if_error].map(|time| time.as_secs() / 60)
+    };
+    for (control, status, rules, expected) in [
+        (None, 200, &[minutes(Some(2))][..], [2, 9]),
+        (None, 200, &[minutes(None), minutes(Some(3))], [3, 9]),
+        (None, 200, &[minutes(Some(120))], [60, 9]),
+        (None, 200, &[minutes(None)], [0, 0]),
+        (None, 500, &[minutes(Some(2))], [0, 0]),
+        (Some("max-age=300"), 200, &[minutes(None)], [5, 9]),
+        (None, 500, &[], [60, 60]),
+    ] {
+        assert_eq!(
+            read(control, status, rules),
+            expected,
+            "{control:?} {rules:?}"
+        );
+    }
 }
 
 proptest! {

@@ -83,6 +83,7 @@ impl Bench {
                     max_object: 8 * MIB,
                     quota: None,
                     keeps_private: false,
+                    rules: Box::default(),
                 }),
                 tags: Box::default(),
                 is_compressible: true,
