@@ -5,7 +5,7 @@ use edgeway_cli::path::segment;
 use edgeway_status::{
     Snapshot,
     actions::{BackendResult, NewCanary, NewWarmUp, ReleaseResult, WarmUpPlan, WarmUpResult},
-    client::{ACTION, Client, ClientError, Target},
+    client::{ACTION, Client, ClientError},
     snapshot::{BackendStatus, UpstreamStatus},
 };
 use edgeway_upstreams::{CanaryStatus, CanaryVerdict, NewMember};
@@ -20,13 +20,9 @@ use super::{
 };
 
 /// A running gateway, reached through its admin API.
-pub struct Remote(Client);
+pub struct Remote(pub Client);
 
 impl Remote {
-    pub fn new(client: Client) -> Self {
-        Self(client)
-    }
-
     fn trouble(&self, error: ClientError) -> RequestFailure {
         match error {
             ClientError::Refused { refused, .. } => RequestFailure::Refused(refused.message),
@@ -119,11 +115,6 @@ impl Remote {
     /// Ends the trial of a release.
     pub async fn end_canary(&self, upstream: &str) -> Result<CanaryVerdict, RequestFailure> {
         self.delete(upstream, "canary").await
-    }
-
-    /// Possible locations of the gateway.
-    pub fn targets(&self) -> &[Target] {
-        &self.0.targets
     }
 }
 

@@ -81,7 +81,7 @@ async fn show(
                 // Not `clear`: it waits for a reply of the terminal, which the thread of keys reads.
                 Some(Effect::Redraw) => terminal.resize(terminal.size()?.into())?,
                 Some(Effect::Run(order)) => {
-                    let (gateway, sender) = (Remote::new(client.clone()), sender.clone());
+                    let (gateway, sender) = (Remote(client.clone()), sender.clone());
                     tasks.spawn("order", async move {
                         // The screen may have ended meanwhile.
                         drop(sender.send(Change::Done(obey(&gateway, &order).await)));

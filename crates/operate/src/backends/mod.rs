@@ -18,6 +18,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::Failure;
+
 /// Interval between checks of a backend while waiting.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -257,6 +259,14 @@ async fn until<T: Clone + Default>(
         Ok(outcome) => outcome,
         Err(_) => Err(away.map_or_else(|| WaitFailure::TooLong(last), WaitFailure::Trouble)),
     }
+}
+
+/// Fails once the user has interrupted the command.
+pub(crate) fn check_interrupt(interrupt: &Interrupt) -> Result<(), Failure> {
+    if *interrupt.borrow() {
+        return Err(Failure::INTERRUPTED);
+    }
+    Ok(())
 }
 
 /// Completes when the user interrupts the command.

@@ -34,7 +34,9 @@ pub use self::{retire::run as run_retire, supervise::run as run_supervise};
 use super::{
     Failure,
     admin::AdminOption,
-    backends::{CheckBaseline, Gateway, Interrupt, WaitFailure, is_drained, until_good},
+    backends::{
+        CheckBaseline, Gateway, Interrupt, WaitFailure, check_interrupt, is_drained, until_good,
+    },
     client::{self, Remote},
     out,
     progress::Progress,
@@ -407,7 +409,7 @@ impl<'a> Deploy<'a> {
 
     /// Starts one instance, and waits until it is healthy.
     async fn start(&mut self, release: &str) -> Result<Instance, Failure> {
-        self.check_interrupt()?;
+        check_interrupt(&self.interrupt)?;
         let snapshot = self.gateway.snapshot().await?;
         let instance = Instance::free(
             &self.upstream,
@@ -455,11 +457,11 @@ impl<'a> Deploy<'a> {
 
     /// Waits until the release can get visitors.
     async fn ready(&self, release: &str) -> Result<(), Failure> {
-        self.check_interrupt()?;
+        check_interrupt(&self.interrupt)?;
         self.found(release).await?;
         if self.is_new {
             self.warm(release).await;
-            self.check_interrupt()?;
+            check_interrupt(&self.interrupt)?;
         }
         Ok(())
     }
@@ -493,7 +495,7 @@ impl<'a> Deploy<'a> {
             if status.known_releases.iter().any(|known| known == release) {
                 return Ok(());
             }
-            self.check_interrupt()?;
+            check_interrupt(&self.interrupt)?;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Err(format!(
@@ -531,12 +533,5 @@ impl<'a> Deploy<'a> {
             )
             .into()),
         }
-    }
-
-    fn check_interrupt(&self) -> Result<(), Failure> {
-        if *self.interrupt.borrow() {
-            return Err(Failure::INTERRUPTED);
-        }
-        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{Deploy, instances::Instance, settings};
 use crate::{
     Failure,
-    backends::{Gateway as _, until_idle},
+    backends::{Gateway as _, check_interrupt, until_idle},
 };
 
 /// Time for requests in flight on an instance that is stopped.
@@ -143,7 +143,7 @@ impl Deploy<'_> {
                     self.progress.step_done();
                 }
                 Step::StopOld => {
-                    self.check_interrupt()?;
+                    check_interrupt(&self.interrupt)?;
                     let Some(instance) = replacement.old.pop() else {
                         return Ok(());
                     };

@@ -7,7 +7,7 @@ use edgeway_upstreams::StartMethod;
 use super::{Deploy, Instance, folder::now, retire, settings, supervise};
 use crate::{
     Failure,
-    backends::{CheckBaseline, Gateway as _, Name, WaitFailure, until_good},
+    backends::{CheckBaseline, Gateway as _, Name, WaitFailure, check_interrupt, until_good},
 };
 
 impl Deploy<'_> {
@@ -54,7 +54,7 @@ impl Deploy<'_> {
         let mut begun = Vec::new();
         let mut failed = 0;
         for (port, release) in instances {
-            self.check_interrupt()?;
+            check_interrupt(&self.interrupt)?;
             // A deploy that did not end has left it, or its time is over.
             let known = state.releases.get(&release);
             if known.is_none_or(|own| own.until.is_some_and(|until| until <= now())) {

@@ -208,7 +208,7 @@ async fn measure(
     upstream: &UpstreamStatus,
     scale: &Scale,
 ) -> Result<(UpstreamStatus, Load), String> {
-    let mut units = Units::new(gateway.targets(), &[]);
+    let mut units = Units::new(&gateway.0.targets, &[]);
     let queued = upstream.queue > 0;
     // By its process the gateway is known to run on this machine, where the units are.
     let snapshot = gateway.snapshot().await;

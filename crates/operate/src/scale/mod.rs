@@ -16,8 +16,8 @@ use super::{
     Failure,
     admin::AdminOption,
     backends::{
-        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, is_drained,
-        until_good, until_idle,
+        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, check_interrupt,
+        is_drained, until_good, until_idle,
     },
     client, out,
     program::{Machine, Manager, Programs},
@@ -279,7 +279,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
 
     /// Starts the unit of a backend that is down. Nothing happens if it runs.
     async fn revive(&mut self, app: &App, manager: Manager) -> Result<CheckBaseline, Failure> {
-        self.check_interrupt()?;
+        check_interrupt(&self.interrupt)?;
         let App { name, unit, .. } = app;
         self.progress
             .now(&format!("{name} is down: starting {unit}"));
@@ -335,13 +335,6 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         })
     }
 
-    fn check_interrupt(&self) -> Result<(), Failure> {
-        if *self.interrupt.borrow() {
-            return Err(Failure::INTERRUPTED);
-        }
-        Ok(())
-    }
-
     fn failed(&self, name: &Name, why: &impl Display) -> Failure {
         self.progress.say(&format!("edgeway: {name}: {why}"));
         Failure::FAILED
@@ -349,7 +342,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
 
     /// Starts an app, and sends it requests once its checks pass.
     async fn start(&mut self, app: &App, manager: Manager) -> Result<(), Failure> {
-        self.check_interrupt()?;
+        check_interrupt(&self.interrupt)?;
         let App { name, unit, .. } = app;
         self.progress.now(&format!("{name}: starting {unit}"));
         if let Err(why) = self.start_unit(manager, unit).await {
@@ -407,7 +400,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
 
     /// Drains an app, removes its backend and stops it.
     async fn stop(&mut self, app: &App, manager: Manager) -> Result<(), Failure> {
-        self.check_interrupt()?;
+        check_interrupt(&self.interrupt)?;
         let App { name, unit, .. } = app;
         self.progress.now(&format!("{name}: draining"));
         if let Err(trouble) = self.gateway.drain(name, false).await {

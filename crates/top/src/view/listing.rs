@@ -115,10 +115,7 @@ impl Cell {
     }
 
     fn uptime(seconds: Option<u64>) -> Self {
-        Self {
-            text: seconds.map_or_else(|| "-".to_owned(), age),
-            number: Some(seconds.map_or(f64::NEG_INFINITY, as_number)),
-        }
+        Self::maybe(seconds.map(as_number), |_| age(seconds.unwrap_or_default()))
     }
 
     fn order(&self, other: &Self) -> Ordering {
