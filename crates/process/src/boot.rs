@@ -17,7 +17,7 @@ use edgeway_gateway::{self as gateway, World};
 use edgeway_net::{log_file, redis::Redis};
 use edgeway_proxy::{
     edge::worker,
-    live::{Live, audit::Actor},
+    live::{Live, audit::Actor, reload::Candidate},
 };
 use edgeway_status::actions::{Actions as _, SUCCEEDED};
 use edgeway_upstreams::DecisionStore;
@@ -191,7 +191,13 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
     let live = live(gateway, world, setup.is_outdated);
     let (line, succeeded) = Lineage::new(launch, &mut inherited);
-    let control = Control::new(&live, file, path, read, line, compiling, workers.clone());
+    let serving = Candidate {
+        file,
+        sources: Arc::new(read),
+        diagnostics: Diagnostics::default(),
+        gateway: live.gateway(),
+    };
+    let control = Control::new(&live, serving, path, line, compiling, workers.clone());
     if let Some(sessions) = sessions {
         control.sessions.import(&sessions);
     }
@@ -209,7 +215,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         ready.write(path.as_ref()).map_err(BootError::Ready)?;
     }
     if let (Some(path), Some(sources)) = (&control.path, sources) {
-        let keeping = last_good::keep_later(path.clone(), sources);
+        let keeping = last_good::keep_later(path.clone(), Arc::new(sources));
         control.tasks().spawn("last good", keeping);
     }
     if let Some(path) = &control.path {
