@@ -205,7 +205,7 @@ impl BoundListener {
         let tasks = TaskTracker::new();
         // Counted before it is spawned, so that no connection is open without being counted.
         let begin = |(socket, peer): (Socket, Option<SocketAddr>)| {
-            shared.facts.load().metrics.accepted.inc();
+            shared.facts.metrics().accepted.inc();
             if let Some(guard) = shared.admit(peer) {
                 tasks.spawn(Arc::clone(&shared).serve(socket, peer, guard));
             }

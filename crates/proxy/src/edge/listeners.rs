@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use edgeway_gateway::{Drain, Listener};
 use edgeway_net::tasks::Tasks;
 use log::{info, warn};
@@ -103,7 +102,7 @@ impl Listeners {
         let open = self.open.lock();
         let mut new = Vec::new();
         for (index, listener) in wanted.iter().enumerate() {
-            if open.iter().any(|open| is_same(&open.config, listener)) {
+            if open.iter().any(|open| open.config.is_same(listener)) {
                 continue;
             }
             let bound = match inherit(&place(listener)) {
@@ -145,7 +144,7 @@ impl Listeners {
         let mut before = std::mem::take(&mut *open);
         let mut new = prepared.new;
         for listener in wanted {
-            if let Some(at) = before.iter().position(|o| is_same(&o.config, listener)) {
+            if let Some(at) = before.iter().position(|o| o.config.is_same(listener)) {
                 let mut same = before.swap_remove(at);
                 same.update(listener, &self.live);
                 open.push(same);
@@ -167,7 +166,7 @@ impl Listeners {
         let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics, activity);
         let shared = Arc::new(Shared {
             driver: Arc::clone(&self.driver),
-            facts: ArcSwap::from_pointee(facts),
+            facts: Arc::new(facts),
             admission: Admission::new(&config.limits, &self.live.total),
             connections: self.live.connections.clone(),
             stop: stopped,
@@ -232,20 +231,10 @@ impl Listeners {
 impl OpenListener {
     /// Applies the next configuration, which has this listener too.
     fn update(&mut self, config: &Arc<Listener>, live: &Live) {
-        let facts = self.shared.facts.load();
-        facts.set_config(Arc::clone(config));
+        let facts = &self.shared.facts;
+        facts.set_config(Arc::clone(config), &live.world.metrics);
         // Its limits may end idle connections sooner.
         facts.activity.touch();
-        if facts.name != config.name {
-            let renamed = ListenerFacts::new(
-                Arc::clone(config),
-                self.id,
-                facts.port,
-                &live.world.metrics,
-                Arc::clone(&facts.activity),
-            );
-            self.shared.facts.store(Arc::new(renamed));
-        }
         self.shared.admission.set_limits(&config.limits);
         if self.config.address != config.address {
             listener::follow(&config.address);
@@ -265,7 +254,7 @@ impl OpenListener {
             serving,
         } = self;
         drop(bound);
-        shared.facts.load().begin_draining();
+        shared.facts.begin_draining();
         stop.send_replace(true);
         DrainingListener {
             name: Arc::clone(&config.name),
@@ -321,13 +310,6 @@ impl DrainingListener {
             () = deadline => {}
         }
     }
-}
-
-/// Returns true if a listener of the next configuration is this one: the same address, whatever its
-/// name; where the system chooses the port, the same name.
-fn is_same(open: &Listener, wanted: &Listener) -> bool {
-    open.address.is_same(&wanted.address)
-        && (!open.address.is_any_port() || open.name == wanted.name)
 }
 
 /// Returns the key that identifies a listener's socket to other processes.

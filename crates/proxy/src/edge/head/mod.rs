@@ -17,6 +17,7 @@ mod tests;
 use std::ops::Range;
 
 use edgeway_config::model::UnderscoresConfig;
+use edgeway_gateway::Listener;
 
 use self::{
     byte_search::{BLOCK, unprinted},
@@ -45,6 +46,17 @@ pub(super) struct HeadLimits {
 }
 
 impl HeadLimits {
+    /// Returns the limits of a listener.
+    pub(super) fn of(listener: &Listener) -> Self {
+        let limits = &listener.limits;
+        Self::new(
+            limits.request_line,
+            limits.headers,
+            limits.header_count,
+            listener.underscores,
+        )
+    }
+
     pub(super) fn new(
         request_line: usize,
         headers: usize,
