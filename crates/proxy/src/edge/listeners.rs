@@ -8,7 +8,7 @@ use std::{
 };
 
 use edgeway_gateway::{Drain, Listener};
-use edgeway_net::tasks::Tasks;
+use edgeway_net::{tasks::Tasks, unix_socket::SocketFiles};
 use log::{info, warn};
 use parking_lot::Mutex;
 use tokio::{
@@ -158,7 +158,6 @@ impl Listeners {
 
     fn begin(&self, config: Arc<Listener>, bound: BoundListener) -> OpenListener {
         info!(listener = &*config.name, address:% = bound.address(); "listening");
-        bound.take_over();
         let (stop, stopped) = watch::channel(false);
         let id = ListenerId::next();
         let metrics = &self.live.world.metrics;
@@ -204,6 +203,20 @@ impl Listeners {
             .map(|open| (place(&open.config), open.bound.as_fd()))
             .collect();
         work(&sockets)
+    }
+
+    /// Makes this process the owner of the sockets that it adopted. `files` are those of the
+    /// predecessor's unix sockets.
+    pub fn take_over(&self, files: &SocketFiles) {
+        for open in &*self.open.lock() {
+            open.bound.take_over(&open.config.address, files);
+        }
+    }
+
+    /// Returns the files of the unix sockets of this process.
+    pub fn files(&self) -> SocketFiles {
+        let open = self.open.lock();
+        open.iter().filter_map(|open| open.bound.file()).collect()
     }
 
     /// Makes another process the owner of the sockets: closing them here removes no path.
