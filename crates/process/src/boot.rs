@@ -17,7 +17,7 @@ use edgeway_gateway::{self as gateway, World};
 use edgeway_net::{log_file, redis::Redis};
 use edgeway_proxy::{
     edge::worker,
-    live::{Live, audit::Actor, reload::Candidate},
+    live::{Live, audit::Actor},
 };
 use edgeway_status::actions::{Actions as _, SUCCEEDED};
 use edgeway_upstreams::DecisionStore;
@@ -191,13 +191,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
     let live = live(gateway, world, setup.is_outdated);
     let (line, succeeded) = Lineage::new(launch, &mut inherited);
-    let serving = Candidate {
-        file,
-        sources: Arc::new(read),
-        diagnostics: Diagnostics::default(),
-        gateway: live.gateway(),
-    };
-    let control = Control::new(&live, serving, path, line, compiling, workers.clone());
+    let control = Control::new(&live, (file, read), path, line, compiling, workers.clone());
     if let Some(sessions) = sessions {
         control.sessions.import(&sessions);
     }

@@ -13,6 +13,7 @@ use edgeway_base::{error, units::millis};
 use edgeway_config::{
     changes::{Changes, Delta},
     diagnostic::Diagnostics,
+    model::File,
     source::Sources,
 };
 use edgeway_gateway::{Drain, Gateway};
@@ -101,13 +102,19 @@ struct Prepared {
 impl Control {
     pub(super) fn new(
         live: &Arc<Live>,
-        serving: Candidate,
+        (file, sources): (File, Sources),
         path: Option<PathBuf>,
         line: Lineage,
         compiling: CompileThread,
         workers: Handle,
     ) -> Arc<Self> {
         let driver = proxy::Driver::new(live);
+        let serving = Candidate {
+            file,
+            sources: Arc::new(sources),
+            diagnostics: Diagnostics::default(),
+            gateway: live.gateway(),
+        };
         Arc::new(Self {
             live: Arc::clone(live),
             listeners: Listeners::new(driver, live, workers),
