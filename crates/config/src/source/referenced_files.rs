@@ -32,12 +32,12 @@ struct Stamp(u64, u64);
 impl ReferencedFiles {
     /// Records a file that contained `text` when it was read.
     pub fn read(&mut self, path: PathBuf, text: &[u8]) {
-        self.insert(path, Some(Stamp::of(text)), false);
+        self.insert(path, Some(Stamp::new(text)), false);
     }
 
     /// Records a file of a plugin that contained `text` when it was read, or that was not there.
     pub fn code(&mut self, path: PathBuf, text: Option<&[u8]>) {
-        let stamp = text.map_or_else(|| look(&path), |text| Some(Stamp::of(text)));
+        let stamp = text.map_or_else(|| look(&path), |text| Some(Stamp::new(text)));
         self.insert(path, stamp, true);
     }
 
@@ -76,7 +76,7 @@ impl ReferencedFiles {
 }
 
 impl Stamp {
-    fn of(text: &[u8]) -> Self {
+    fn new(text: &[u8]) -> Self {
         let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
         let most = usize::try_from(MAX_FILE_SIZE).unwrap_or(usize::MAX);
         Self(length, digest(&text[..most.min(text.len())]))

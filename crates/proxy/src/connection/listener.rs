@@ -22,7 +22,7 @@ pub struct ListenerFacts {
     pub port: u16,
     /// The port in digits.
     pub port_text: HeaderValue,
-    /// Those of the current name.
+    /// Counters of the current name.
     metrics: ArcSwap<ListenerMetrics>,
     /// That of all clients of the process.
     pub activity: Arc<Activity>,

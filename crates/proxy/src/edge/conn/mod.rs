@@ -137,7 +137,7 @@ impl ConnIo {
                 let scanned = if takes_http2 && PREFACE.starts_with(&self.input) {
                     ScanResult::Partial
                 } else {
-                    let limits = HeadLimits::of(&self.connection.listener.config());
+                    let limits = HeadLimits::from(&**self.connection.listener.config());
                     self.scanner.scan(&self.input, &limits)
                 };
                 match scanned {

@@ -46,17 +46,6 @@ pub(super) struct HeadLimits {
 }
 
 impl HeadLimits {
-    /// Returns the limits of a listener.
-    pub(super) fn of(listener: &Listener) -> Self {
-        let limits = &listener.limits;
-        Self::new(
-            limits.request_line,
-            limits.headers,
-            limits.header_count,
-            listener.underscores,
-        )
-    }
-
     pub(super) fn new(
         request_line: usize,
         headers: usize,
@@ -69,6 +58,18 @@ impl HeadLimits {
             header_count: header_count.min(MAX_HEADERS),
             underscores,
         }
+    }
+}
+
+impl From<&Listener> for HeadLimits {
+    fn from(listener: &Listener) -> Self {
+        let limits = &listener.limits;
+        Self::new(
+            limits.request_line,
+            limits.headers,
+            limits.header_count,
+            listener.underscores,
+        )
     }
 }
 
