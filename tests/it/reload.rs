@@ -5,15 +5,19 @@ use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
 
 use rustix::process::Signal;
 
-use crate::support::{
-    client::{self, Connection, Request, get},
-    front::Front,
-    gateway::Gateway,
-    load::{Lanes, Tally, endless},
-    origins::{EchoOrigin, SlowOrigin, WsOrigin},
-    ports::free_port,
-    sockets,
-    wait::wait_for,
+use crate::{
+    cli::edgeway_fed,
+    support::{
+        client::{self, Connection, Request, get},
+        fleet::edgeway,
+        front::Front,
+        gateway::Gateway,
+        load::{Lanes, Tally, endless},
+        origins::{EchoOrigin, SlowOrigin, WsOrigin},
+        ports::free_port,
+        sockets,
+        wait::wait_for,
+    },
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -36,6 +40,73 @@ async fn another_configuration_serves_from_the_next_request_on() {
     assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 1);
     let log = gateway.stderr();
     assert!(log.contains("configuration reloaded: ~ route /"), "{log}");
+}
+
+#[tokio::test]
+async fn an_open_connection_has_the_name_and_the_limits_that_its_listener_has_now() {
+    let port = free_port();
+    let yaml = |name: &str, headers: &str| {
+        format!(
+            "listeners: [{{ address: \"127.0.0.1:{port}\", name: {name}, limits: {{ headers: {headers} }} }}]
+routes:
+  - {{ match: {{ path: /* }}, respond: other }}
+  - {{ match: {{ path: /*, listener: {name} }}, respond: {name} }}
+"
+        )
+    };
+    let gateway = Gateway::start(&yaml("front", "32KiB")).await;
+    let mut connection = gateway.connect().await;
+    let large = get("/").header("x-large", "x".repeat(4096));
+    assert_eq!(connection.send(&large).await.unwrap().text(), "front");
+    // Twice, because what is known of the first name is not that of the second.
+    for name in ["inner", "outer"] {
+        assert!(gateway.reload(&yaml(name, "32KiB")).await);
+        assert_eq!(connection.send(&large).await.unwrap().text(), name);
+    }
+    assert!(gateway.reload(&yaml("outer", "2KiB")).await);
+    assert_eq!(connection.send(&get("/")).await.unwrap().text(), "outer");
+    assert_eq!(connection.send(&large).await.unwrap().status(), 431);
+}
+
+#[tokio::test]
+async fn changed_files_and_the_order_of_routes_are_reported() {
+    let users = |password: &str| {
+        let ran = edgeway_fed(&["hash", "password", "--user", "alice"], password);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        ran.stdout
+    };
+    let yaml = |locations: [&str; 2]| {
+        let [one, two] = locations;
+        format!(
+            "routes:
+  - {{ match: {{ path: / }}, respond: {{ file: pages/a.txt }}, basic_auth: {{ file: users }} }}
+  - {{ match: {{ host: a.test, location: \"~ {one}\" }}, respond: one }}
+  - {{ match: {{ host: a.test, location: \"~ {two}\" }}, respond: two }}
+"
+        )
+    };
+    let gateway = Gateway::start_in(&yaml(["^/a", "b$"]), |folder| {
+        fs::create_dir(folder.join("pages")).expect("the folder takes files");
+        fs::write(folder.join("pages/a.txt"), "a").expect("the folder takes files");
+        fs::write(folder.join("users"), users("one")).expect("the folder takes files");
+    })
+    .await;
+    let reloaded = async || {
+        let ran = edgeway(&gateway, &["reload"]).await;
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        ran.stdout + &ran.stderr
+    };
+    let nothing = reloaded().await;
+    assert!(nothing.contains("nothing changed"), "{nothing}");
+    fs::write(gateway.folder().join("users"), users("two")).unwrap();
+    let files = reloaded().await;
+    assert!(files.contains("~ file users\n"), "{files}");
+    assert!(!files.contains("pages"), "{files}");
+    fs::write(gateway.folder().join("pages/a.txt"), "b").unwrap();
+    gateway.configure(&yaml(["b$", "^/a"]));
+    let both = reloaded().await;
+    assert!(both.contains("~ file pages/a.txt\n"), "{both}");
+    assert!(both.contains("~ order of routes\n"), "{both}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! keeps its own; after the end serves the configuration whose routes did not get worse, and no
 //! request fails because of the change back.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use crate::support::{
     client::{Request, get, post_json},
@@ -13,6 +13,7 @@ use crate::support::{
     gateway::Gateway,
     load::{Endless, endless_paced},
     origins::SlowOrigin,
+    ports::free_port,
     seed,
     wait::{pass, wait_for},
 };
@@ -52,6 +53,22 @@ async fn begin(origin: SocketAddr) -> (Gateway, Endless) {
     let load = visit(&gateway, "/");
     pass(BEFORE).await;
     (gateway, load)
+}
+
+async fn is_on_trial(gateway: &Gateway) {
+    wait_for("it is on trial", Duration::from_secs(20), async || {
+        let trial = gateway.status().await["config"]["canary"].take();
+        trial.is_object().then_some(())
+    })
+    .await;
+}
+
+/// Returns the texts that `run --last-good` would start with.
+fn last_good(gateway: &Gateway) -> String {
+    let pattern = gateway.folder().join("state/edgeway/*/last-good/*.json");
+    let stored = glob::glob(pattern.to_str().expect("UTF-8")).expect("a pattern");
+    let texts = stored.map(|path| fs::read_to_string(path.expect("the folder can be read")));
+    texts.map(|text| text.expect("a text")).collect()
 }
 
 /// Two gateways with the same configuration on trial.
@@ -138,11 +155,7 @@ routes: [{{ match: {{ path: /* }}, respond: ok, rate_limit: few }}]
     gateway.configure(&yaml("1/s"));
     let reload = ["reload", "--canary", "10min", "--share", "1%"];
     let _command = begin_command(&gateway, &reload);
-    wait_for("it is on trial", Duration::from_secs(20), async || {
-        let trial = gateway.status().await["config"]["canary"].take();
-        (trial["share"] == 1.0).then_some(())
-    })
-    .await;
+    is_on_trial(&gateway).await;
     pass(Duration::from_millis(1500)).await;
     assert_eq!(statuses().await, [429; 20]);
     // The control: without a trial the new rate holds for all.
@@ -215,15 +228,127 @@ async fn a_configuration_whose_requests_fail_goes_back_by_itself() {
     assert_eq!(gateway.get("/").await.status(), 200);
 }
 
+/// Files that it names are gone or have other contents by then, and nobody else has its listener's
+/// name and its limit.
+#[tokio::test]
+async fn the_configuration_that_comes_back_is_as_it_was() {
+    let port = free_port();
+    let yaml = |listener: &str, rest: &str| {
+        format!(
+            "listeners: [{{ address: \"127.0.0.1:{port}\", name: {listener} }}]
+trusted_proxies: [127.0.0.1]
+{rest}"
+        )
+    };
+    let before = yaml(
+        "front",
+        "rate_limits: { few: 1/h }
+routes:
+  - { match: { path: /* }, respond: ok }
+  - { match: { path: /page, listener: front }, respond: { file: page.txt } }
+  - { match: { path: /other }, respond: { file: other.txt } }
+  - { match: { path: /few }, respond: ok, rate_limit: few }
+",
+    );
+    let gateway = Gateway::start_in(&before, |folder| {
+        fs::write(folder.join("page.txt"), "a page").expect("the folder takes files");
+        fs::write(folder.join("other.txt"), "first").expect("the folder takes files");
+    })
+    .await;
+    let few = async || {
+        let request = get("/few").header("x-forwarded-for", "192.0.2.1");
+        gateway.send(&request).await.status()
+    };
+    assert_eq!(few().await, 200);
+    let load = visit(&gateway, "/");
+    pass(BEFORE).await;
+    fs::remove_file(gateway.folder().join("page.txt")).unwrap();
+    fs::write(gateway.folder().join("other.txt"), "second").unwrap();
+    gateway.configure(&yaml(
+        "door",
+        "routes: [{ match: { path: /* }, respond: 503 }]\n",
+    ));
+    let command = begin_command(&gateway, &["reload", "--canary", "5min"]);
+    is_on_trial(&gateway).await;
+    let mut pages = 0;
+    for client in 0..20 {
+        let page = gateway.send(&from("/page", client)).await;
+        match page.status() {
+            200 => assert_eq!(page.text(), "a page"),
+            status => assert_eq!(status, 503),
+        }
+        pages += u32::from(page.status() == 200);
+    }
+    assert!(pages > 0, "nobody has the previous configuration");
+    let ran = command.end().await;
+    load.stop().await;
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("was taken back"), "{}", ran.stderr);
+    assert_eq!(gateway.get("/page").await.text(), "a page");
+    assert_eq!(gateway.get("/other").await.text(), "first");
+    assert_eq!(few().await, 429);
+    assert_eq!(
+        gateway.listeners().await.keys().collect::<Vec<_>>(),
+        ["front"]
+    );
+    // It goes on from there: the next reload reads the files.
+    fs::write(gateway.folder().join("page.txt"), "a page").unwrap();
+    assert!(gateway.reload(&before).await);
+    assert_eq!(gateway.get("/other").await.text(), "second");
+    assert_eq!(few().await, 429);
+}
+
+#[tokio::test]
+async fn a_purge_during_a_trial_reaches_the_configuration_that_has_a_cache() {
+    let origin = SlowOrigin::start(Duration::ZERO).await;
+    let yaml = served_by(origin.address());
+    let gateway = Gateway::start(&(yaml.clone() + "    cache: { ttl: 1h }\n")).await;
+    let fetched = async || {
+        assert_eq!(gateway.get("/").await.status(), 200);
+        origin.counts().requests()
+    };
+    assert_eq!(fetched().await, 1);
+    gateway.configure(&yaml);
+    let reload = ["reload", "--canary", "10min", "--share", "0.01%"];
+    let _command = begin_command(&gateway, &reload);
+    is_on_trial(&gateway).await;
+    assert_eq!(fetched().await, 1);
+    let (status, receipt) = gateway.purge(&serde_json::json!({ "all": true })).await;
+    assert_eq!(status, 200, "{receipt}");
+    assert_eq!(fetched().await, 2);
+    assert_eq!(fetched().await, 2);
+    // Until its end there is no other trial.
+    gateway.configure(&(yaml + "    body_limit: 1MiB\n"));
+    let second = edgeway(&gateway, &reload).await;
+    assert_eq!(second.status, Some(1), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("another configuration is on trial"),
+        "{}",
+        second.stderr
+    );
+}
+
 #[tokio::test]
 async fn a_configuration_that_harms_nothing_stays() {
     let origin = SlowOrigin::start(Duration::from_millis(5)).await;
     let (gateway, load) = begin(origin.address()).await;
     let changed =
         served_by(origin.address()) + "    headers: { response: { set: { x-new: \"1\" } } }\n";
+    wait_for("the first one is stored", BEFORE * 10, async || {
+        (!last_good(&gateway).is_empty()).then_some(())
+    })
+    .await;
     gateway.configure(&changed);
-    let ran = edgeway(&gateway, &["reload", "--canary", "12s"]).await;
+    let command = begin_command(&gateway, &["reload", "--canary", "12s"]);
+    is_on_trial(&gateway).await;
+    pass(BEFORE).await;
+    assert!(!last_good(&gateway).contains("x-new"), "it is on trial");
+    let ran = command.end().await;
     load.stop().await;
+    wait_for("it is stored", BEFORE * 10, async || {
+        last_good(&gateway).contains("x-new").then_some(())
+    })
+    .await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert!(
         ran.stderr.contains("configuration 2 stays"),

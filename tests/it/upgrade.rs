@@ -287,22 +287,44 @@ async fn a_broken_configuration_is_reported_by_the_successor_and_serves_nothing(
         "  - {{ address: \"{}\", name: last }}\nupstreams:",
         taken.local_addr().unwrap()
     );
-    fs::write(&file, good.replacen("upstreams:", &last, 1)).unwrap();
+    let stricter = good.replace("name: local }", "name: local, mode: \"0600\" }");
+    fs::write(&file, stricter.replacen("upstreams:", &last, 1)).unwrap();
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o660);
     gateway.signal(Signal::USR2);
     wait_for("the upgrade has failed again", SOON, async || {
         (gateway.count(FAILED).await == 2).then_some(())
     })
     .await;
     assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+    assert_eq!(mode(), 0o660);
     // Another attempt, without the mistakes, succeeds and keeps the counts of the others.
-    fs::write(&file, good).unwrap();
+    fs::write(&file, stricter).unwrap();
     let old = gateway.upgrade().await;
     gone(old, SOON).await;
+    wait_for("the socket has the new mode", SOON, async || {
+        (mode() == 0o600).then_some(())
+    })
+    .await;
     assert_eq!(
         (gateway.count(DONE).await, gateway.count(FAILED).await),
         (1, 2)
     );
     assert_eq!(gateway.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_socket_that_somebody_else_has_bound_in_the_meantime_stays() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "").await;
+    let (_, path) = gateway.listener("local").split_once(':').unwrap();
+    let path = path.to_owned();
+    fs::remove_file(&path).unwrap();
+    let _anothers = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let old = gateway.upgrade().await;
+    gone(old, SOON).await;
+    assert!(gateway.terminate_newest(SOON).await);
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
 }
 
 #[tokio::test]

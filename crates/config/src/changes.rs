@@ -1,5 +1,5 @@
 //! Differences between two configurations, by name. Only the content counts, not its position in
-//! the file and not the order of listeners and routes.
+//! the file, and the order of routes only where it decides.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     model::File,
-    tree::{Node, Value},
+    tree::{Node, Spanned, Value},
 };
 
 /// Differences of a new configuration from an old one.
@@ -24,6 +24,10 @@ pub struct Changes {
     pub plugins: Delta,
     /// Other top-level keys whose values differ, or that are in one of the two only.
     pub sections: Vec<String>,
+    /// Files with other contents, such as users, keys and pages, that both configurations name.
+    pub files: Vec<String>,
+    /// True if routes that are compared in the order of the file are in another order.
+    pub route_order: bool,
 }
 
 /// Versions that exist of each name.
@@ -49,6 +53,8 @@ impl Changes {
             upstreams: Delta::between(upstreams(old), upstreams(new)),
             plugins: Delta::default(),
             sections: sections(&old.tree, &new.tree),
+            files: Vec::new(),
+            route_order: is_reordered(ordered(old), ordered(new)),
         }
     }
 
@@ -58,6 +64,8 @@ impl Changes {
             && self.upstreams.is_empty()
             && self.plugins.is_empty()
             && self.sections.is_empty()
+            && self.files.is_empty()
+            && !self.route_order
     }
 
     /// Formats one line for each change: `+ route checkout`.
@@ -78,6 +86,10 @@ impl Changes {
             }
         }
         lines.extend(self.sections.iter().map(|name| format!("~ {name}")));
+        lines.extend(self.files.iter().map(|path| format!("~ file {path}")));
+        if self.route_order {
+            lines.push("~ order of routes".to_owned());
+        }
         lines
     }
 }
@@ -168,6 +180,24 @@ fn listeners(file: &File) -> Vec<(String, &Node)> {
 fn routes(file: &File) -> Vec<(String, &Node)> {
     let names = file.routes.iter().map(super::model::RouteNode::name);
     names.zip(file.tree.items("routes")).collect()
+}
+
+/// Returns the names of the routes that are compared in the order of the file: those with a regular
+/// expression as their location or host.
+fn ordered(file: &File) -> Vec<String> {
+    let is_regex = |text: &Spanned<String>| text.value.starts_with('~');
+    let routes = file.routes.iter().filter(|route| {
+        let matches = &route.config.matches.value;
+        matches.location.as_ref().is_some_and(is_regex) || matches.host.0.iter().any(is_regex)
+    });
+    routes.map(super::model::RouteNode::name).collect()
+}
+
+/// Returns true if the names that are in both lists are in another order.
+fn is_reordered(mut old: Vec<String>, mut new: Vec<String>) -> bool {
+    old.retain(|name| new.contains(name));
+    new.retain(|name| old.contains(name));
+    old != new
 }
 
 fn upstreams(file: &File) -> Vec<(String, &Node)> {
@@ -314,6 +344,29 @@ routes:
             "[127.0.0.1:3001, 127.0.0.1:3000]",
             &["~ upstream web"],
         );
+    }
+
+    #[test]
+    fn the_order_of_routes_is_a_change_where_it_decides() {
+        let with = |routes: [&str; 3]| {
+            let (head, _) = BASE.split_once("routes:\n").unwrap();
+            let routes =
+                routes.map(|text| format!("  - {{ match: {{ {text} }}, upstream: web }}\n"));
+            format!("{head}routes:\n{}", routes.concat())
+        };
+        for (one, two) in [
+            ("location: '~ ^/a'", "location: '~* b$'"),
+            ("host: '~^a'", "host: [x.test, '~b$']"),
+        ] {
+            let old = with([one, two, "path: /c"]);
+            assert_eq!(
+                between(&old, &with([two, one, "path: /c"])),
+                ["~ order of routes"]
+            );
+            assert_eq!(between(&old, &with(["path: /c", one, two])), [""; 0]);
+            let gone = between(&old, &with([two, "path: /d", "path: /c"]));
+            assert_eq!(gone.len(), 2, "{gone:?}");
+        }
     }
 
     #[test]

@@ -160,9 +160,13 @@ fn read_list(
     const MAX_FILE_SIZE: u64 = 8 << 20;
     let path = cx.folder.join(&file.value);
     match named_file::read_text(&path, MAX_FILE_SIZE) {
-        Ok(text) => Some(text),
+        Ok(text) => {
+            cx.referenced.read(path, text.as_bytes());
+            Some(text)
+        }
         Err(error) => {
             let message = format!("cannot read the {what} in `{}`: {error}", path.display());
+            cx.referenced.missed(path);
             cx.at(file.place, code).refuse(message, help)
         }
     }

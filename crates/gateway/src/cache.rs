@@ -467,7 +467,8 @@ impl Compiler<'_> {
         let budget = world.zones.get_or_create(&zone, || {
             RenderBudget::new(&key.name, limits, world.clock.clone(), &world.metrics)
         });
-        budget.set(limits);
+        let serving = Arc::clone(&budget);
+        self.work.add_alone(move || serving.set(limits));
         budget
     }
 

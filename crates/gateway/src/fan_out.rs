@@ -80,15 +80,19 @@ fn folder_of(prefix: &str) -> &str {
 }
 
 impl FanOut {
-    /// Notifies every known instance, drained or not, and returns the result of each.
-    pub async fn notify(&self, purges: &[Purge]) -> Vec<Instance> {
+    /// Notifies every known instance, drained or not, but for those that were `notified` before.
+    /// Returns the result of each.
+    pub async fn notify(&self, purges: &[Purge], notified: &[Instance]) -> Vec<Instance> {
         let notice = serde_json::to_vec(&FanOutNotice::of(purges)).expect("plain data");
         let notice = Bytes::from(notice);
         let backends = self.upstream.backends();
-        let each = backends.iter().map(|backend| {
+        let each = backends.iter().filter_map(|backend| {
             let (address, target) = (backend.address().to_string(), backend.target().clone());
+            if notified.iter().any(|instance| instance.address == address) {
+                return None;
+            }
             let request = self.request(&target, notice.clone());
-            async move {
+            Some(async move {
                 let result = timeout(DEADLINE, ask(&target, request)).await;
                 let result = result.unwrap_or(Err(FetchError::Late(DEADLINE)));
                 Instance {
@@ -96,7 +100,7 @@ impl FanOut {
                     status: result.as_ref().ok().copied(),
                     error: result.err().map(|error| error.to_string()),
                 }
-            }
+            })
         });
         let each: Vec<_> = each.collect();
         stream::iter(each).buffered(CONCURRENCY).collect().await

@@ -27,6 +27,13 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Returns true if both have the same socket: they are at the same address, whatever their names;
+    /// where the system chooses the port, the names are the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.address.is_same(&other.address)
+            && (!self.address.is_any_port() || self.name == other.name)
+    }
+
     /// Returns a listener with all defaults, for tests.
     #[doc(hidden)]
     pub fn test() -> Self {

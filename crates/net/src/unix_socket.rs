@@ -1,16 +1,18 @@
 //! Unix sockets that replace one left behind by another process.
 
 use std::{
+    collections::HashMap,
     fs::{self, Permissions},
     io,
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{Mode, fchmod};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Reason why the socket cannot be bound.
@@ -32,6 +34,30 @@ impl From<SocketError> for io::Error {
             }
             SocketError::Io(error) => error,
         }
+    }
+}
+
+/// Identity of the file of a socket, which another socket at its path does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketFile {
+    device: u64,
+    inode: u64,
+    /// A file system may use a number again. The time of its creation stays.
+    since: (i64, i64),
+}
+
+/// Files of unix sockets, by path.
+pub type SocketFiles = HashMap<PathBuf, SocketFile>;
+
+impl SocketFile {
+    /// Returns the socket that is at `path`.
+    pub fn at(path: &Path) -> Option<Self> {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        metadata.file_type().is_socket().then(|| Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            since: (metadata.mtime(), metadata.mtime_nsec()),
+        })
     }
 }
 
@@ -79,6 +105,21 @@ mod tests {
             // Dropping the listener leaves the file behind.
             drop(listener);
         }
+    }
+
+    #[test]
+    fn a_socket_in_place_of_another_has_another_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        assert_eq!(SocketFile::at(&path), None);
+        let _one = bind(&path, 0o600, BACKLOG).unwrap();
+        let one = SocketFile::at(&path);
+        assert!(one.is_some());
+        fs::set_permissions(&path, Permissions::from_mode(0o660)).unwrap();
+        assert_eq!(SocketFile::at(&path), one);
+        fs::remove_file(&path).unwrap();
+        let _two = bind(&path, 0o600, BACKLOG).unwrap();
+        assert_ne!(SocketFile::at(&path), one);
     }
 
     #[test]

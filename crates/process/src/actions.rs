@@ -11,11 +11,11 @@ use edgeway_base::{
     metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret, units::Span,
 };
 use edgeway_cache::purge::{PurgeRequest, Receipt, Source};
-use edgeway_config::model::File;
 use edgeway_gateway::Gateway;
 use edgeway_proxy::live::{
     Live,
     audit::{Actor, AuditEntry, Outcome, purges_line},
+    reload::Candidate,
 };
 use edgeway_status::{
     actions::{
@@ -103,7 +103,7 @@ impl Operator {
     }
 
     /// Waits for its turn. An action in the middle of an upgrade would be lost on the successor.
-    async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, File>> {
+    async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, Candidate>> {
         tokio::select! {
             turn = self.control.turn.lock() => Some(turn),
             () = self.control.stop_requested() => None,
@@ -113,23 +113,21 @@ impl Operator {
     /// Purges here, serialized with upgrades, and then waits for the other gateways outside the
     /// lock.
     async fn purged(&self, order: PurgeRequest) -> Result<Receipt, ActionError> {
-        let gateway = self.live().gateway();
-        purges::link(&gateway)?;
-        let purges = order.purges.iter().map(|purge| {
-            let purge = purge.clone().in_normal_form(gateway.slashes);
-            purge.map_err(|bad| ActionError::new(422, "bad_purge", bad.to_string()))
-        });
-        let purges = purges.collect::<Result<Vec<_>, _>>()?;
+        let live = self.live();
+        purges::link(live)?;
+        let forms = || live.purge_forms(|gateway| purges::normal(&order.purges, gateway));
+        forms()?;
         // Instances come first, so that everything the gateways fetch from then on is new.
-        let instances = match &gateway.fan_out {
-            Some(fan_out) if order.fan_out => fan_out.notify(&order.purges).await,
-            _ => Vec::new(),
+        let instances = if order.fan_out {
+            live.notify_instances(&order.purges).await
+        } else {
+            Vec::new()
         };
         let (link, mut begun) = {
             let _turn = self.turn().await;
             self.control.line.is_ours()?;
-            let link = purges::link(&self.live().gateway())?;
-            let begun = link.begin(gateway.purge_forms(purges), Source::Admin).await;
+            let link = purges::link(live)?;
+            let begun = link.begin(forms()?, Source::Admin).await;
             (link, begun)
         };
         begun.receipt.instances = instances;

@@ -191,7 +191,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
     let live = live(gateway, world, setup.is_outdated);
     let (line, succeeded) = Lineage::new(launch, &mut inherited);
-    let control = Control::new(&live, file, path, read, line, compiling, workers.clone());
+    let control = Control::new(&live, (file, read), path, line, compiling, workers.clone());
     if let Some(sessions) = sessions {
         control.sessions.import(&sessions);
     }
@@ -209,7 +209,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         ready.write(path.as_ref()).map_err(BootError::Ready)?;
     }
     if let (Some(path), Some(sources)) = (&control.path, sources) {
-        let keeping = last_good::keep_later(path.clone(), sources);
+        let keeping = last_good::keep_later(path.clone(), Arc::new(sources));
         control.tasks().spawn("last good", keeping);
     }
     if let Some(path) = &control.path {

@@ -75,8 +75,8 @@ pub(super) struct Control {
     pub(super) app_processes: AppProcesses,
     pub(super) problem_onsets: Mutex<Vec<ProblemOnset>>,
     /// Lock on changes of the running configuration: reloads and upgrades happen one after the
-    /// other. It holds the configuration that serves, as written.
-    pub(super) turn: tokio::sync::Mutex<File>,
+    /// other. It holds the configuration that serves, the one on trial during a trial.
+    pub(super) turn: tokio::sync::Mutex<Candidate>,
     /// The sources that were read last, whether they were accepted or not.
     sources: watch::Sender<Arc<Sources>>,
     pub(super) stopping: watch::Sender<bool>,
@@ -102,14 +102,19 @@ struct Prepared {
 impl Control {
     pub(super) fn new(
         live: &Arc<Live>,
-        file: File,
+        (file, sources): (File, Sources),
         path: Option<PathBuf>,
-        sources: Sources,
         line: Lineage,
         compiling: CompileThread,
         workers: Handle,
     ) -> Arc<Self> {
         let driver = proxy::Driver::new(live);
+        let serving = Candidate {
+            file,
+            sources: Arc::new(sources),
+            diagnostics: Diagnostics::default(),
+            gateway: live.gateway(),
+        };
         Arc::new(Self {
             live: Arc::clone(live),
             listeners: Listeners::new(driver, live, workers),
@@ -121,8 +126,8 @@ impl Control {
             line,
             app_processes: AppProcesses::default(),
             problem_onsets: Mutex::default(),
-            turn: tokio::sync::Mutex::new(file),
-            sources: watch::Sender::new(Arc::new(sources)),
+            sources: watch::Sender::new(Arc::clone(&serving.sources)),
+            turn: tokio::sync::Mutex::new(serving),
             stopping: watch::Sender::new(false),
             started: AtomicBool::new(false),
         })
@@ -199,7 +204,7 @@ impl Control {
         trial: Option<NewConfigTrial>,
     ) -> Result<ReloadResult, ActionError> {
         trial.map_or(Ok(()), trial::check)?;
-        let mut file = self.turn.lock().await;
+        let mut serving = self.turn.lock().await;
         let Some(path) = &self.path else {
             let message = "this configuration is built in: there is no file to read";
             return Err(ActionError::new(409, "built_in", message));
@@ -209,8 +214,13 @@ impl Control {
             let message = "the gateway is stopping: no other configuration is loaded";
             return Err(ActionError::new(409, "stopping", message));
         }
+        if trial.is_some() && self.live.trials.is_split() {
+            let message = "another configuration is on trial: wait for its verdict, or end the \
+                           trial with `edgeway reload`, which serves the file to all clients";
+            return Err(ActionError::new(409, "canary_runs", message));
+        }
         self.line.manager.reloading();
-        let outcome = self.reload_from(path, &mut file, trial).await;
+        let outcome = self.reload_from(path, &mut serving, trial).await;
         self.notify_manager();
         outcome
     }
@@ -218,68 +228,37 @@ impl Control {
     async fn reload_from(
         self: &Arc<Self>,
         path: &Path,
-        file: &mut File,
+        serving: &mut Candidate,
         trial: Option<NewConfigTrial>,
     ) -> Result<ReloadResult, ActionError> {
         let begun = self.live.world.clock.now();
-        let found = self.read(path).await;
-        let candidate = match found {
+        let candidate = match self.read(path).await {
             Ok(candidate) => candidate,
             Err(refused) => {
                 self.report_refused(path, &refused);
                 return Err(refused);
             }
         };
-        let running = self.live.gateway();
-        let profile = running.profiles.active.clone();
-        let lost = running.lost_releases(&candidate.gateway);
-        let before = plugins::versions(&running);
-        let after = plugins::versions(&candidate.gateway);
-        let changes = Changes {
-            plugins: Delta::between_versions(&before, &after),
-            ..Changes::between(file, &candidate.file)
-        };
+        let changes = changes(serving, &candidate);
         let lines = changes.lines();
+        let warnings = warnings(serving, &candidate);
         let trial = trial.filter(|_| !lines.is_empty());
         let split = trial.map(|trial| self.split(&candidate, trial));
-        let is_trial = split.is_some();
-        let earlier = split.as_deref().map(|split| BeforeTrial {
-            gateway: Arc::clone(&running),
-            file: file.clone(),
-            profile: profile.as_deref().map(str::to_owned),
-            sources: Arc::clone(&self.sources.borrow()),
-            comparison: self.live.traffic.compare(split),
-        });
+        let comparison = split
+            .as_deref()
+            .map(|split| self.live.traffic.compare(split));
         let (generation, zones) = match self.take(&candidate, SwitchReason::Read, split).await {
             Ok(taken) => taken,
             Err(refused) => {
                 reload::refuse(&self.live, refused.message.clone());
                 self.report_refused(path, &refused);
-                self.sources.send_replace(Arc::new(candidate.sources));
+                self.sources.send_replace(candidate.sources);
                 return Err(refused);
             }
         };
-        *file = candidate.file;
-        // A trial may be taken back.
-        if !is_trial {
-            self.reset_lifetimes(running, &candidate.gateway).await;
-        }
-        if self.live.world.overlay.is_none() {
-            let keeping = last_good::keep_later(path.to_owned(), candidate.sources.clone());
-            self.tasks().spawn("last good", keeping);
-        }
-        self.sources
-            .send_replace(Arc::new(candidate.sources.clone()));
+        self.sources.send_replace(Arc::clone(&candidate.sources));
+        let earlier = std::mem::replace(serving, candidate);
         let took = self.live.world.clock.now() - begun;
-        let mut warnings = candidate.diagnostics.lines(&candidate.sources);
-        warnings.extend(lost);
-        if let Some(gone) = profile
-            && candidate.gateway.profiles.active.is_none()
-        {
-            warnings.push(format!(
-                "the active profile `{gone}` was removed: no profile is active now"
-            ));
-        }
         for warning in &warnings {
             warn!("{warning}");
         }
@@ -291,8 +270,15 @@ impl Control {
             "configuration reloaded: {}",
             if lines.is_empty() { "nothing changed".to_owned() } else { lines.join(", ") }
         );
-        if let (Some(trial), Some(earlier)) = (trial, earlier) {
-            self.begin_trial(generation, trial, earlier);
+        if let (Some(trial), Some(comparison)) = (trial, comparison) {
+            // It may be taken back.
+            let before = BeforeTrial {
+                earlier,
+                comparison,
+            };
+            self.begin_trial(generation, trial, before);
+        } else {
+            self.settle(earlier.gateway, serving).await;
         }
         Ok(ReloadResult {
             generation,
@@ -303,6 +289,22 @@ impl Control {
             zones,
             warnings,
         })
+    }
+
+    /// Ends the reload to a configuration that all clients get from now on.
+    pub(super) async fn settle(&self, before: Arc<Gateway>, serving: &Candidate) {
+        self.reset_lifetimes(before, &serving.gateway).await;
+        self.store_last_good(&serving.sources);
+    }
+
+    /// Stores the texts of the configuration that serves, for `--last-good`.
+    pub(super) fn store_last_good(&self, sources: &Arc<Sources>) {
+        if let Some(path) = &self.path
+            && self.live.world.overlay.is_none()
+        {
+            let keeping = last_good::keep_later(path.clone(), Arc::clone(sources));
+            self.tasks().spawn("last good", keeping);
+        }
     }
 
     /// Returns the split of requests between the configuration that serves and a candidate.
@@ -485,6 +487,33 @@ impl Control {
     pub(super) fn tasks(&self) -> &Tasks {
         self.supervisor.process()
     }
+}
+
+/// Returns the differences of a candidate from the configuration that serves.
+fn changes(serving: &Candidate, candidate: &Candidate) -> Changes {
+    let before = plugins::versions(&serving.gateway);
+    let after = plugins::versions(&candidate.gateway);
+    let files = &candidate.sources.referenced;
+    let folder = candidate.sources.folder();
+    Changes {
+        plugins: Delta::between_versions(&before, &after),
+        files: files.changed_since(&serving.sources.referenced, &folder),
+        ..Changes::between(&serving.file, &candidate.file)
+    }
+}
+
+/// Returns the warnings about a candidate, and about what is lost with it.
+fn warnings(serving: &Candidate, candidate: &Candidate) -> Vec<String> {
+    let mut warnings = candidate.diagnostics.lines(&candidate.sources);
+    warnings.extend(serving.gateway.lost_releases(&candidate.gateway));
+    if let Some(gone) = &serving.gateway.profiles.active
+        && candidate.gateway.profiles.active.is_none()
+    {
+        warnings.push(format!(
+            "the active profile `{gone}` was removed: no profile is active now"
+        ));
+    }
+    warnings
 }
 
 /// Describes a listener that cannot be bound, with its place in the file.

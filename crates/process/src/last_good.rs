@@ -7,7 +7,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -69,7 +72,7 @@ pub fn keep(path: &Path, sources: &Sources) {
 }
 
 /// Same as [`keep`], on a thread that may block.
-pub async fn keep_later(path: PathBuf, sources: Sources) {
+pub async fn keep_later(path: PathBuf, sources: Arc<Sources>) {
     let (stored, done) = tokio::sync::oneshot::channel();
     // Tokio's own threads panic where the system has no more.
     let thread = std::thread::Builder::new().spawn(move || {

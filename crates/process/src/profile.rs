@@ -3,12 +3,15 @@
 use std::{path::Path, sync::Arc};
 
 use edgeway_base::{out::listed, units::millis};
-use edgeway_config::{model::File, source::Sources};
+use edgeway_config::model::File;
 use edgeway_gateway::{
     self as gateway, Gateway,
     profiles::{self, ProfileSelection},
 };
-use edgeway_proxy::live::{SwitchReason, reload::Candidate};
+use edgeway_proxy::live::{
+    SwitchReason,
+    reload::{self, Candidate},
+};
 use edgeway_status::actions::{ActionError, SwitchResult};
 use log::info;
 
@@ -23,8 +26,8 @@ impl Control {
         profile: Option<String>,
     ) -> Result<SwitchResult, ActionError> {
         let began = self.live.world.clock.now();
-        let file = tokio::select! {
-            file = self.turn.lock() => file,
+        let mut serving = tokio::select! {
+            serving = self.turn.lock() => serving,
             () = self.stop_requested() => {
                 let message = "the gateway is stopping: no profile is switched";
                 return Err(ActionError::new(409, "stopping", message));
@@ -32,7 +35,7 @@ impl Control {
         };
         self.line.is_ours()?;
         if let Some(name) = &profile {
-            is_known(&file, name)?;
+            is_known(&serving.file, name)?;
         }
         let before = self.live.gateway();
         let mut switched = SwitchResult {
@@ -44,11 +47,16 @@ impl Control {
             switched.generation = self.live.loaded().generation;
             return Ok(switched);
         }
-        let candidate = self.compile_with(file.clone(), profile).await?;
+        let was_on_trial = self.live.trials.is_split();
+        let candidate = self.compile_again(&serving, profile).await?;
         let taken = self.take(&candidate, SwitchReason::Switched, None).await;
-        let (generation, _) = taken.inspect_err(|_| self.live.world.zones.undo())?;
+        let (generation, _) = taken.inspect_err(|_| reload::forget(&self.live))?;
         switched.generation = generation;
         switched.reset = self.reset_lifetimes(before, &candidate.gateway).await;
+        *serving = candidate;
+        if was_on_trial {
+            self.store_last_good(&serving.sources);
+        }
         let took = self.live.world.clock.now() - began;
         switched.took_ms = millis(took);
         info!(
@@ -70,15 +78,16 @@ impl Control {
         reset.await.unwrap_or_default()
     }
 
-    /// Compiles a configuration that was read before.
-    pub(super) async fn compile_with(
+    /// Compiles the configuration that serves with another profile.
+    async fn compile_again(
         &self,
-        file: File,
+        serving: &Candidate,
         profile: Option<String>,
     ) -> Result<Candidate, ActionError> {
         let live = Arc::clone(&self.live);
         let folder = self.path.as_deref().and_then(Path::parent);
         let folder = folder.unwrap_or(Path::new("")).to_owned();
+        let (file, sources) = (serving.file.clone(), Arc::clone(&serving.sources));
         let compiled = self.compiling.run(move || {
             live.world.zones.begin();
             let wanted = profile
@@ -88,30 +97,21 @@ impl Control {
             (file, gateway, diagnostics)
         });
         let (file, gateway, diagnostics) = compiled.await.map_err(|broken| {
-            self.forget();
+            reload::forget(&self.live);
             let message = format!("the configuration could not be compiled: {broken}");
             ActionError::new(500, "internal", message)
         })?;
-        let sources = Arc::clone(&self.sources().borrow());
         let Some(gateway) = gateway else {
-            self.forget();
+            reload::forget(&self.live);
             // External inputs have changed since it was read: certificates, folders.
             return Err(ActionError::configuration(&sources, &diagnostics));
         };
-        let gateway: Arc<Gateway> = Arc::new(gateway);
         Ok(Candidate {
             file,
-            sources: Sources::clone(&sources),
+            sources,
             diagnostics,
-            gateway,
+            gateway: Arc::new(gateway),
         })
-    }
-
-    /// Drops everything that was compiled.
-    fn forget(&self) {
-        self.live.world.zones.undo();
-        let gateway = self.live.gateway();
-        gateway.forget_stale_metrics(&self.live.world.metrics);
     }
 }
 

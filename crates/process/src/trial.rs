@@ -4,17 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use edgeway_base::units::Span;
-use edgeway_config::{model::File, source::Sources};
 use edgeway_gateway::Gateway;
 use edgeway_proxy::live::{
-    SwitchReason, reload,
+    SwitchReason,
+    reload::{self, Candidate},
     traffic::Comparison,
     trial::{ConfigTrial, ConfigVerdict, TrialOutcome},
 };
 use edgeway_status::actions::{ActionError, NewConfigTrial};
 use log::{info, warn};
 
-use super::{control::Control, last_good};
+use super::control::Control;
 
 /// Interval of looks at the traffic.
 const EVERY: Duration = Duration::from_secs(2);
@@ -25,10 +25,7 @@ pub(super) const LONGEST: Duration = Duration::from_hours(1);
 
 /// Configuration that serves until another one has passed its trial.
 pub(super) struct BeforeTrial {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) file: File,
-    pub(super) profile: Option<String>,
-    pub(super) sources: Arc<Sources>,
+    pub(super) earlier: Candidate,
     pub(super) comparison: Comparison,
 }
 
@@ -82,7 +79,7 @@ impl Control {
                 return;
             }
             if let Some(worse) = before.comparison.look() {
-                Box::pin(self.take_back(generation, before, worse.to_string())).await;
+                Box::pin(self.take_back(generation, before.earlier, worse.to_string())).await;
                 return;
             }
             if clock.now() >= end {
@@ -93,68 +90,50 @@ impl Control {
                             "none of the {others} requests in {length} came from its share of the \
                              clients; try a larger `--share`"
                         );
-                        Box::pin(self.take_back(generation, before, why)).await;
+                        Box::pin(self.take_back(generation, before.earlier, why)).await;
                         return;
                     }
                     [own, _] => format!("no route got worse in {length}, with {own} requests"),
                 };
-                self.keep(generation, text, Some(before.gateway)).await;
+                self.keep(generation, text, before.earlier.gateway).await;
                 return;
             }
         }
     }
 
     /// Serves the configuration on trial to all clients.
-    async fn keep(&self, generation: u64, text: String, before: Option<Arc<Gateway>>) {
-        let turn = self.turn.lock().await;
+    async fn keep(&self, generation: u64, text: String, before: Arc<Gateway>) {
+        let serving = self.turn.lock().await;
         if self.live.loaded().generation == generation {
-            reload::end_split(&self.live, &self.supervisor);
-            if let Some(before) = before {
-                self.reset_lifetimes(before, &self.live.gateway()).await;
-            }
+            reload::keep(&self.live, &self.supervisor);
+            self.settle(before, &serving).await;
         }
-        drop(turn);
+        drop(serving);
         self.end_trial(generation, TrialOutcome::Kept, text);
     }
 
-    /// Serves the configuration before the trial again.
-    async fn take_back(self: &Arc<Self>, generation: u64, before: BeforeTrial, why: String) {
-        let mut file = self.turn.lock().await;
+    /// Serves the configuration before the trial again, as it was: nothing is read or compiled.
+    async fn take_back(self: &Arc<Self>, generation: u64, earlier: Candidate, why: String) {
+        let mut serving = self.turn.lock().await;
         if self.live.loaded().generation != generation || self.is_stopping() {
-            drop(file);
+            drop(serving);
             self.end_trial(generation, TrialOutcome::Superseded, String::new());
             return;
         }
-        let BeforeTrial {
-            file: earlier,
-            profile,
-            sources,
-            ..
-        } = before;
-        let taken = match self.compile_with(earlier.clone(), profile).await {
-            Ok(candidate) => self.take(&candidate, SwitchReason::Switched, None).await,
-            Err(error) => Err(error),
-        };
+        let taken = self.take(&earlier, SwitchReason::TakenBack, None).await;
         if let Err(error) = taken {
-            self.live.world.zones.undo();
             warn!(
                 generation;
                 "configuration got worse, but the previous one cannot serve: {}: {why}",
                 error.message
             );
             let text = format!("{why}; the previous one cannot serve: {}", error.message);
-            drop(file);
-            self.keep(generation, text, None).await;
+            drop(serving);
+            self.keep(generation, text, earlier.gateway).await;
             return;
         }
-        *file = earlier;
-        drop(file);
-        if let Some(path) = &self.path
-            && self.live.world.overlay.is_none()
-        {
-            let keeping = last_good::keep_later(path.clone(), Sources::clone(&sources));
-            self.tasks().spawn("last good", keeping);
-        }
+        *serving = earlier;
+        drop(serving);
         self.end_trial(generation, TrialOutcome::TakenBack, why);
     }
 

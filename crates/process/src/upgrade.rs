@@ -31,6 +31,8 @@ use super::{
 
 /// Name of the status page's sessions in the state that a successor inherits.
 pub(super) const SESSIONS: &str = "admin sessions";
+/// Name of the files of unix sockets there.
+pub(super) const SOCKET_FILES: &str = "unix sockets";
 /// Name of the beginnings of problems there.
 pub(super) const PROBLEMS: &str = "problems";
 
@@ -142,6 +144,7 @@ impl Control {
         self.line.count(&self.live.world.metrics);
         let pipes = std::mem::take(&mut inherited.predecessors);
         if !inherited.is_succession() {
+            self.listeners.take_over(&inherited.socket_files);
             return self.notify_manager();
         }
         info!(processes = pipes.len(); "taking over from the previous process");
@@ -164,6 +167,7 @@ impl Control {
             info!("previous process no longer accepts connections, takeover complete");
         });
         inherited.report().serves();
+        self.listeners.take_over(&inherited.socket_files);
         if let Some(inheritance) = inheritance {
             let taking = inheritance.take(Arc::clone(&self.live));
             self.tasks().spawn("cache of the predecessor", taking);
@@ -350,6 +354,7 @@ impl Control {
         let mut state = self.live.world.zones.export();
         state.insert(SESSIONS.to_owned(), self.sessions.export());
         state.insert(PROBLEMS.to_owned(), json!(*self.problem_onsets.lock()));
+        state.insert(SOCKET_FILES.to_owned(), json!(self.listeners.files()));
         let estate = Inherited {
             sockets,
             state,

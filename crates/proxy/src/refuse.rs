@@ -19,7 +19,7 @@ pub(super) fn ended(live: &Live, connection: &Connection, reason: &'static str) 
     };
     log::log!(
         level,
-        listener = &*connection.listener.name,
+        listener = &*connection.listener.name(),
         client:% = connection.peer,
         reason;
         "connection ended"
@@ -30,7 +30,7 @@ pub(super) fn ended(live: &Live, connection: &Connection, reason: &'static str) 
 pub(super) fn stream_refused(live: &Live, connection: &Connection, reason: &'static str) {
     live.refuse(reason);
     log::debug!(
-        listener = &*connection.listener.name,
+        listener = &*connection.listener.name(),
         client:% = connection.peer,
         reason;
         "stream refused"

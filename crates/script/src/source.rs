@@ -112,10 +112,10 @@ impl Source {
     /// Notes the plugin's files in `referenced`.
     pub fn note(&self, referenced: &mut ReferencedFiles) {
         for (file, text) in &*self.files.lock() {
-            referenced.read(self.folder.join(file), text.as_bytes());
+            referenced.code(self.folder.join(file), Some(text.as_bytes()));
         }
         for file in &*self.missed.lock() {
-            referenced.missed(self.folder.join(file));
+            referenced.code(self.folder.join(file), None);
         }
     }
 

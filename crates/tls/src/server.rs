@@ -11,8 +11,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use rustls::{ServerConfig, server::ClientHello};
+use tokio::sync::Mutex;
 
 use super::{
     Certificates, HandshakeError,
@@ -53,8 +53,8 @@ pub struct Server {
     /// the host of their requests.
     pub asks_clients: bool,
     client_rules: AtomicU64,
-    /// State of [`Server::supervise`], taken when it begins.
-    watch: Mutex<Option<Watch>>,
+    /// State of [`Server::supervise`], which may be stopped and begun again.
+    watch: Arc<Mutex<Watch>>,
 }
 
 impl Server {
@@ -144,7 +144,7 @@ impl Server {
             handshake_timeout: config.handshake_timeout.0,
             asks_clients: config.client_ca.is_some(),
             client_rules: client_rules.into(),
-            watch: Mutex::new(Some(watch)),
+            watch: Arc::new(Mutex::new(watch)),
         }))
     }
 
@@ -217,10 +217,7 @@ impl Server {
     where
         F: Future<Output = ()>,
     {
-        let watch = self.watch.lock().take();
-        if let Some(watch) = watch {
-            watch.run(&self, rest).await;
-        }
+        watch::run(&self.watch, &self, rest).await;
     }
 }
 

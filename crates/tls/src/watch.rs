@@ -12,6 +12,7 @@ use std::{
 use log::{error, info, warn};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Mutex;
 use x509_parser::time::ASN1Time;
 
 use super::{
@@ -112,6 +113,39 @@ impl ClientCa {
     }
 }
 
+/// Checks the files and rotates keys, for ever.
+pub(super) async fn run<F>(watch: &Arc<Mutex<Watch>>, server: &Server, rest: impl Fn(Duration) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let clock = server.clock().clone();
+    // The start has logged these warnings already.
+    let mut remind_at = clock.now() + WARNING_INTERVAL;
+    let mut pause = CHECK_INTERVAL;
+    loop {
+        rest(pause).await;
+        if let Err(error) = server.turn_keys() {
+            warn!(error:%; "session ticket key not rotated");
+        }
+        let began = clock.now();
+        let mut held = Arc::clone(watch).lock_owned().await;
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = held.look();
+            (held, look)
+        });
+        let Ok((held, (look, verifier))) = looked.await else {
+            error!("certificate files no longer watched");
+            return;
+        };
+        pause = CHECK_INTERVAL.max((clock.now() - began) * PAUSE_RATIO);
+        held.apply(look, verifier, server);
+        if clock.now() >= remind_at {
+            held.remind(server.now());
+            remind_at = clock.now() + WARNING_INTERVAL;
+        }
+    }
+}
+
 impl Watch {
     pub(super) fn new(
         listener: &Arc<str>,
@@ -132,39 +166,6 @@ impl Watch {
             policy,
             client_ca,
             is_well,
-        }
-    }
-
-    /// Checks the files and rotates keys, for ever.
-    pub(super) async fn run<F>(mut self, server: &Server, rest: impl Fn(Duration) -> F)
-    where
-        F: Future<Output = ()>,
-    {
-        let clock = server.clock().clone();
-        // The start has logged these warnings already.
-        let mut remind_at = clock.now() + WARNING_INTERVAL;
-        let mut pause = CHECK_INTERVAL;
-        loop {
-            if clock.now() >= remind_at {
-                self.remind(server.now());
-                remind_at = clock.now() + WARNING_INTERVAL;
-            }
-            rest(pause).await;
-            if let Err(error) = server.turn_keys() {
-                warn!(error:%; "session ticket key not rotated");
-            }
-            let began = clock.now();
-            let looked = tokio::task::spawn_blocking(move || {
-                let found = self.look();
-                (self, found)
-            });
-            let Ok((watch, (look, verifier))) = looked.await else {
-                error!("certificate files no longer watched");
-                return;
-            };
-            self = watch;
-            pause = CHECK_INTERVAL.max((clock.now() - began) * PAUSE_RATIO);
-            self.apply(look, verifier, server);
         }
     }
 

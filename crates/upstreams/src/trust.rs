@@ -276,6 +276,7 @@ fn private_key(
 
 fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>> {
     let path = cx.folder.join(&file.value);
+    cx.referenced.missed(path.clone());
     let error = match named_file::read(&path, named_file::MAX_LEN) {
         Ok(bytes) => return Some(bytes),
         Err(error) => error,

@@ -1,5 +1,5 @@
-//! Files besides the configuration's own that it depends on, such as plugins: their paths, and a
-//! check for changes.
+//! Files besides the configuration's own that it depends on, such as plugins and lists of users:
+//! their paths, and a check for changes.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,14 @@ const MAX_FILE_SIZE: u64 = 16 << 20;
 /// Files by path, with the stamp of their content. A missing file is recorded as well: it may
 /// appear later.
 #[derive(Clone, Debug, Default)]
-pub struct ReferencedFiles(BTreeMap<PathBuf, Option<Stamp>>);
+pub struct ReferencedFiles(BTreeMap<PathBuf, ReferencedFile>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ReferencedFile {
+    stamp: Option<Stamp>,
+    /// True for a file of a plugin, whose version changes with it.
+    is_code: bool,
+}
 
 /// The length of a file, and a hash of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +32,23 @@ struct Stamp(u64, u64);
 impl ReferencedFiles {
     /// Records a file that contained `text` when it was read.
     pub fn read(&mut self, path: PathBuf, text: &[u8]) {
-        let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
-        let most = usize::try_from(MAX_FILE_SIZE)
-            .unwrap_or(usize::MAX)
-            .min(text.len());
-        let stamp = Stamp(length, digest(&text[..most]));
-        self.0.insert(path, Some(stamp));
+        self.insert(path, Some(Stamp::new(text)), false);
+    }
+
+    /// Records a file of a plugin that contained `text` when it was read, or that was not there.
+    pub fn code(&mut self, path: PathBuf, text: Option<&[u8]>) {
+        let stamp = text.map_or_else(|| look(&path), |text| Some(Stamp::new(text)));
+        self.insert(path, stamp, true);
     }
 
     /// Records a file in its current state: a file that could not be used may be replaced.
     pub fn missed(&mut self, path: PathBuf) {
         let stamp = look(&path);
-        self.0.insert(path, stamp);
+        self.insert(path, stamp, false);
+    }
+
+    fn insert(&mut self, path: PathBuf, stamp: Option<Stamp>, is_code: bool) {
+        self.0.insert(path, ReferencedFile { stamp, is_code });
     }
 
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -45,7 +57,29 @@ impl ReferencedFiles {
 
     /// Returns true if a file has changed since. Reads the files.
     pub fn is_changed(&self) -> bool {
-        self.0.iter().any(|(path, stamp)| look(path) != *stamp)
+        self.0.iter().any(|(path, file)| look(path) != file.stamp)
+    }
+
+    /// Returns the files that `before` has with other contents, without those of plugins. Their
+    /// paths start at `folder` if they are in it.
+    pub fn changed_since(&self, before: &Self, folder: &Path) -> Vec<String> {
+        let changed = self.0.iter().filter(|(path, file)| {
+            let then = before.0.get(*path);
+            !file.is_code && then.is_some_and(|then| then.stamp != file.stamp)
+        });
+        let shown = |(path, _): (&PathBuf, _)| {
+            let path = path.strip_prefix(folder).unwrap_or(path);
+            path.display().to_string()
+        };
+        changed.map(shown).collect()
+    }
+}
+
+impl Stamp {
+    fn new(text: &[u8]) -> Self {
+        let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        let most = usize::try_from(MAX_FILE_SIZE).unwrap_or(usize::MAX);
+        Self(length, digest(&text[..most.min(text.len())]))
     }
 }
 
@@ -92,6 +126,26 @@ mod tests {
         assert!(!referenced.is_changed());
         fs::remove_file(&there).unwrap();
         assert!(referenced.is_changed());
+    }
+
+    #[test]
+    fn files_with_other_contents_are_named_but_for_code() {
+        let folder = Path::new("conf");
+        let of = |texts: [&str; 4]| {
+            let mut referenced = ReferencedFiles::default();
+            let [users, page, elsewhere, code] = texts.map(str::as_bytes);
+            referenced.read(folder.join("users.htpasswd"), users);
+            referenced.read(folder.join("pages/404.html"), page);
+            referenced.read("/etc/ca.pem".into(), elsewhere);
+            referenced.code(folder.join("plugin.js"), Some(code));
+            referenced
+        };
+        let before = of(["a", "b", "c", "d"]);
+        assert_eq!(before.changed_since(&before, folder), [""; 0]);
+        let mut now = of(["A", "b", "C", "D"]);
+        now.read(folder.join("new"), b"");
+        let changed = now.changed_since(&before, folder);
+        assert_eq!(changed, ["/etc/ca.pem", "users.htpasswd"]);
     }
 
     #[test]

@@ -84,9 +84,14 @@ impl BackgroundWork {
         F: Future<Output = ()> + Send + 'static,
     {
         let name = name.into();
-        if self.tasks.iter().all(|(other, _)| *other != name) {
+        if !self.has(&name) {
             self.tasks.push((name, Box::new(move || Box::pin(start()))));
         }
+    }
+
+    /// Returns true if there is work of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tasks.iter().any(|(other, _)| *other == name)
     }
 
     /// Registers what is done once no other configuration serves beside this one.

@@ -5,7 +5,9 @@
 //! predecessor goes into the zones as they are created.
 //!
 //! Compiling is a round: [`Zones::begin`], then the zones that slices get, then either
-//! [`Zones::settle`], if the configuration serves from now on, or [`Zones::undo`].
+//! [`Zones::settle`], if the configuration serves from now on, or [`Zones::undo`]. A configuration
+//! on trial serves beside the one before it, and both keep their state:
+//! [`Zones::settle_on_trial`], then [`Zones::end_trial`] or the round of another configuration.
 
 use std::{
     any::{Any, TypeId},
@@ -39,6 +41,8 @@ struct Inner {
     /// State of a predecessor, by name, until the first configuration has settled.
     inherited: Map<String, Value>,
     round: u64,
+    /// Round of the configuration on trial.
+    trial: Option<u64>,
 }
 
 struct Entry {
@@ -46,6 +50,13 @@ struct Entry {
     /// Round in which the zone was created; `used` is the round of its last use.
     made: u64,
     used: u64,
+}
+
+/// Configuration that stays after a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrialWinner {
+    Candidate,
+    Earlier,
 }
 
 /// Result of a round, each list sorted.
@@ -67,6 +78,7 @@ impl Zones {
             entries,
             inherited,
             round,
+            ..
         } = &mut *inner;
         let entry = entries
             .entry((TypeId::of::<T>(), name.to_owned()))
@@ -100,25 +112,33 @@ impl Zones {
     pub fn settle(&self) -> SettleResult {
         let mut inner = self.0.lock();
         let round = inner.round;
-        let mut settled = SettleResult::default();
-        inner.entries.retain(|(_, name), entry| {
-            let list = if entry.used != round {
-                &mut settled.dropped
-            } else if entry.made == round {
-                &mut settled.added
-            } else {
-                &mut settled.retained
-            };
-            list.push(name.clone());
-            entry.used == round
-        });
-        // Zones that do not exist by now would only import outdated state.
-        inner.inherited = Map::new();
-        drop(inner);
-        settled.retained.sort();
-        settled.added.sort();
-        settled.dropped.sort();
+        let settled = inner.settled();
+        inner.entries.retain(|_, entry| entry.used == round);
+        inner.trial = None;
         settled
+    }
+
+    /// Ends the round of a configuration that serves on trial: the one before it keeps its state.
+    pub fn settle_on_trial(&self) -> SettleResult {
+        let mut inner = self.0.lock();
+        inner.trial = Some(inner.round);
+        SettleResult {
+            dropped: Vec::new(),
+            ..inner.settled()
+        }
+    }
+
+    /// Ends a trial: drops the state that only the other configuration has.
+    pub fn end_trial(&self, winner: TrialWinner) {
+        let mut inner = self.0.lock();
+        let Some(trial) = inner.trial.take() else {
+            return;
+        };
+        inner.entries.retain(|_, entry| match winner {
+            // A configuration that was refused meanwhile may have used it last.
+            TrialWinner::Candidate => entry.used >= trial,
+            TrialWinner::Earlier => entry.made < trial,
+        });
     }
 
     /// Ends the round of a refused configuration: drops the state created for it alone.
@@ -155,6 +175,29 @@ impl Zones {
         drop(inner);
         names.sort();
         names
+    }
+}
+
+impl Inner {
+    /// Returns the state by what the configuration of this round does with it.
+    fn settled(&mut self) -> SettleResult {
+        // Zones that do not exist by now would only import outdated state.
+        self.inherited = Map::new();
+        let mut settled = SettleResult::default();
+        for ((_, name), entry) in &self.entries {
+            let list = if entry.used != self.round {
+                &mut settled.dropped
+            } else if entry.made == self.round {
+                &mut settled.added
+            } else {
+                &mut settled.retained
+            };
+            list.push(name.clone());
+        }
+        settled.retained.sort();
+        settled.added.sort();
+        settled.dropped.sort();
+        settled
     }
 }
 
@@ -279,6 +322,47 @@ mod tests {
         zones.begin();
         assert_eq!(count(&zones, "web").get(), 5);
         assert_eq!(zones.settle().dropped, [""; 0]);
+    }
+
+    /// Compiles a configuration with `web` alone beside one with `api` alone, which is on trial. Both
+    /// have `both`.
+    fn on_trial() -> Zones {
+        let zones = Zones::default();
+        count(&zones, "web").set(5);
+        count(&zones, "both").set(6);
+        zones.begin();
+        count(&zones, "api").set(7);
+        count(&zones, "both");
+        let settled = zones.settle_on_trial();
+        assert_eq!(settled.added, ["api"]);
+        assert_eq!(settled.retained, ["both"]);
+        assert_eq!(settled.dropped, [""; 0]);
+        assert_eq!(zones.names(), ["api", "both", "web"]);
+        // What is refused during the trial takes nothing from either.
+        zones.begin();
+        for name in ["web", "both", "refused"] {
+            count(&zones, name);
+        }
+        zones.undo();
+        zones
+    }
+
+    #[test]
+    fn each_configuration_has_its_state_until_the_end_of_a_trial() {
+        let zones = on_trial();
+        zones.end_trial(TrialWinner::Earlier);
+        assert_eq!(zones.names(), ["both", "web"]);
+        assert_eq!(count(&zones, "web").get(), 5);
+        let zones = on_trial();
+        zones.end_trial(TrialWinner::Candidate);
+        assert_eq!(count(&zones, "api").get(), 7);
+        assert_eq!(count(&zones, "both").get(), 6);
+        let zones = on_trial();
+        zones.begin();
+        count(&zones, "both");
+        assert_eq!(zones.settle().dropped, ["api", "web"]);
+        zones.end_trial(TrialWinner::Earlier);
+        assert_eq!(zones.names(), ["both"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
 };
 
 use edgeway_gateway::ListenAddress;
+use edgeway_net::unix_socket::SocketFiles;
 use log::{debug, info, warn};
 use rustix::{
     io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd},
@@ -23,6 +24,7 @@ use serde_json::{Map, Value};
 use socket2::SockRef;
 
 use super::{HandoverManifest, SuccessorReport, Upgrades, VARIABLE};
+use crate::upgrade::SOCKET_FILES;
 
 /// Files and state passed to a process at its start, as both sides of a handover have them. Empty
 /// after a fresh start.
@@ -32,6 +34,8 @@ pub struct Inherited {
     /// program.
     pub(crate) sockets: Vec<(String, OwnedFd)>,
     pub state: Map<String, Value>,
+    /// Files of the predecessor's unix sockets, a part of the state.
+    pub(crate) socket_files: SocketFiles,
     /// The reading ends of the reports of draining processes, for a successor including our own.
     pub predecessors: Vec<OwnedFd>,
     /// The writing end of the pipe that process 1 of a container reads.
@@ -88,7 +92,10 @@ impl Inherited {
             .rewind()
             .and_then(|()| state.read_to_string(&mut text))
             .map_err(TakeError::State)?;
-        let state = serde_json::from_str(&text).map_err(|e| TakeError::State(e.into()))?;
+        let mut state: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|e| TakeError::State(e.into()))?;
+        let socket_files = state.remove(SOCKET_FILES);
+        let socket_files = socket_files.and_then(|files| serde_json::from_value(files).ok());
         let sockets: Result<_, _> = letter
             .sockets
             .iter()
@@ -98,6 +105,7 @@ impl Inherited {
         Ok(Self {
             sockets: listening(sockets?),
             state,
+            socket_files: socket_files.unwrap_or_default(),
             predecessors: predecessors?,
             init: letter.init.map(own).transpose()?,
             cache: letter.cache.map(own).transpose()?,

@@ -1,6 +1,6 @@
 //! Purges triggered by requests: the method `PURGE`, and writes that invalidate stored responses.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use edgeway_cache::purge::{
     Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, StartedPurge,
@@ -55,18 +55,14 @@ pub(super) async fn respond(
             PurgeEffect::Hard
         },
     };
-    let (link, gateway) = (Arc::clone(cache.cache.link()), Arc::clone(&ctx.gateway));
-    let live = ctx.live();
+    let link = Arc::clone(cache.cache.link());
+    let (live, serving) = (ctx.live(), Arc::clone(ctx.live()));
     let purges = vec![purge];
     let work = async move {
         // Instances first: responses that the gateways fetch afterwards are new.
-        let instances = match &gateway.fan_out {
-            Some(fan_out) => fan_out.notify(&purges).await,
-            None => Vec::new(),
-        };
-        let mut begun = link
-            .begin(gateway.purge_forms(purges), Source::Method)
-            .await;
+        let instances = serving.notify_instances(&purges).await;
+        let Ok(forms) = serving.purge_forms(|_| Ok::<_, Infallible>(purges.clone()));
+        let mut begun = link.begin(forms, Source::Method).await;
         begun.receipt.instances = instances;
         link.finish(begun).await
     };

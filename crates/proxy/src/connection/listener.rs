@@ -1,4 +1,4 @@
-//! Shared state of a listener's connections: its name, its current configuration and its counters.
+//! Shared state of a listener's connections: its socket, its current configuration and its counters.
 
 use std::sync::{
     Arc,
@@ -7,25 +7,23 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use edgeway_base::metrics::{IntCounter, IntGauge, Metrics};
-use edgeway_gateway::Listener;
+use edgeway_gateway::{Gateway, Listener};
 use http::HeaderValue;
 
 use super::activity::Activity;
 
-/// State shared by every connection of a listener.
+/// State shared by every connection of a listener, for as long as its socket is open.
 #[derive(Debug)]
 pub struct ListenerFacts {
-    /// Name of the listener in logs and metrics.
-    pub name: Arc<str>,
-    /// Identity that lasts as long as the socket, even if the name changes.
     pub id: ListenerId,
-    /// Replaced when a new configuration has the same listener.
+    /// Replaced when a new configuration has the same listener, perhaps under another name.
     config: ArcSwap<Listener>,
     /// 0 for a unix socket.
     pub port: u16,
     /// The port in digits.
     pub port_text: HeaderValue,
-    pub metrics: ListenerMetrics,
+    /// Counters of the current name.
+    metrics: ArcSwap<ListenerMetrics>,
     /// That of all clients of the process.
     pub activity: Arc<Activity>,
     is_draining: AtomicBool,
@@ -83,8 +81,7 @@ impl ListenerFacts {
         activity: Arc<Activity>,
     ) -> Self {
         Self {
-            name: Arc::clone(&config.name),
-            metrics: ListenerMetrics::new(metrics, &config.name),
+            metrics: ArcSwap::from_pointee(ListenerMetrics::new(metrics, &config.name)),
             id,
             config: ArcSwap::new(config),
             port,
@@ -111,8 +108,30 @@ impl ListenerFacts {
         self.config.load()
     }
 
+    /// Returns the current name of the listener, for logs.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.config().name)
+    }
+
+    /// Returns the name that a configuration gives to this listener; the current one if it has no
+    /// such listener.
+    pub fn name_in(&self, gateway: &Gateway) -> Arc<str> {
+        let current = self.config();
+        let same = gateway.listeners.iter().find(|it| it.is_same(&current));
+        Arc::clone(&same.unwrap_or(&current).name)
+    }
+
+    /// Returns the counters of the current name.
+    pub fn metrics(&self) -> Arc<ListenerMetrics> {
+        self.metrics.load_full()
+    }
+
     /// Replaces the configuration, for open connections as well.
-    pub fn set_config(&self, config: Arc<Listener>) {
+    pub fn set_config(&self, config: Arc<Listener>, metrics: &Metrics) {
+        if self.config().name != config.name {
+            let renamed = ListenerMetrics::new(metrics, &config.name);
+            self.metrics.store(Arc::new(renamed));
+        }
         self.config.store(config);
     }
 }

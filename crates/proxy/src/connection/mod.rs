@@ -47,7 +47,7 @@ use self::{
     file_segment::SegmentSlot,
     header_texts::ConnectionText,
     http2::Streams,
-    listener::ListenerFacts,
+    listener::{ListenerFacts, ListenerMetrics},
     pace::Pace,
     progress::Progress,
     registry::RegistryPlace,
@@ -73,6 +73,8 @@ pub struct ConnectionFacts {
 /// A client's connection.
 pub struct Connection {
     pub listener: Arc<ListenerFacts>,
+    /// Counters of the listener's name when the connection was accepted.
+    metrics: Arc<ListenerMetrics>,
     pub peer: IpAddr,
     pub peer_port: u16,
     pub is_unix: bool,
@@ -137,7 +139,8 @@ pub enum Stage {
 
 impl Connection {
     pub fn new(listener: Arc<ListenerFacts>, entry: ConnectionFacts) -> Self {
-        listener.metrics.open.inc();
+        let metrics = listener.metrics();
+        metrics.open.inc();
         let ConnectionFacts {
             peer,
             tls,
@@ -150,6 +153,7 @@ impl Connection {
         Self {
             text: ConnectionText::new(address, &listener.port_text),
             listener,
+            metrics,
             peer: address,
             peer_port: peer.map_or(0, |peer| peer.port()),
             is_unix: peer.is_none(),
@@ -427,11 +431,11 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let metrics = &self.listener.metrics;
-        metrics.open.dec();
-        if metrics.open.get() == 0 {
+        self.metrics.open.dec();
+        let current = self.listener.metrics();
+        if current.open.get() == 0 {
             // No connection is left to count.
-            metrics.idle.set(0);
+            current.idle.set(0);
         }
     }
 }
@@ -439,7 +443,7 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("listener", &self.listener.name)
+            .field("listener", &self.listener.name())
             .field("peer", &self.peer)
             .finish_non_exhaustive()
     }

@@ -135,7 +135,7 @@ impl Connections {
             }
         });
         for (facts, idle) in listeners {
-            facts.metrics.idle.set(idle);
+            facts.metrics().idle.set(idle);
         }
     }
 

@@ -8,17 +8,15 @@ use std::{
         unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use edgeway_base::{descriptors, system};
 use edgeway_gateway::ListenAddress;
-use edgeway_net::unix_socket;
+use edgeway_net::unix_socket::{self, SocketFile, SocketFiles};
 use log::{debug, info, warn};
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket as RawSocket, Type};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -54,22 +52,23 @@ enum BoundSocket {
 #[derive(Debug)]
 struct UnixPath {
     path: PathBuf,
-    /// True while another process listens on it.
-    is_anothers: AtomicBool,
+    /// The socket's own file; `None` while another process listens on it.
+    file: Mutex<Option<SocketFile>>,
 }
 
 impl UnixPath {
-    fn new(path: &Path, is_anothers: bool) -> Self {
+    fn new(path: &Path, file: Option<SocketFile>) -> Self {
         Self {
             path: path.to_owned(),
-            is_anothers: AtomicBool::new(is_anothers),
+            file: Mutex::new(file),
         }
     }
 }
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if *self.is_anothers.get_mut() {
+        let own = self.file.get_mut().take();
+        if own.is_none() || own != SocketFile::at(&self.path) {
             return;
         }
         if let Err(error) = std::fs::remove_file(&self.path) {
@@ -96,8 +95,10 @@ impl BoundListener {
             ListenAddress::All(port) => tcp((Ipv6Addr::UNSPECIFIED, *port).into(), true)
                 .or_else(|_| tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false))
                 .map(BoundSocket::Tcp),
-            ListenAddress::Unix { path, mode } => unix(path, *mode)
-                .map(|socket| BoundSocket::Unix(socket, UnixPath::new(path, false))),
+            ListenAddress::Unix { path, mode } => unix(path, *mode).map(|socket| {
+                let file = SocketFile::at(path);
+                BoundSocket::Unix(socket, UnixPath::new(path, file))
+            }),
         };
         socket.map(Self).map_err(|source| BindError {
             address: address.to_string(),
@@ -117,12 +118,11 @@ impl BoundListener {
                 deferral::set(&socket, false);
                 TcpListener::from_std(socket.into()).map(BoundSocket::Tcp)
             }
-            ListenAddress::Unix { path, mode } => {
+            ListenAddress::Unix { path, .. } => {
                 let socket = std::os::unix::net::UnixListener::from(socket);
                 socket.set_nonblocking(true)?;
-                set_mode(path, *mode)?;
                 let socket = UnixListener::from_std(socket)?;
-                Ok(BoundSocket::Unix(socket, UnixPath::new(path, true)))
+                Ok(BoundSocket::Unix(socket, UnixPath::new(path, None)))
             }
         };
         adopt().map(Self).map_err(|source| BindError {
@@ -149,19 +149,34 @@ impl BoundListener {
         }
     }
 
-    /// Makes this process the owner of the socket: its path is removed with it.
-    pub(super) fn take_over(&self) {
-        self.set_anothers(false);
+    /// Makes this process the owner of an adopted socket: its path is removed with it. `files` are
+    /// those of the predecessor's sockets.
+    pub(super) fn take_over(&self, address: &ListenAddress, files: &SocketFiles) {
+        let BoundSocket::Unix(_, UnixPath { path, file }) = &self.0 else {
+            return;
+        };
+        let mut file = file.lock();
+        if file.is_none() {
+            let there = SocketFile::at(path);
+            *file = files.get(path).copied().or(there);
+            if *file == there {
+                follow(address);
+            }
+        }
     }
 
     /// Makes another process the owner of the socket: its path stays when this one is closed.
     pub(super) fn hand_over(&self) {
-        self.set_anothers(true);
+        if let BoundSocket::Unix(_, path) = &self.0 {
+            *path.file.lock() = None;
+        }
     }
 
-    fn set_anothers(&self, is_anothers: bool) {
-        if let BoundSocket::Unix(_, path) = &self.0 {
-            path.is_anothers.store(is_anothers, Ordering::Relaxed);
+    /// Returns the path of a unix socket of this process, with its file.
+    pub(super) fn file(&self) -> Option<(PathBuf, SocketFile)> {
+        match &self.0 {
+            BoundSocket::Unix(_, path) => Some((path.path.clone(), (*path.file.lock())?)),
+            BoundSocket::Tcp(_) => None,
         }
     }
 
@@ -205,7 +220,7 @@ impl BoundListener {
         let tasks = TaskTracker::new();
         // Counted before it is spawned, so that no connection is open without being counted.
         let begin = |(socket, peer): (Socket, Option<SocketAddr>)| {
-            shared.facts.load().metrics.accepted.inc();
+            shared.facts.metrics().accepted.inc();
             if let Some(guard) = shared.admit(peer) {
                 tasks.spawn(Arc::clone(&shared).serve(socket, peer, guard));
             }

@@ -7,9 +7,8 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use edgeway_gateway::{Drain, Listener};
-use edgeway_net::tasks::Tasks;
+use edgeway_net::{tasks::Tasks, unix_socket::SocketFiles};
 use log::{info, warn};
 use parking_lot::Mutex;
 use tokio::{
@@ -103,7 +102,7 @@ impl Listeners {
         let open = self.open.lock();
         let mut new = Vec::new();
         for (index, listener) in wanted.iter().enumerate() {
-            if open.iter().any(|open| is_same(&open.config, listener)) {
+            if open.iter().any(|open| open.config.is_same(listener)) {
                 continue;
             }
             let bound = match inherit(&place(listener)) {
@@ -145,7 +144,7 @@ impl Listeners {
         let mut before = std::mem::take(&mut *open);
         let mut new = prepared.new;
         for listener in wanted {
-            if let Some(at) = before.iter().position(|o| is_same(&o.config, listener)) {
+            if let Some(at) = before.iter().position(|o| o.config.is_same(listener)) {
                 let mut same = before.swap_remove(at);
                 same.update(listener, &self.live);
                 open.push(same);
@@ -159,7 +158,6 @@ impl Listeners {
 
     fn begin(&self, config: Arc<Listener>, bound: BoundListener) -> OpenListener {
         info!(listener = &*config.name, address:% = bound.address(); "listening");
-        bound.take_over();
         let (stop, stopped) = watch::channel(false);
         let id = ListenerId::next();
         let metrics = &self.live.world.metrics;
@@ -167,7 +165,7 @@ impl Listeners {
         let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics, activity);
         let shared = Arc::new(Shared {
             driver: Arc::clone(&self.driver),
-            facts: ArcSwap::from_pointee(facts),
+            facts: Arc::new(facts),
             admission: Admission::new(&config.limits, &self.live.total),
             connections: self.live.connections.clone(),
             stop: stopped,
@@ -207,6 +205,20 @@ impl Listeners {
         work(&sockets)
     }
 
+    /// Makes this process the owner of the sockets that it adopted. `files` are those of the
+    /// predecessor's unix sockets.
+    pub fn take_over(&self, files: &SocketFiles) {
+        for open in &*self.open.lock() {
+            open.bound.take_over(&open.config.address, files);
+        }
+    }
+
+    /// Returns the files of the unix sockets of this process.
+    pub fn files(&self) -> SocketFiles {
+        let open = self.open.lock();
+        open.iter().filter_map(|open| open.bound.file()).collect()
+    }
+
     /// Makes another process the owner of the sockets: closing them here removes no path.
     pub fn hand_over(&self) {
         for open in &*self.open.lock() {
@@ -232,20 +244,10 @@ impl Listeners {
 impl OpenListener {
     /// Applies the next configuration, which has this listener too.
     fn update(&mut self, config: &Arc<Listener>, live: &Live) {
-        let facts = self.shared.facts.load();
-        facts.set_config(Arc::clone(config));
+        let facts = &self.shared.facts;
+        facts.set_config(Arc::clone(config), &live.world.metrics);
         // Its limits may end idle connections sooner.
         facts.activity.touch();
-        if facts.name != config.name {
-            let renamed = ListenerFacts::new(
-                Arc::clone(config),
-                self.id,
-                facts.port,
-                &live.world.metrics,
-                Arc::clone(&facts.activity),
-            );
-            self.shared.facts.store(Arc::new(renamed));
-        }
         self.shared.admission.set_limits(&config.limits);
         if self.config.address != config.address {
             listener::follow(&config.address);
@@ -265,7 +267,7 @@ impl OpenListener {
             serving,
         } = self;
         drop(bound);
-        shared.facts.load().begin_draining();
+        shared.facts.begin_draining();
         stop.send_replace(true);
         DrainingListener {
             name: Arc::clone(&config.name),
@@ -321,13 +323,6 @@ impl DrainingListener {
             () = deadline => {}
         }
     }
-}
-
-/// Returns true if a listener of the next configuration is this one: the same address, whatever its
-/// name; where the system chooses the port, the same name.
-fn is_same(open: &Listener, wanted: &Listener) -> bool {
-    open.address.is_same(&wanted.address)
-        && (!open.address.is_any_port() || open.name == wanted.name)
 }
 
 /// Returns the key that identifies a listener's socket to other processes.

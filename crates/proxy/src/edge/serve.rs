@@ -11,7 +11,6 @@ use std::{
     sync::Arc,
 };
 
-use arc_swap::ArcSwap;
 use edgeway_gateway::Listener;
 use edgeway_tls as tls;
 use pingora::http::RequestHeader;
@@ -19,8 +18,7 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 
 use super::{
     conn::{ConnIo, HeadWait, LINGER_TIMEOUT},
-    head::{self, HeadLimits},
-    http2,
+    head, http2,
     proxy_protocol::{self, Source},
     transport::{Socket, Transport},
 };
@@ -48,8 +46,7 @@ const UNREAD: &str = "-";
 /// State shared by all connections of a listener.
 pub(super) struct Shared {
     pub(super) driver: Arc<Driver>,
-    /// Facts for the next connection: replaced when the listener is renamed.
-    pub(super) facts: ArcSwap<ListenerFacts>,
+    pub(super) facts: Arc<ListenerFacts>,
     pub(super) admission: Arc<Admission>,
     pub(super) connections: Connections,
     pub(super) stop: watch::Receiver<bool>,
@@ -62,12 +59,12 @@ impl Shared {
 
     /// Returns the current name of the listener.
     pub(super) fn name(&self) -> Arc<str> {
-        Arc::clone(&self.facts.load().name)
+        self.facts.name()
     }
 
     /// Returns the listener configuration for the next connection.
     fn listener(&self) -> Arc<Listener> {
-        Arc::clone(&self.facts.load().config())
+        Arc::clone(&self.facts.config())
     }
 
     /// Admits a connection as far as that can be decided at once, or refuses it.
@@ -142,7 +139,7 @@ impl Shared {
     ) -> Option<(Box<ConnIo>, Option<tls::Protocol>)> {
         let (transport, entry) = self.enter(socket, peer, guard).await?;
         let protocol = entry.tls.as_ref().map(|tls| tls.protocol);
-        let connection = Arc::new(Connection::new(self.facts.load_full(), entry));
+        let connection = Arc::new(Connection::new(Arc::clone(&self.facts), entry));
         self.connections.add(&connection);
         Some((Box::new(ConnIo::new(transport, connection)), protocol))
     }
@@ -221,20 +218,13 @@ impl Shared {
     }
 
     async fn http1(self: &Arc<Self>, mut io: Box<ConnIo>) {
-        let (limits, takes_http2, mut left) = {
+        let takes_http2 = {
             let listener = io.connection().listener.config();
-            let limits = HeadLimits::new(
-                listener.limits.request_line,
-                listener.limits.headers,
-                listener.limits.header_count,
-                listener.underscores,
-            );
-            let takes_http2 = listener.http2.cleartext && listener.tls.is_none();
-            (limits, takes_http2, listener.limits.requests_per_connection)
+            listener.http2.cleartext && listener.tls.is_none()
         };
-        let mut is_first = true;
+        let mut requests = 0_u32;
         loop {
-            match io.next_head(&limits, takes_http2 && is_first).await {
+            match io.next_head(takes_http2 && requests == 0).await {
                 HeadWait::Request => {}
                 HeadWait::Http2 => {
                     let frames = http2::frame_limits(&io.connection().listener.config());
@@ -246,16 +236,21 @@ impl Shared {
                     return Box::pin(self.refuse(io, refusal)).await;
                 }
             }
-            is_first = false;
-            // With none left, the response announces the end of the connection.
-            left = left.saturating_sub(1);
+            requests = requests.saturating_add(1);
+            // After the last one, the response announces the end of the connection.
+            let most = io
+                .connection()
+                .listener
+                .config()
+                .limits
+                .requests_per_connection;
             let Some(request) = parse_request(&io.take_head()) else {
                 return Box::pin(self.refuse(io, head::unreadable())).await;
             };
             let arrival = Arrival {
                 request,
                 has_body: io.has_body(),
-                is_last: left == 0 || *self.stop.borrow(),
+                is_last: requests >= most || *self.stop.borrow(),
                 io,
             };
             match self.request(Box::new(Client::http1(arrival))).await {

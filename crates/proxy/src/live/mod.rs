@@ -3,6 +3,7 @@
 pub mod audit;
 mod event_loop;
 pub mod history;
+mod purges;
 pub mod reload;
 pub mod split;
 pub mod supervisor;
@@ -92,6 +93,8 @@ pub enum SwitchReason {
     Read,
     /// The configuration was read before, and another profile is switched on.
     Switched,
+    /// The configuration served before another one, which has failed its trial.
+    TakenBack,
 }
 
 /// Name of the metric with a series for each problem.

@@ -4,16 +4,16 @@
 use std::{path::Path, sync::Arc};
 
 use edgeway_config::{diagnostic::Diagnostics, model::File, source::Sources};
-use edgeway_core::zones::SettleResult;
+use edgeway_core::zones::{SettleResult, TrialWinner};
 use edgeway_gateway::{self as gateway, Gateway, Loaded};
 
 use super::{Live, SwitchReason, split::TrialSplit, supervisor::Supervisor};
 
-/// A valid configuration that is ready to serve. It holds zones of its own until it is taken or
-/// refused.
+/// A valid configuration that is ready to serve, or serves. It holds zones of its own until it is
+/// taken or refused.
 pub struct Candidate {
     pub file: File,
-    pub sources: Sources,
+    pub sources: Arc<Sources>,
     /// Warnings only.
     pub diagnostics: Diagnostics,
     pub gateway: Arc<Gateway>,
@@ -55,7 +55,7 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>
     };
     Ok(Candidate {
         file,
-        sources,
+        sources: Arc::new(sources),
         diagnostics,
         gateway: Arc::new(gateway),
     })
@@ -76,16 +76,29 @@ pub fn take(
     }
     let generation = live.swap(Arc::clone(gateway), how);
     supervisor.follow(gateway);
-    let settled = live.world.zones.settle();
-    match split {
-        Some(split) => supervisor.follow_beside(split.earlier()),
-        None => end_split(live, supervisor),
+    let zones = &live.world.zones;
+    if let Some(split) = split {
+        supervisor.follow_beside(split.earlier(), gateway);
+        return (generation, zones.settle_on_trial());
     }
+    let settled = if how == SwitchReason::TakenBack {
+        zones.end_trial(TrialWinner::Earlier);
+        SettleResult::default()
+    } else {
+        zones.settle()
+    };
+    end_split(live, supervisor);
     (generation, settled)
 }
 
-/// Ends the service of the configuration before the one that serves, if there was a trial.
-pub fn end_split(live: &Live, supervisor: &Supervisor) {
+/// Serves the configuration on trial to all clients.
+pub fn keep(live: &Live, supervisor: &Supervisor) {
+    live.world.zones.end_trial(TrialWinner::Candidate);
+    end_split(live, supervisor);
+}
+
+/// Ends the service of the configuration beside the one that serves, if there was a trial.
+fn end_split(live: &Live, supervisor: &Supervisor) {
     live.trials.set_split(None);
     supervisor.end_beside();
     live.gateway().work.serves_alone();
@@ -95,6 +108,14 @@ pub fn end_split(live: &Live, supervisor: &Supervisor) {
 /// Refuses the configuration that was read, and keeps only the reason.
 pub fn refuse(live: &Live, why: String) {
     live.refused(why);
+    forget(live);
+}
+
+/// Drops everything that was compiled for a configuration that does not come to serve.
+pub fn forget(live: &Live) {
     live.world.zones.undo();
-    live.gateway().forget_stale_metrics(&live.world.metrics);
+    // Series of the configuration beside one on trial are needed until its end.
+    if !live.trials.is_split() {
+        live.gateway().forget_stale_metrics(&live.world.metrics);
+    }
 }

@@ -56,8 +56,13 @@ impl TrialSplit {
     }
 
     /// Returns the configuration before the trial.
-    pub(super) fn earlier(&self) -> &Gateway {
+    pub(super) fn earlier(&self) -> &Arc<Gateway> {
         &self.earlier.gateway
+    }
+
+    /// Returns both configurations, that on trial first.
+    pub(super) fn gateways(&self) -> [&Arc<Gateway>; 2] {
+        [&self.candidate.gateway, &self.earlier.gateway]
     }
 
     /// Returns the counters of both configurations, that on trial first.

@@ -54,17 +54,24 @@ impl Supervisor {
     /// Switches to the tasks of another gateway.
     pub(super) fn follow(&self, gateway: &Gateway) {
         // The old tasks stop first: no certificate is ordered twice and no backend is judged twice.
+        self.end_beside();
         let mut tasks = self.gateway.lock();
         tasks.stop();
         *tasks = work_of(gateway, &self.activity);
     }
 
-    /// Keeps the backends of a configuration up to date that serves beside the one on trial.
-    pub(super) fn follow_beside(&self, earlier: &Gateway) {
+    /// Keeps the backends of a configuration up to date that serves beside the one on trial, and does
+    /// the work that the latter does not do.
+    pub(super) fn follow_beside(&self, earlier: &Gateway, candidate: &Gateway) {
         let tasks = Tasks::default();
         for upstream in earlier.upstreams.values() {
             let name = format!("upstream {} before the trial", upstream.name);
             tasks.spawn(name, upstreams::supervise_beside(upstream.clone()));
+        }
+        for (name, work) in earlier.work.begin() {
+            if !candidate.work.has(name) {
+                tasks.spawn(name, work);
+            }
         }
         std::mem::replace(&mut *self.beside.lock(), tasks).stop();
     }

@@ -96,10 +96,16 @@ impl ConfigTrials {
         self.state.lock().clone()
     }
 
+    /// Returns true during a trial.
+    #[inline]
+    pub fn is_split(&self) -> bool {
+        self.is_split.load(Ordering::Acquire)
+    }
+
     /// Returns the configurations that requests are split between, during a trial.
     #[inline]
-    pub(crate) fn split(&self) -> Option<Arc<TrialSplit>> {
-        if !self.is_split.load(Ordering::Acquire) {
+    pub fn split(&self) -> Option<Arc<TrialSplit>> {
+        if !self.is_split() {
             return None;
         }
         self.split.load_full()

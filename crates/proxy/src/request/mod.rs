@@ -451,7 +451,7 @@ pub(crate) fn client_of(
             http::Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,
         },
-        listener: Arc::clone(&connection.listener.name),
+        listener: connection.listener.name_in(gateway),
         listener_port: connection.listener.port,
         certificate: match connection.tls.as_ref().map(|_| connection.shown()) {
             None | Some(ClientCertificateStatus::NotAsked) => Certificate::NotAsked,

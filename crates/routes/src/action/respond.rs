@@ -253,6 +253,7 @@ fn read(
     cx: &mut CompileContext<'_>,
 ) -> Option<(std::path::PathBuf, Bytes)> {
     let path = cx.folder.join(&file.value);
+    cx.referenced.missed(path.clone());
     let shown = path.display();
     let mut body = Vec::new();
     // A byte more than allowed distinguishes a file that is too large from one that just fits.

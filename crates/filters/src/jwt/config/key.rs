@@ -84,7 +84,11 @@ pub(super) fn read(key: &Spanned<KeyConfig>, cx: &mut CompileContext<'_>) -> Opt
     const CODE: &str = "edgeway::jwt::key";
     let text = match key.value.key.path() {
         None => Ok(key.value.key.0.clone()),
-        Some(path) => named_file::read_text(&cx.folder.join(path), MAX_FILE_SIZE),
+        Some(path) => {
+            let path = cx.folder.join(path);
+            cx.referenced.missed(path.clone());
+            named_file::read_text(&path, MAX_FILE_SIZE)
+        }
     };
     let text = match text {
         Ok(text) => text,

@@ -57,12 +57,8 @@ mod tests {
     use super::super::{ConnIo, HeadWait};
     use crate::{
         connection::Connection,
-        edge::{
-            head::HeadLimits,
-            transport::{Socket, Transport},
-        },
+        edge::transport::{Socket, Transport},
     };
-    use edgeway_config::model::UnderscoresConfig;
 
     impl ConnIo {
         /// Returns the bytes that the buffers have room for.
@@ -72,8 +68,8 @@ mod tests {
     }
 
     /// Polls the wait for a header section once.
-    async fn is_waiting(io: &mut ConnIo, limits: &HeadLimits) -> bool {
-        let mut head = pin!(io.next_head(limits, false));
+    async fn is_waiting(io: &mut ConnIo) -> bool {
+        let mut head = pin!(io.next_head(false));
         std::future::poll_fn(|cx| Poll::Ready(head.as_mut().poll(cx).is_pending())).await
     }
 
@@ -86,12 +82,11 @@ mod tests {
     #[tokio::test]
     async fn a_response_arrives_whole_and_holds_no_buffer_while_it_pauses() {
         let (mut io, mut client) = pair();
-        let limits = HeadLimits::new(512, 2048, 32, UnderscoresConfig::Drop);
         client
             .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
             .await
             .unwrap();
-        let head = io.next_head(&limits, false).await;
+        let head = io.next_head(false).await;
         assert!(matches!(head, HeadWait::Request), "{head:?}");
         drop(io.take_head());
         let seed = edgeway_testkit::drawn();
@@ -120,34 +115,33 @@ mod tests {
     #[tokio::test]
     async fn an_idle_connection_has_no_buffers() {
         let (mut io, mut client) = pair();
-        let limits = HeadLimits::new(512, 2048, 32, UnderscoresConfig::Drop);
-        assert!(is_waiting(&mut io, &limits).await);
+        assert!(is_waiting(&mut io).await);
         assert_eq!(io.buffered(), 0);
         for _ in 0..3 {
             let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
             client.write_all(request).await.unwrap();
-            let head = io.next_head(&limits, false).await;
+            let head = io.next_head(false).await;
             assert!(matches!(head, HeadWait::Request), "{head:?}");
             assert_eq!(&io.take_head()[..], request);
             io.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             assert!(io.buffered() > 0, "the control");
             io.flush().await.unwrap();
             io.idle();
-            assert!(is_waiting(&mut io, &limits).await);
+            assert!(is_waiting(&mut io).await);
             assert_eq!(io.buffered(), 0);
         }
         // The beginning of a header section stays.
         client.write_all(b"GET / HT").await.unwrap();
         tokio::task::yield_now().await;
-        while is_waiting(&mut io, &limits).await && io.buffered() == 0 {
+        while is_waiting(&mut io).await && io.buffered() == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(is_waiting(&mut io, &limits).await);
+        assert!(is_waiting(&mut io).await);
         client
             .write_all(b"TP/1.1\r\nhost: a\r\n\r\n")
             .await
             .unwrap();
-        let head = io.next_head(&limits, false).await;
+        let head = io.next_head(false).await;
         assert!(matches!(head, HeadWait::Request), "{head:?}");
     }
 }

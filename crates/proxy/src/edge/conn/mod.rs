@@ -117,9 +117,9 @@ impl ConnIo {
         self.connection.enter(Stage::Http2);
     }
 
-    /// Waits for the next request head and scans it. `takes_http2` allows the client to begin with
-    /// HTTP/2.
-    pub(super) async fn next_head(&mut self, limits: &HeadLimits, takes_http2: bool) -> HeadWait {
+    /// Waits for the next request head and scans it by the limits that its listener has then.
+    /// `takes_http2` allows the client to begin with HTTP/2.
+    pub(super) async fn next_head(&mut self, takes_http2: bool) -> HeadWait {
         self.remainder = BodyRemainder::Bytes(0);
         self.scanner.restart();
         let mut empty_lines = 0;
@@ -137,7 +137,8 @@ impl ConnIo {
                 let scanned = if takes_http2 && PREFACE.starts_with(&self.input) {
                     ScanResult::Partial
                 } else {
-                    self.scanner.scan(&self.input, limits)
+                    let limits = HeadLimits::from(&**self.connection.listener.config());
+                    self.scanner.scan(&self.input, &limits)
                 };
                 match scanned {
                     ScanResult::Partial => {}

@@ -1,6 +1,5 @@
 //! Tests of buffering between the socket and a session.
 
-use edgeway_config::model::UnderscoresConfig;
 use tokio::net::UnixStream;
 
 use super::*;
@@ -62,7 +61,6 @@ async fn bytes_keep_their_order_whatever_their_sizes() {
 
 #[tokio::test]
 async fn a_preface_of_http2_may_come_in_any_pieces() {
-    let limits = HeadLimits::new(8192, 32768, 128, UnderscoresConfig::Drop);
     let second = b"PRI * HTTP/2.0\r\n\r\nXX";
     for (bytes, is_http2) in [(PREFACE, true), (&second[..], false)] {
         for split in 1..bytes.len() {
@@ -73,7 +71,7 @@ async fn a_preface_of_http2_may_come_in_any_pieces() {
                     tokio::task::yield_now().await;
                 }
             };
-            let (wait, ()) = tokio::join!(io.next_head(&limits, true), sent);
+            let (wait, ()) = tokio::join!(io.next_head(true), sent);
             let is_right = match wait {
                 HeadWait::Http2 => is_http2,
                 HeadWait::Refused(_) => !is_http2,
@@ -82,4 +80,33 @@ async fn a_preface_of_http2_may_come_in_any_pieces() {
             assert!(is_right, "split at {split}: {wait:?}");
         }
     }
+}
+
+/// A new configuration has a shorter limit while the connection waits.
+#[tokio::test]
+async fn a_waiting_connection_has_the_limits_that_its_listener_has_now() {
+    let (mut io, mut client) = pair();
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+        "y".repeat(900)
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    assert!(matches!(io.next_head(false).await, HeadWait::Request));
+    drop(io.take_head());
+    io.idle();
+    let facts = Arc::clone(&io.connection().listener);
+    let sent = async {
+        tokio::task::yield_now().await;
+        let mut listener = edgeway_gateway::Listener::clone(&facts.config());
+        listener.limits.headers = 512;
+        listener.name = "renamed".into();
+        facts.set_config(
+            Arc::new(listener),
+            &edgeway_base::metrics::Metrics::default(),
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+    };
+    let (wait, ()) = tokio::join!(io.next_head(false), sent);
+    assert!(matches!(wait, HeadWait::Refused(_)), "{wait:?}");
+    assert_eq!(&*io.connection().listener.name(), "renamed");
 }

@@ -17,6 +17,7 @@ mod tests;
 use std::ops::Range;
 
 use edgeway_config::model::UnderscoresConfig;
+use edgeway_gateway::Listener;
 
 use self::{
     byte_search::{BLOCK, unprinted},
@@ -57,6 +58,18 @@ impl HeadLimits {
             header_count: header_count.min(MAX_HEADERS),
             underscores,
         }
+    }
+}
+
+impl From<&Listener> for HeadLimits {
+    fn from(listener: &Listener) -> Self {
+        let limits = &listener.limits;
+        Self::new(
+            limits.request_line,
+            limits.headers,
+            limits.header_count,
+            listener.underscores,
+        )
     }
 }
 

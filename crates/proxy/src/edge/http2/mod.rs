@@ -216,7 +216,8 @@ async fn accept(
             }
         }
         requests += 1;
-        let is_last = requests >= listener.http2.streams || connection.is_ending();
+        let most = connection.listener.config().http2.streams;
+        let is_last = requests >= most || connection.is_ending();
         if is_last && leaving.is_none() {
             leaving = Some((Instant::now(), requests));
             frames.graceful_shutdown();
