@@ -50,6 +50,25 @@ async fn variants_are_fetched_side_by_side() {
 }
 
 #[tokio::test]
+async fn responses_that_are_always_validated_are_validated_side_by_side() {
+    for control in ["max-age=0", "max-age=60, no-cache"] {
+        let origin = NumberedOrigin::start().await;
+        let headers = [("cache-control", control), ("etag", "\"a\"")];
+        origin.settings().tell("/a", 200, &headers);
+        origin.settings().slow("/a", Duration::from_millis(300));
+        let gateway = Front::to(&origin)
+            .route("name: app, cache: {}")
+            .start()
+            .await;
+        for response in all(&gateway, (0..16).map(|_| get("/a"))).await {
+            assert_eq!(&*response.text(), "/a #1", "{control}");
+        }
+        let most = origin.settings().most("/a");
+        assert!(most >= 12, "{control}: {most}");
+    }
+}
+
+#[tokio::test]
 async fn clients_that_wait_keep_the_stale_response() {
     let origin = NumberedOrigin::start().await;
     let headers = [("cache-control", "max-age=60, stale-if-error=600")];

@@ -249,6 +249,7 @@ pub(crate) async fn begin(request: &RequestHeader, ctx: &mut Context) -> CacheSt
             break;
         }
         left = left.saturating_sub(began.elapsed());
+        see_if_passed(ctx, cache);
     }
     CacheStep::Fetch(fetch)
 }
@@ -314,6 +315,15 @@ async fn may_look_again(other: &ReadLock, most: std::time::Duration) -> bool {
         return false;
     }
     other.lock_status() != LockStatus::GiveUp
+}
+
+/// Lets the request wait no longer if the response that it waited for is of no use to others.
+fn see_if_passed(ctx: &mut Context, cache: &RouteCache) {
+    let now = ctx.live().world.clock.now();
+    if let Some(flow) = &mut ctx.cache {
+        let passes = cache.cache.passes();
+        flow.is_pass |= passes.contains(&flow.key, flow.variance, &flow.headers, now);
+    }
 }
 
 /// Looks the request up in the store. The flow gets the variant that it selects by what is stored

@@ -145,7 +145,8 @@ fn judge(
             return Err(why);
         }
     };
-    if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
+    let is_never_fresh = lifetime.always_validate || lifetime.fresh_for <= lifetime.initial_age;
+    if is_never_fresh && !is_error(status) {
         // Waiting requests would find no response that they may use.
         flow.variance = Some(variant.1);
         flow.pass(cache, live.world.clock.now());
