@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 
 use crate::support::{
     client::{self, Request, Response, get, post},
@@ -737,9 +737,9 @@ async fn a_folder_that_was_removed_is_created_again() {
     assert_eq!(ask(&gateway, "/b?1").await.cache_status(), "HIT");
 }
 
-/// Opening a pipe blocks until the other end is open, which simulates a hanging disk.
+/// Opening a pipe blocks until the other end is open.
 #[tokio::test]
-async fn a_disk_that_does_not_respond_is_not_waited_for() {
+async fn files_that_cannot_be_read_are_dropped_one_by_one() {
     let origin = origin(&["/a"]).await;
     let mut gateway = front(&origin).await;
     for number in 0..4 {
@@ -748,30 +748,19 @@ async fn a_disk_that_does_not_respond_is_not_waited_for() {
     end(&mut gateway, Signal::TERM).await;
     let files = objects(&gateway.folder().join("kept"));
     assert_eq!(files.len(), 4);
-    for file in &files {
+    for file in &files[1..] {
         fs::remove_file(file).unwrap();
         let made = Command::new("mkfifo").arg(file).status();
         assert!(made.expect("mkfifo is part of any Linux").success());
     }
     gateway.start_again(&[], &[]).await;
     up(&gateway).await;
-    for number in 0..3 {
-        let began = Instant::now();
+    let mut hits = 0;
+    for number in 0..4 {
         let response = ask(&gateway, &format!("/a?{number}")).await;
-        let took = began.elapsed();
-        assert_eq!(response.cache_status(), "MISS");
-        let waited = Duration::from_millis(250)..SOON;
-        assert!(waited.contains(&took), "{took:?}");
+        hits += usize::from(response.cache_status() == "HIT");
     }
-    let slow_errors = "edgeway_cache_disk_errors_total{kind=\"slow\"}";
-    assert_eq!(gateway.count(slow_errors).await, 3);
-    stands(&gateway, "slow").await;
-    // The disk is left alone for a while.
-    assert_eq!(ask(&gateway, "/a?3").await.cache_status(), "MISS");
-    assert_eq!(gateway.count(slow_errors).await, 3);
-    // Other operations on the disk work, so it is used again.
-    up(&gateway).await;
-    // No hanging operation keeps the process from exiting.
-    gateway.signal(Signal::TERM);
-    gateway.leaves(SOON).await;
+    assert_eq!(hits, 1);
+    assert_eq!(gateway.count(DAMAGED).await, 3);
+    stands(&gateway, "up").await;
 }

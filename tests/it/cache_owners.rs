@@ -1,7 +1,12 @@
 //! A stored response belongs to the clients that may get it: the effect of one client's request on
 //! a response reaches no other client.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use edgeway_base::clock::Clock;
 
 use crate::support::{
     client::{Request, get},
@@ -76,6 +81,62 @@ async fn a_refresh_with_cookies_is_stored_only_if_it_is_public() {
             assert_eq!(is_alices, is_stored, "{path}: {other:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_refusal_for_cookies_removes_no_stored_response() {
+    let origin = PresetOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    let first = [("cache-control", STALE), ("age", "61"), ("vary", "Cookie")];
+    set_response(&origin, "/a", 200, &first);
+    let alice = with_cookie("/a", "sid=alice");
+    assert_eq!(gateway.send(&alice).await.cache_status(), "MISS");
+    set_response(&origin, "/a", 200, &[("cache-control", "max-age=600")]);
+    refresh(&gateway, &origin, "/a", &alice).await;
+    let response = gateway.send(&alice).await;
+    response.assert_cached("STALE", "/a #1");
+}
+
+#[tokio::test]
+async fn a_refresh_takes_the_cookies_of_the_key_along() {
+    let origin = PresetOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { match: { path: '/*' }, upstream: app, cache: { key: { by: ['cookie:lang'] } } }\n",
+    )
+    .await;
+    set_response(
+        &origin,
+        "/a",
+        200,
+        &[("cache-control", STALE), ("age", "61")],
+    );
+    let german = with_cookie("/a", "sid=1; lang=de; plan=2");
+    assert_eq!(gateway.send(&german).await.cache_status(), "MISS");
+    assert_eq!(gateway.send(&german).await.cache_status(), "STALE");
+    let refreshed = wait_for("the page is refreshed", SOON, async || {
+        origin.settings().asked("/a").get(1).cloned()
+    })
+    .await;
+    assert_eq!(refreshed.header("cookie"), Some("lang=de"));
+}
+
+#[tokio::test]
+async fn a_page_that_a_visitor_has_changed_is_new_for_all() {
+    let origin = PresetOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    set_response(&origin, "/a", 200, &[("cache-control", "max-age=600")]);
+    gateway.get("/a").await.assert_cached("MISS", "/a #1");
+    let since = Clock::machine().wall().duration_since(UNIX_EPOCH);
+    let since = since.expect("it is after 1970").as_millis() + 1;
+    let visitor = with_cookie("/a", &format!("sid=1; edgeway-changed={since}"));
+    // His own page is for him alone.
+    assert_eq!(gateway.send(&visitor).await.text(), "/a #2");
+    wait_for("the page is replaced", SOON, async || {
+        (gateway.get("/a").await.text() == "/a #3").then_some(())
+    })
+    .await;
+    gateway.send(&visitor).await.assert_cached("HIT", "/a #3");
 }
 
 #[tokio::test]

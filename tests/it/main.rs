@@ -24,6 +24,7 @@ mod cache_scripts;
 mod cache_tiers;
 mod cache_under_pressure;
 mod cache_upgrade;
+mod cache_waiting;
 mod called_as;
 mod canary;
 mod cli;

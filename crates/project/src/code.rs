@@ -7,6 +7,7 @@ use std::{
     sync::LazyLock,
 };
 
+use edgeway_base::units::ByteSize;
 use regex::Regex;
 
 use super::{Framework, Generator, SERVERS, package::Package, port_of};
@@ -95,6 +96,12 @@ static SETTINGS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r#"\b(\w+)['"]?\s*:\s*['"`]([^'"`\s{}*]*)['"`]"#).expect("it is valid")
 });
 
+/// Largest body of a server action: a number of bytes, or a text with a unit.
+static BODY_SIZE: LazyLock<Regex> = LazyLock::new(|| {
+    let limit = r#"\bbodySizeLimit['"]?\s*:\s*['"`]?\s*(\d+(?:\.\d+)?)\s*(kb|mb|gb|b)?\b"#;
+    Regex::new(&format!("(?i){limit}")).expect("it is valid")
+});
+
 static HEALTH: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r#"['"`](/(?:api/)?health(?:z|check)?)['"`]"#).expect("it is valid")
 });
@@ -117,6 +124,24 @@ pub(super) fn base_path(folder: &Path) -> Option<String> {
 /// Returns the folder of the build that the Next.js configuration of a folder names.
 pub(super) fn dist(folder: &Path) -> Option<String> {
     folder_setting(&config(folder, "next")?, "distDir")
+}
+
+/// Returns the size of the largest body that a Next.js app takes for a server action, if its
+/// configuration says so. Its units are powers of 1024.
+pub(super) fn body_limit(folder: &Path) -> Option<ByteSize> {
+    let config = config(folder, "next")?;
+    let limit = BODY_SIZE.captures(&config)?;
+    let unit = match limit
+        .get(2)
+        .map(|unit| unit.as_str().to_lowercase())
+        .as_deref()
+    {
+        Some("kb") => "KiB",
+        Some("mb") => "MiB",
+        Some("gb") => "GiB",
+        _ => "B",
+    };
+    format!("{}{unit}", &limit[1]).parse().ok()
 }
 
 /// Returns the first module of the server that the adapter of `SvelteKit` or Astro makes.
@@ -472,6 +497,22 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join("next.config.js"), code).unwrap();
             assert_eq!(dist(folder.path()).as_deref(), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_largest_body_is_read_from_the_configuration_of_next() {
+        for (code, expected) in [
+            ("{ serverActions: { bodySizeLimit: '2mb' } }", Some(2 << 20)),
+            ("{ \"bodySizeLimit\": \"1.5MB\" }", Some(3 << 19)),
+            ("{ bodySizeLimit: 3000000 }", Some(3_000_000)),
+            ("{ bodySizeLimit: process.env.LIMIT }", None),
+            ("{ // bodySizeLimit: '2mb'\n}", None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("next.config.mjs"), code).unwrap();
+            let limit = body_limit(folder.path()).map(|limit| limit.0);
+            assert_eq!(limit, expected, "{code}");
         }
     }
 

@@ -364,9 +364,11 @@ impl Project {
             }
             _ => None,
         };
+        let is_next = matches!(framework, Framework::Next { .. });
         RunningApp {
             name,
             framework,
+            body_limit: is_next.then(|| code::body_limit(&self.folder)).flatten(),
             nested: manager::within_workspace(&self.folder),
             dist: self.dist().into(),
             has_build: self.has_build(site.as_ref()),

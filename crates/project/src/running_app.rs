@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use edgeway_base::units::ByteSize;
+
 use super::{Framework, Site};
 
 /// An app that the project runs.
@@ -25,6 +27,8 @@ pub struct RunningApp {
     pub has_build: bool,
     /// True if it will hold one: a script of the folder builds, and no container runs the app.
     pub can_build: bool,
+    /// Largest body of a server action of a Next.js app, if its configuration says so.
+    pub body_limit: Option<ByteSize>,
     /// True if its server speaks TLS.
     pub tls: bool,
     /// Files in place of a server.

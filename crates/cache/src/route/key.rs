@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use http::{HeaderMap, HeaderValue};
+
 use crate::{
     base::query,
     chain::{Exchange, KeyBuilder, host::public_host},
@@ -32,6 +34,31 @@ pub enum Query {
 impl KeyRules {
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         self.by.iter().flat_map(KeyItem::sources)
+    }
+
+    /// Returns the cookies of a request that are part of the key, as one line; `None` if it has none.
+    pub fn cookies_of(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let mut line = Vec::new();
+        let mut names = Vec::new();
+        for source in self.sources() {
+            let Source::Cookie(name) = source else {
+                continue;
+            };
+            if names.contains(&name) {
+                continue;
+            }
+            names.push(name);
+            for value in query::cookies(headers, name.as_bytes()) {
+                if !line.is_empty() {
+                    line.extend_from_slice(b"; ");
+                }
+                line.extend_from_slice(name.as_bytes());
+                line.push(b'=');
+                line.extend_from_slice(value);
+            }
+        }
+        let line = (!line.is_empty()).then_some(line)?;
+        HeaderValue::from_bytes(&line).ok()
     }
 
     /// Returns true if the key identifies this one client: by a proven identity, not by something

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 
 /// Response header with tags, a comma-separated list as CDNs read it.
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
-/// Response header with tags, a space-separated list.
+/// Response header with tags, a list separated by blanks.
 const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 
 /// Response headers meant only for caches in front of the origin, not needed once a response is
@@ -20,12 +20,13 @@ const MAX_TAG_LEN: usize = 256;
 /// stored: a purge by a tag that was left out would not find it.
 pub fn tags_of(headers: &HeaderMap) -> Result<Vec<Box<str>>, &'static str> {
     let mut tags = Vec::new();
-    for (name, separator) in [(CACHE_TAG, b','), (SURROGATE_KEY, b' ')] {
+    for (name, separators) in [(CACHE_TAG, &b","[..]), (SURROGATE_KEY, b" \t")] {
         if !headers.contains_key(&name) {
             continue;
         }
         let lines = headers.get_all(&name).into_iter();
-        let written = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == separator));
+        let is_separator = |byte: &u8| separators.contains(byte);
+        let written = lines.flat_map(|line| line.as_bytes().split(is_separator));
         // A purge is always text, so it could not name a tag that is not.
         let texts = written.filter_map(|tag| std::str::from_utf8(tag.trim_ascii()).ok());
         tags.extend(texts.filter(|tag| !tag.is_empty()).map(Box::<str>::from));

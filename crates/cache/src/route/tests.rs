@@ -209,3 +209,34 @@ fn tags_take_parameters_of_the_path() {
         assert!(TagTemplate::parse(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn tags_of_the_origin_are_separated_as_cdns_do() {
+    let mut headers = HeaderMap::new();
+    headers.insert("surrogate-key", "a\tb  c\t d,e".parse().unwrap());
+    headers.insert("cache-tag", "f g,\th".parse().unwrap());
+    let tags = tags_of(&headers).unwrap();
+    assert_eq!(
+        tags.iter().map(|tag| &**tag).collect::<Vec<_>>(),
+        ["a", "b", "c", "d,e", "f g", "h"]
+    );
+}
+
+#[test]
+fn cookies_in_the_key_are_kept() {
+    let rules = by(&["cookie:lang", "cookie:lang+host", "cookie:plan"]);
+    for (line, expected) in [
+        ("sid=1; lang=de; x=2; plan=a", Some("lang=de; plan=a")),
+        ("plan=", Some("plan=")),
+        ("sid=1; language=de", None),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("cookie", line.parse().unwrap());
+        let kept = rules.cookies_of(&headers);
+        assert_eq!(
+            kept.as_ref().map(http::HeaderValue::as_bytes),
+            expected.map(str::as_bytes)
+        );
+    }
+    assert!(by(&["host"]).cookies_of(&HeaderMap::new()).is_none());
+}

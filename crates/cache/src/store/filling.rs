@@ -187,8 +187,12 @@ impl Filling {
         self.grown.notify_waiters();
     }
 
-    /// Appends to a passed body without a copy.
-    pub(super) fn push(&self, data: Bytes) {
+    /// Appends to a passed body. What is small is copied: it may be a part of a frame that is kept
+    /// as a whole for it, and that nobody counts.
+    pub(super) fn push(&self, mut data: Bytes) {
+        if data.len() < COPIED {
+            data = Bytes::copy_from_slice(&data);
+        }
         let mut state = self.state.lock();
         state.len += data.len() as u64;
         state.sealed.push_back(data);

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use edgeway_config::scalar::quoted;
+use edgeway_filters::body_limit;
 
 use crate::project::{App, RunningApp, Site, gateway_port};
 
@@ -206,6 +207,10 @@ impl Draft<'_> {
                 socket.dependency
             ));
             lines.push("    websocket: true".to_owned());
+        }
+        if let Some(limit) = app.body_limit.filter(|limit| *limit > body_limit::DEFAULT) {
+            lines.push("    # `serverActions.bodySizeLimit` of its configuration.".to_owned());
+            lines.push(format!("    body_limit: {limit}"));
         }
         let cache = match (usage, kind) {
             (Use::Site, App::Nextjs) if is_cached(app) => {

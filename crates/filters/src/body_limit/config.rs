@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::BodyLimit;
+use super::{BodyLimit, DEFAULT};
 
 /// Maximum size of a request body: a size, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
@@ -15,7 +15,7 @@ use super::BodyLimit;
 #[schemars(transform = or_size)]
 pub struct BodyLimitConfig {
     /// Longer bodies get 413.
-    #[default(ByteSize(1 << 20))]
+    #[default(DEFAULT)]
     max: ByteSize,
 }
 

@@ -77,22 +77,33 @@ fn prepare(
     for name in &CLIENT_HEADERS {
         head.remove_header(name);
     }
-    if flow.personal.has_cookies && !varies_by_cookie(&flow) {
+    // Cookies that the entry varies by are forwarded: the response may be private to this client.
+    let has_cookies = flow.personal.has_cookies && varies_by_cookie(&flow);
+    if flow.personal.has_cookies && !has_cookies {
+        // Those in the key select the response, and are no more personal than it.
+        let keyed = cache.policy.key.cookies_of(&request.headers);
         head.remove_header(&header::COOKIE);
+        if let Some(keyed) = keyed {
+            // A part of a valid value is valid.
+            let _inserted = head.insert_header(header::COOKIE, keyed);
+        }
         // Otherwise a page that only signed-in users read would stay stale to the end of its
         // window.
         flow.shape = flow.shape.map(RequestShape::without_cookies);
     }
     let personal = PersonalHeaders {
-        // Cookies that the entry varies by are forwarded: the response may be private to this
-        // client.
-        has_cookies: flow.personal.has_cookies && head.headers.contains_key(&header::COOKIE),
+        has_cookies,
         // `Authorization` is removed; the identity that the filters found is kept.
         has_identity: ctx.facts.identity.is_some(),
         ..flow.personal
     };
     let flow = Flow {
-        wants: RequestDirectives::default(),
+        wants: RequestDirectives {
+            // What is stored may be fresh by the clock, and yet is to be replaced.
+            max_age: flow.is_out_of_date.then_some(Duration::ZERO),
+            ..RequestDirectives::default()
+        },
+        is_out_of_date: false,
         personal,
         // The response is judged by these headers, not by others that the client sent.
         headers: Arc::new(head.headers.clone()),
@@ -138,23 +149,27 @@ fn prepare(
 }
 
 /// Returns the request that fetches a page again that the app is rendering, if it has sent its stale
-/// copy. The next visitor may come when nothing stored may be used any more, and would get such a
-/// copy again.
+/// copy, or that a client has changed, whose own response is not stored. The next visitor may come
+/// when nothing stored may be used any more, and would get such a copy again.
 pub(crate) fn follow_up(request: &RequestHeader, ctx: &mut Context) -> Option<BackgroundRequest> {
-    let flow = ctx.cache.take_if(|flow| flow.is_stale_at_origin)?;
-    let wait = FOLLOW_UPS.get(flow.follow_ups)?;
+    let flow = ctx.cache.take_if(|flow| flow.is_out_of_date)?;
+    let wait = match FOLLOW_UPS.get(flow.follow_ups)? {
+        // The app has the new page already.
+        _ if flow.has_changed => Duration::ZERO,
+        wait => *wait,
+    };
     if flow.personal.is_known() {
         return None;
     }
     // That of a request in the background, which is over.
     drop(ctx.facts.take::<WorkClaim>());
     let flow = Flow {
-        is_stale_at_origin: false,
+        has_changed: false,
         follow_ups: flow.follow_ups + 1,
         ..*flow
     };
     let cache = context::cache(&ctx.gateway, ctx.route)?;
-    prepare(request, ctx, cache, flow, *wait)
+    prepare(request, ctx, cache, flow, wait)
 }
 
 impl BackgroundRequest {

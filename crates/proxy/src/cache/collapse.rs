@@ -6,18 +6,21 @@ use std::sync::Arc;
 use edgeway_cache::{
     budget::RenderPermit,
     policy::{self, SentHeaders, Usability},
-    store::{Entry, Reader},
+    store::{Entry, Lookup, Reader},
 };
 use edgeway_core::chain::CacheOutcome;
 use edgeway_gateway::RouteCache;
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
 use pingora_cache::{
     CacheKey,
     lock::{CacheKeyLockImpl, LockStatus, Locked, ReadLock, WritePermit},
 };
 use tokio::time::{Instant, timeout};
 
-use crate::context::{self, Context, Flow};
+use crate::{
+    context::{self, Context, Flow},
+    forward,
+};
 
 /// Bound on how often a request waits for another one that then stored nothing it may use.
 const MAX_WAITS: usize = 16;
@@ -138,9 +141,25 @@ pub(crate) struct Fetch {
     turn: Option<Turn>,
     /// Stored response that is validated, or sent if the origin fails.
     pub stale: Option<Arc<Entry>>,
+    /// Complete stored response behind a `stale` one that is still arriving and may break off.
+    pub(super) older: Option<Arc<Entry>>,
+    /// True if the origin is asked for the whole response, whatever is stored.
+    pub(super) is_unconditional: bool,
 }
 
 impl Fetch {
+    /// Returns the stored response that the request to the origin is conditional on.
+    pub(crate) fn validated(&self) -> Option<&Entry> {
+        self.stale.as_deref().filter(|_| !self.is_unconditional)
+    }
+
+    /// Returns a stored response to send if the origin fails, with a reader of its body. One that
+    /// was still arriving may be gone.
+    pub(crate) fn substitute(&self) -> Option<(&Arc<Entry>, Reader)> {
+        let mut stored = [&self.stale, &self.older].into_iter().flatten();
+        stored.find_map(|entry| Some((entry, entry.body.reader()?)))
+    }
+
     /// Lets the requests that wait go on: the response is there for them, or never will be.
     pub(crate) fn release(&mut self, is_stored: bool) {
         if let Some(turn) = self.turn.take() {
@@ -155,7 +174,7 @@ impl Fetch {
     /// Ends the storing of a response that turned out to be none for the cache.
     pub(crate) fn give_up(&mut self) {
         self.is_storing = false;
-        self.stale = None;
+        (self.stale, self.older) = (None, None);
         self.release(false);
     }
 }
@@ -184,30 +203,22 @@ impl Drop for Turn {
     }
 }
 
-/// Looks for a response again and waits for other requests that fetch it, for a request that found
+/// Looks for a response again and waits for other requests that fetch it, for a `request` that found
 /// none at its arrival.
-pub(crate) async fn begin(ctx: &mut Context) -> CacheStep {
+pub(crate) async fn begin(request: &RequestHeader, ctx: &mut Context) -> CacheStep {
     let gateway = Arc::clone(&ctx.gateway);
     let Some(cache) = context::cache(&gateway, ctx.route) else {
         return CacheStep::Fetch(Fetch::default());
     };
     let mut left = cache.policy.wait;
+    let mut fetch = Fetch::default();
     for _ in 0..MAX_WAITS {
-        let stale = match find(ctx, cache) {
-            Some((entry, reader)) => match use_found(&entry, ctx) {
-                FoundUse::Whole => return CacheStep::Send(entry, reader),
-                FoundUse::Stale => Some(entry),
-                FoundUse::None => None,
-            },
-            None => None,
-        };
-        let fetch = Fetch {
-            is_storing: true,
-            turn: None,
-            stale,
+        fetch = match look(request, ctx, cache) {
+            CacheStep::Fetch(fetch) => fetch,
+            usable @ CacheStep::Send(..) => return usable,
         };
         let Some(key) = ctx.cache.as_deref().and_then(Flow::lock_key) else {
-            return CacheStep::Fetch(fetch);
+            break;
         };
         let lock = cache.cache.lock();
         let other = match lock.lock(&key, fetch.stale.is_some()) {
@@ -218,24 +229,58 @@ pub(crate) async fn begin(ctx: &mut Context) -> CacheStep {
                     lock,
                 };
                 // Another request may have stored its response since.
-                if let Some((entry, reader)) = find(ctx, cache)
-                    && use_found(&entry, ctx) == FoundUse::Whole
-                {
-                    turn.end(LockStatus::Done);
-                    return CacheStep::Send(entry, reader);
-                }
-                let turn = Some(turn);
-                return CacheStep::Fetch(Fetch { turn, ..fetch });
+                return match look(request, ctx, cache) {
+                    CacheStep::Fetch(fetch) => CacheStep::Fetch(Fetch {
+                        turn: Some(turn),
+                        ..fetch
+                    }),
+                    usable @ CacheStep::Send(..) => {
+                        turn.end(LockStatus::Done);
+                        usable
+                    }
+                };
             }
             Locked::Read(other) => other,
         };
+        // Until its turn, it stores nothing.
+        fetch.is_storing = false;
         let began = Instant::now();
         if !may_look_again(&other, left).await {
             break;
         }
         left = left.saturating_sub(began.elapsed());
+        see_if_passed(ctx, cache);
     }
-    CacheStep::Fetch(Fetch::default())
+    CacheStep::Fetch(fetch)
+}
+
+/// Looks for a response to `request`. Returns the request to the origin if there is none that may be
+/// sent.
+fn look(request: &RequestHeader, ctx: &mut Context, cache: &RouteCache) -> CacheStep {
+    let Lookup {
+        entry, complete, ..
+    } = find(request, ctx, cache);
+    let mut fetch = Fetch {
+        is_storing: true,
+        ..Fetch::default()
+    };
+    if let Some(entry) = entry
+        // Attached at once: the response may still arrive, and be stored no longer by the time that
+        // its body is wanted.
+        && let Some(reader) = entry.body.reader()
+    {
+        match use_found(&entry, ctx) {
+            FoundUse::Whole => return CacheStep::Send(entry, reader),
+            FoundUse::Stale => {
+                let flow = ctx.cache.as_ref();
+                let may_read = |it: &Arc<Entry>| flow.is_some_and(|f| f.personal.may_read(it));
+                fetch.older = complete.filter(may_read);
+                fetch.stale = Some(entry);
+            }
+            FoundUse::None => {}
+        }
+    }
+    CacheStep::Fetch(fetch)
 }
 
 impl Flow {
@@ -252,6 +297,14 @@ impl Flow {
         key.set_primary_bin_override((self.key.hash() ^ variant).to_be_bytes());
         Some(key)
     }
+
+    /// Returns the headers by which a stored response is selected.
+    fn sent<'h>(&'h self, cache: &'h RouteCache) -> SentHeaders<'h> {
+        match &self.sent {
+            Some(sent) => SentHeaders::whole(sent),
+            None => SentHeaders::of_client(&self.headers, &cache.unchanged),
+        }
+    }
 }
 
 /// Waits for the `other` request. Returns true if its response may be in the store then, or if this
@@ -264,15 +317,40 @@ async fn may_look_again(other: &ReadLock, most: std::time::Duration) -> bool {
     other.lock_status() != LockStatus::GiveUp
 }
 
-/// Finds a stored response, and attaches a reader to it at once: it may still arrive, and be
-/// stored no longer by the time that its body is wanted.
-fn find(ctx: &Context, cache: &RouteCache) -> Option<(Arc<Entry>, Reader)> {
-    let flow = ctx.cache.as_ref()?;
-    let sent = match &flow.sent {
-        Some(sent) => SentHeaders::whole(sent),
-        None => SentHeaders::of_client(&flow.headers, &cache.unchanged),
+/// Lets the request wait no longer if the response that it waited for is of no use to others.
+fn see_if_passed(ctx: &mut Context, cache: &RouteCache) {
+    let now = ctx.live().world.clock.now();
+    if let Some(flow) = &mut ctx.cache {
+        let passes = cache.cache.passes();
+        flow.is_pass |= passes.contains(&flow.key, flow.variance, &flow.headers, now);
+    }
+}
+
+/// Looks the request up in the store. The flow gets the variant that it selects by what is stored
+/// now: requests for different ones do not wait for one another.
+fn find(request: &RequestHeader, ctx: &mut Context, cache: &RouteCache) -> Lookup {
+    // Taken out, because the headers sent to the origin are built from the whole context.
+    let Some(mut flow) = ctx.cache.take() else {
+        return Lookup::default();
     };
-    let entry = cache.cache.store().find(&flow.key, sent).entry?;
-    let reader = entry.body.reader()?;
-    Some((entry, reader))
+    let store = cache.cache.store();
+    let mut lookup = store.find(&flow.key, flow.sent(cache));
+    let is_variant_unknown = |flow: &Flow, lookup: &Lookup| {
+        let vary = lookup.vary.as_ref();
+        lookup.is_unclear || vary.is_some_and(|vary| flow.sent(cache).variance(vary).is_none())
+    };
+    if flow.sent.is_none() && is_variant_unknown(&flow, &lookup) {
+        flow.sent = forward::sent_headers(request, ctx).map(Arc::new);
+        lookup = store.find(&flow.key, flow.sent(cache));
+    }
+    if let Some(vary) = &lookup.vary {
+        flow.variance = match &lookup.entry {
+            Some(entry) => Some(entry.variance()),
+            None => flow.sent(cache).variance(vary),
+        };
+        // A variant that is not known is nobody else's.
+        flow.is_pass |= flow.variance.is_none();
+    }
+    ctx.cache = Some(flow);
+    lookup
 }

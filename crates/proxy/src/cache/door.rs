@@ -335,8 +335,9 @@ impl Request<'_> {
             let now = self.live.world.clock.now();
             self.cache.policy.after_changes.hears(self.client, now)
         };
-        if let Some(ago) = ago.filter(|ago| age >= *ago && is_heard()) {
-            self.seen.wants.max_age = Some(ago);
+        let changed = ago.filter(|ago| age >= *ago && is_heard());
+        if changed.is_some() {
+            self.seen.wants.max_age = changed;
         }
         let facts = |outcome| CacheFacts {
             ttl: Some(lifetime.ttl(age)),
@@ -365,7 +366,8 @@ impl Request<'_> {
         };
         let facts = CacheFacts::new(CacheOutcome::Expired).why(why);
         let variance = Some(entry.variance());
-        let flow = self.flow(Some(entry), variance);
+        let mut flow = self.flow(Some(entry), variance);
+        flow.has_changed = changed.is_some();
         (facts, Decision::GoesOn(Some(flow)))
     }
 
@@ -411,7 +413,8 @@ impl Request<'_> {
             is_renewing: seen.is_renewing,
             not_stored: seen.is_not_stored.then_some(BY_VALUE),
             is_background: false,
-            is_stale_at_origin: false,
+            has_changed: false,
+            is_out_of_date: false,
             follow_ups: 0,
             key: seen.key,
             wants: seen.wants,

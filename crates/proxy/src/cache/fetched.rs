@@ -37,6 +37,8 @@ pub(crate) enum OriginUse {
     Store(Fill, ResponseHeader),
     /// The client gets a stored response, which it confirms.
     Send(StoredResponse),
+    /// It confirms a stored response that is gone: the origin is asked again, for the whole of it.
+    Repeat,
 }
 
 impl StoredResponse {
@@ -72,14 +74,24 @@ impl Fetch {
         if !self.is_storing {
             return Ok(OriginUse::Pass);
         }
-        let stale = self
-            .stale
-            .take()
-            .filter(|_| response.status == StatusCode::NOT_MODIFIED);
-        if stale.is_none() && response.status == StatusCode::NOT_MODIFIED {
+        let is_confirmed = response.status == StatusCode::NOT_MODIFIED;
+        if is_confirmed && self.validated().is_none() {
             // The request had no condition.
             self.give_up();
             return Ok(OriginUse::Pass);
+        }
+        // One that is replaced is of use if the body of the new response breaks off.
+        let stale = self.stale.clone().filter(|_| is_confirmed);
+        if stale
+            .as_ref()
+            .is_some_and(|stale| stale.body.reader().is_none())
+        {
+            // It was still arriving, and broke off.
+            self.is_unconditional = true;
+            if let Some(flow) = &mut ctx.cache {
+                flow.confirmed = None;
+            }
+            return Ok(OriginUse::Repeat);
         }
         let merged = match (&stale, &ctx.cache) {
             (Some(stale), Some(flow)) => {
@@ -94,8 +106,7 @@ impl Fetch {
         };
         let store = cache.cache.store();
         let Ok(decision) = storage::decide(request, response, stale.clone(), ctx) else {
-            self.is_storing = false;
-            self.release(false);
+            self.give_up();
             let (Some(entry), Some(headers)) = (stale, merged) else {
                 return Ok(OriginUse::Pass);
             };
@@ -109,6 +120,7 @@ impl Fetch {
                 let is_stored = fill.passed().is_none();
                 self.release(is_stored);
                 if !is_stored {
+                    (self.stale, self.older) = (None, None);
                     // Nobody else reads it.
                     if let Some(cached) = &mut ctx.facts.cache {
                         cached.is_stored = false;

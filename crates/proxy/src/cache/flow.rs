@@ -20,6 +20,8 @@ use crate::{
 
 /// Reason why the response to a request with a value of `no_store_if` is not stored.
 pub(super) const BY_VALUE: &str = "route";
+/// Reason why the response to a request with personal cookies is not stored.
+pub(super) const COOKIES: &str = "cookies";
 /// Reason why a response is not stored that is not requested often enough.
 pub(super) const TOO_FEW: &str = "uses";
 /// Reason for a response that a plugin's hook failed to handle.
@@ -70,7 +72,7 @@ impl Flow {
             None => StorageRule::FromHeaders,
         };
         if self.personal.has_cookies && !policy::is_for_everybody(headers) {
-            return Err("cookies");
+            return Err(COOKIES);
         }
         if self.personal.has_identity && !policy::allows_authorization(headers) {
             return Err(NotStorable::Authorization.reason());

@@ -186,7 +186,7 @@ pub(super) fn choose(
     {
         return Content::Whole;
     }
-    let range = match without_empty(request, length) {
+    let range = match readable(request, length) {
         None => range_header_filter(request, response, Some(MAX_RANGES)),
         Some(request) => range_header_filter(&request, response, Some(MAX_RANGES)),
     };
@@ -206,26 +206,40 @@ pub(super) fn choose(
     }
 }
 
-/// Returns `request` without ranges of the last 0 bytes, if it has any: they cannot be satisfied
-/// (RFC 9110, 14.1.2), and Pingora takes them for empty ranges. If no range is left, it has one
-/// behind the end of a body of this `length`, which gives 416.
-fn without_empty(request: &RequestHeader, length: u64) -> Option<RequestHeader> {
+/// Returns `request` with ranges that Pingora reads as they are meant, if it has others. Those of the
+/// last 0 bytes, which it takes for empty ranges, cannot be satisfied (RFC 9110, 14.1.2), and are
+/// left out; if no range is left, there is one behind the end of a body of this `length`, which gives
+/// 416. Positions that no integer holds, which it takes for missing ones, are the largest integer.
+fn readable(request: &RequestHeader, length: u64) -> Option<RequestHeader> {
     let ranges = request.headers.get(header::RANGE)?.to_str().ok()?;
-    let (unit, ranges) = ranges.split_once('=')?;
-    let is_empty = |range: &str| {
+    let (unit, listed) = ranges.split_once('=')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
+    let is_empty = |range: &&str| {
         let suffix = range.trim().strip_prefix('-');
-        suffix.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|it| it == b'0'))
+        suffix.is_some_and(|digits| is_number(digits) && digits.bytes().all(|it| it == b'0'))
     };
-    if !ranges.split(',').any(is_empty) {
-        return None;
-    }
-    let kept: Vec<&str> = ranges.split(',').filter(|range| !is_empty(range)).collect();
-    let ranges = match kept.join(",") {
+    let bounded = |position: &str| {
+        let digits = position.trim();
+        if is_number(digits) && digits.parse::<usize>().is_err() {
+            usize::MAX.to_string()
+        } else {
+            position.to_owned()
+        }
+    };
+    let kept = listed.split(',').filter(|range| !is_empty(range));
+    let kept: Vec<String> = kept
+        .map(|range| match range.split_once('-') {
+            Some((first, last)) => format!("{}-{}", bounded(first), bounded(last)),
+            None => range.to_owned(),
+        })
+        .collect();
+    let kept = match kept.join(",") {
+        kept if kept == listed => return None,
         none if none.trim().is_empty() => format!("{length}-"),
         kept => kept,
     };
     let mut request = request.clone();
-    let value = HeaderValue::try_from(format!("{unit}={ranges}")).ok()?;
+    let value = HeaderValue::try_from(format!("{unit}={kept}")).ok()?;
     request.insert_header(header::RANGE, value).ok()?;
     Some(request)
 }
@@ -291,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_of_no_byte_are_not_asked_for() {
+    fn ranges_are_read_as_they_are_meant() {
         for (sent, asked) in [
             ("bytes=0-0,-0", Some("bytes=0-0")),
             ("bytes=-0", Some("bytes=17-")),
@@ -299,10 +313,23 @@ mod tests {
             ("bytes=-10,0-0", None),
             ("bytes=-", None),
             ("bytes=5-1", None),
+            ("bytes=0-18446744073709551615", None),
+            (
+                "bytes=0-99999999999999999999",
+                Some("bytes=0-18446744073709551615"),
+            ),
+            (
+                "bytes=99999999999999999999-5",
+                Some("bytes=18446744073709551615-5"),
+            ),
+            (
+                "bytes=-99999999999999999999",
+                Some("bytes=-18446744073709551615"),
+            ),
         ] {
             let mut request = RequestHeader::build(Method::GET, b"/", None).unwrap();
             request.insert_header("range", sent).unwrap();
-            let request = without_empty(&request, 17);
+            let request = readable(&request, 17);
             let range = request.as_ref().map(|request| &request.headers["range"]);
             assert_eq!(
                 range.map(HeaderValue::as_bytes),

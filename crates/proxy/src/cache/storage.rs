@@ -20,7 +20,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::flow::{BY_VALUE, PLUGIN_FAILED, TOO_FEW};
+use super::flow::{BY_VALUE, COOKIES, PLUGIN_FAILED, TOO_FEW};
 use crate::context::{self, Context, Flow};
 
 /// Response that is stored.
@@ -137,16 +137,18 @@ fn judge(
         Ok(decided) => decided,
         Err(why) => {
             not_stored(why, old.is_some(), facts);
-            // A 304 with the stale mark of Next.js leaves the stored response as it was: stale.
-            if why == nextjs::STALE_AT_ORIGIN {
-                flow.is_stale_at_origin = true;
-            } else {
+            // A 304 with the stale mark of Next.js leaves the stored response as it was: stale. So
+            // does a response for the client alone whose action has changed the page.
+            flow.is_out_of_date =
+                why == nextjs::STALE_AT_ORIGIN || why == COOKIES && flow.has_changed;
+            if !flow.is_out_of_date {
                 flow.settle_refused(cache, why, status, live.world.clock.now());
             }
             return Err(why);
         }
     };
-    if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
+    let is_never_fresh = lifetime.always_validate || lifetime.fresh_for <= lifetime.initial_age;
+    if is_never_fresh && !is_error(status) {
         // Waiting requests would find no response that they may use.
         flow.variance = Some(variant.1);
         flow.pass(cache, live.world.clock.now());
@@ -227,12 +229,8 @@ impl Flow {
     ) {
         // A refusal for one client does not show what other clients may get.
         let is_for_others = self.is_for_others() || self.is_background;
-        let of_request = [
-            NotStorable::RequestNoStore.reason(),
-            BY_VALUE,
-            TOO_FEW,
-            PLUGIN_FAILED,
-        ];
+        let no_store = NotStorable::RequestNoStore.reason();
+        let of_request = [no_store, BY_VALUE, COOKIES, PLUGIN_FAILED, TOO_FEW];
         if !is_for_others || of_request.contains(&why) {
             return;
         }

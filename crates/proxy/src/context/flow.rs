@@ -50,8 +50,11 @@ pub(crate) struct Flow {
     pub(crate) not_stored: Option<&'static str>,
     /// True if the gateway began this request in the background, without a client.
     pub(crate) is_background: bool,
-    /// True if the response is a stale copy of the app, which renders a new one.
-    pub(crate) is_stale_at_origin: bool,
-    /// Number of requests in the background that followed such responses before this one.
+    /// True if the client has changed something since the stored response was made.
+    pub(crate) has_changed: bool,
+    /// True if what is stored stays out of date after this request: the response is a stale copy of
+    /// the app, which renders a new one, or for this client alone.
+    pub(crate) is_out_of_date: bool,
+    /// Number of requests in the background that were made for that before this one.
     pub(crate) follow_ups: usize,
 }

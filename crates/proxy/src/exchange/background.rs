@@ -53,7 +53,8 @@ where
 {
     /// Fetches the response to the request for the cache.
     pub(super) async fn fetch(&mut self, ctx: &mut Box<Context>) -> Result<()> {
-        let CacheStep::Fetch(fetch) = cache::begin(ctx).await else {
+        let request = &self.client().request;
+        let CacheStep::Fetch(fetch) = cache::begin(request, ctx).await else {
             // Another request was faster.
             return Ok(());
         };

@@ -39,6 +39,8 @@ pub(super) struct CachedExchange {
     pub(super) fetch: Fetch,
     /// Stored response that is sent next.
     pub(super) send: Option<StoredResponse>,
+    /// True if the origin is asked again, since what it confirmed is gone.
+    pub(super) is_repeated: bool,
     /// Failure of the client while its response was stored to the end.
     pub(super) left: Option<Box<Error>>,
 }
@@ -81,8 +83,8 @@ where
         if ctx.cache.is_none() {
             return Ok(false);
         }
-        let (_, watch) = client.watched();
-        let fetch = match watch.during(cache::begin(ctx)).await? {
+        let (request, watch) = client.watched();
+        let fetch = match watch.during(cache::begin(request, ctx)).await? {
             CacheStep::Send(entry, reader) => {
                 let age = ctx.facts.cache.and_then(|cached| cached.age);
                 let head = StoredResponse::head(&entry, age)?;
@@ -125,6 +127,18 @@ where
     pub(super) fn is_storing(&self) -> bool {
         let cached = self.cached.as_ref();
         cached.is_some_and(|cached| cached.fetch.is_storing)
+    }
+
+    /// Returns true if the request is sent again, after a response that confirmed what is gone.
+    pub(super) fn is_to_be_repeated(&mut self, ctx: &mut Context) -> bool {
+        let is_repeated = match &mut self.cached {
+            Some(cached) => std::mem::take(&mut cached.is_repeated),
+            None => false,
+        };
+        if is_repeated {
+            upstream::repeat(ctx);
+        }
+        is_repeated
     }
 
     /// Decides what the cache does with the `response` of the origin.
@@ -240,11 +254,7 @@ impl CachedExchange {
         error: &Error,
         ctx: &mut Box<Context>,
     ) -> Result<bool> {
-        let Some(stale) = &self.fetch.stale else {
-            return Ok(false);
-        };
-        // One that was still arriving may be gone.
-        let Some(reader) = stale.body.reader() else {
+        let Some((stale, reader)) = self.fetch.substitute() else {
             return Ok(false);
         };
         if !cache::replaces_failure(stale, error, ctx) {

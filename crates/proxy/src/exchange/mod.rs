@@ -160,7 +160,11 @@ where
         let mut outcome = Ok(());
         for _ in 0..MAX_ATTEMPTS {
             outcome = self.attempt(ctx).await;
-            if !outcome.as_ref().is_err_and(|error| error.retry()) {
+            let goes_on = match &outcome {
+                Ok(()) => self.is_to_be_repeated(ctx),
+                Err(error) => error.retry(),
+            };
+            if !goes_on {
                 break;
             }
         }
@@ -256,6 +260,12 @@ where
                 }
                 return Ok(());
             }
+            OriginUse::Repeat => {
+                if let Some(cached) = &mut self.cached {
+                    cached.is_repeated = true;
+                }
+                return upstream::received_body(true, ctx);
+            }
         }
         if ctx.is_background() {
             return upstream::received_body(true, ctx);
@@ -288,7 +298,7 @@ where
             .as_ref()
             .filter(|cached| cached.fetch.is_storing)
         {
-            cache::condition(&mut request, cached.fetch.stale.as_deref());
+            cache::condition(&mut request, cached.fetch.validated());
         }
         let filtered = hooks.upstream_request_filter(session, &mut request, ctx);
         let filtered = filtered.await;

@@ -393,6 +393,18 @@ pub(super) fn failed(
     error
 }
 
+/// Prepares the request to be sent again after a response that was of no use. The backend's place is
+/// free for it, and it may be retried as if it were the first.
+pub(super) fn repeat(ctx: &mut Context) {
+    over(ctx);
+    trace::attempt_failed(&mut ctx.facts, None);
+    ctx.facts.upstream.status = 0;
+    ctx.responded_at = None;
+    ctx.has_interim = false;
+    // As for a stale connection, the response does not count as an attempt.
+    ctx.stale_attempts += 1;
+}
+
 /// Finishes the request, however it ended.
 pub(super) fn over(ctx: &mut Context) {
     if let Some(watch) = &ctx.watch {

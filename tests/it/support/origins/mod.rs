@@ -1,6 +1,7 @@
 //! Origins in this process, named by their behaviour. Each listens on its own port and counts
 //! requests; everything ends when the origin is dropped.
 
+mod breaking;
 mod canonical;
 mod closing;
 mod failing;
@@ -41,6 +42,7 @@ use tokio::{
 use super::client::find;
 
 pub(crate) use self::{
+    breaking::BreakingOrigin,
     canonical::CanonicalOrigin,
     closing::{ClosingOrigin, OnceOrigin, StoppingOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},

@@ -84,6 +84,9 @@ pub(super) struct Rule {
     #[serde(default)]
     pub(super) source: String,
     pub(super) regex: Option<String>,
+    /// Path or URL that a rewrite or a redirect leads to.
+    #[serde(default)]
+    destination: String,
     #[serde(default)]
     headers: Vec<RuleHeader>,
     #[serde(default)]
@@ -134,6 +137,31 @@ impl Rule {
         // Next.js compares these without regard to case, unless it is told otherwise.
         Expression::parse(self.regex.as_deref()?, true).ok()
     }
+
+    /// Returns true if this rewrite may lead to a path that matches the `later` one. Parameters of
+    /// either may be any text.
+    fn leads_to(&self, later: &Self) -> bool {
+        let end = self.destination.find(['?', '#']);
+        let path = &self.destination[..end.unwrap_or(self.destination.len())];
+        if !path.starts_with('/') {
+            // Another server gets the request.
+            return false;
+        }
+        let start = fixed_start(path);
+        if start == path {
+            let paths = later.paths();
+            return paths.is_none_or(|paths| paths.is_match(path).unwrap_or(true));
+        }
+        let [start, other] = [start, fixed_start(&later.source)]
+            .map(|start| start.trim_end_matches('/').to_lowercase());
+        start.starts_with(&other) || other.starts_with(&start)
+    }
+}
+
+/// Returns the part of a path before its first parameter, group or modifier.
+fn fixed_start(path: &str) -> &str {
+    let end = path.find([':', '(', '{', '*', '+', '\\']);
+    &path[..end.unwrap_or(path.len())]
 }
 
 impl Rules {
@@ -166,6 +194,8 @@ struct Decider {
     /// True for a condition on a header about the client that the gateway writes after the lookup.
     is_unknown: bool,
     is_rewrite: bool,
+    /// Places of later deciders whose paths this rewrite may lead to: they decide too.
+    leads_to: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -200,8 +230,10 @@ impl Deciders {
                 cookies: vec![LANGUAGE.into()],
                 is_unknown: false,
                 is_rewrite: false,
+                leads_to: Vec::new(),
             });
         }
+        let mut rewrites: Vec<(&Rule, usize)> = Vec::new();
         for (rule, is_rewrite) in rules.all() {
             // The paths of rules begin with a language then, which those of requests may lack.
             let paths = rule.paths().filter(|_| languages.is_none());
@@ -211,6 +243,7 @@ impl Deciders {
                 cookies: Vec::new(),
                 is_unknown: false,
                 is_rewrite,
+                leads_to: Vec::new(),
             };
             for Condition { r#type, key } in rule.has.iter().chain(&rule.missing) {
                 let name = key.to_ascii_lowercase();
@@ -225,6 +258,14 @@ impl Deciders {
             }
             let is_by_condition =
                 decider.is_unknown || !decider.headers.is_empty() || !decider.cookies.is_empty();
+            if is_rewrite {
+                let before = rewrites.iter().filter(|(before, _)| before.leads_to(rule));
+                let place = all.len();
+                for (_, earlier) in before {
+                    all[*earlier].leads_to.push(place);
+                }
+                rewrites.push((rule, all.len()));
+            }
             if is_rewrite || is_by_condition {
                 all.push(decider);
             }
@@ -244,7 +285,8 @@ impl Deciders {
         let page_path = [base.as_bytes(), page].concat();
         let forms = [path, &decoded, &page_path].map(std::str::from_utf8);
         let may_be_another = paths::may_be_another(path);
-        for decider in &self.0 {
+        let mut reached: Vec<usize> = Vec::new();
+        for (place, decider) in self.0.iter().enumerate() {
             let is_for = match &decider.paths {
                 DecidedPaths::All => true,
                 DecidedPaths::Home => below.is_some() && page.is_empty() || may_be_another,
@@ -254,8 +296,9 @@ impl Deciders {
                     may_be_another || forms.any(|form| form.as_ref().map_or(true, is_match))
                 }
             };
-            if is_for {
+            if is_for || reached.contains(&place) {
                 decider.put(headers, &mut decided);
+                reached.extend(&decider.leads_to);
             }
         }
         decided
@@ -348,6 +391,39 @@ mod tests {
             let rules: Rules = serde_json::from_str(&rules).expect("a manifest");
             let decided = Deciders::new(&rules).decide(path.as_bytes(), "", &HeaderMap::new());
             assert_eq!(decided.is_rewritten, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_rewrite_that_an_earlier_one_leads_to_decides_too() {
+        let decides = |first: &str, source: &str, regex: &str| {
+            let rules = format!(
+                r#"{{ "rewrites": {{
+                    "beforeFiles": [
+                        {{ "source": "/start", "regex": "^/start(?:/)?$", "destination": "{first}" }},
+                        {{ "source": "/mid/:x", "regex": "^/mid/([^/]+?)(?:/)?$", "destination": "/end" }}
+                    ],
+                    "fallback": [{{ "source": "{source}", "regex": "{regex}", "destination": "/de",
+                        "has": [{{ "type": "cookie", "key": "lang" }}] }}] }} }}"#
+            );
+            let of = |path: &str| decided(&rules, "", path, &[("cookie", "lang=de")]).0;
+            assert_eq!(of("/other"), KeyBuilder::default());
+            of("/start") != KeyBuilder::default()
+        };
+        let (home, end, below) = ("^/home(?:/)?$", "^/end(?:/)?$", "^/home/(.*)$");
+        for (first, source, regex, expected) in [
+            ("/home", "/home", home, true),
+            ("/Home?a=:b", "/home", home, true),
+            ("/homes", "/home", home, false),
+            ("/:lang/page", "/home", home, true),
+            ("/home/:page*", "/home/:all*", below, true),
+            ("/shop/:page*", "/home/:all*", below, false),
+            ("https://other/home", "/home", home, false),
+            // By the rewrite between them.
+            ("/mid/:x", "/end", end, true),
+            ("/mid/a/b", "/end", end, false),
+        ] {
+            assert_eq!(decides(first, source, regex), expected, "{first} {source}");
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::open::read_file;
 use crate::{
     base::private_file,
     purge::{ledger::PurgeLedger, stamps::Stamp},
@@ -89,11 +90,14 @@ pub(super) fn read(folder: &Path) -> io::Result<Vec<(PathBuf, Vec<Stamp>)>> {
         if path.extension().is_some() {
             continue;
         }
-        let stamps = match fs::read(&path) {
+        let bytes = match read_file(&path, u64::MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            bytes => decode(&bytes?).unwrap_or_else(|| vec![Stamp::All]),
+            // A pipe, for example.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+            read => read?.1,
         };
-        found.push((path, stamps));
+        let stamps = bytes.and_then(|bytes| decode(&bytes));
+        found.push((path, stamps.unwrap_or_else(|| vec![Stamp::All])));
     }
     Ok(found)
 }

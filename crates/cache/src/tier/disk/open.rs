@@ -15,8 +15,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use log::debug;
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, io::Errno};
 
 use super::{
     super::{codec::Decoded, stamps::Stamp, time_to_live},
@@ -271,24 +272,26 @@ impl OpenDisk {
     ) -> io::Result<ReadOutcome> {
         let mut reading = ReadOutcome::default();
         for name in names {
-            let path = self.path(*name);
-            let mut file = match open_for_reading(&path) {
+            let (file, bytes) = match read_file(&self.path(*name), max_object + MAX_HEAD_LEN) {
+                Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.index.lock().remove(name);
                     continue;
                 }
-                opened => opened?,
+                Err(error) => {
+                    self.discard(*name, error)?;
+                    reading.dropped.push(RemovalReason::Damaged);
+                    continue;
+                }
             };
-            let len = file.metadata()?.len();
-            if len > max_object + MAX_HEAD_LEN {
-                self.remove(*name, &file)?;
-                reading.dropped.push(RemovalReason::Evicted);
-                continue;
-            }
-            let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
-            file.read_to_end(&mut bytes)?;
-            reading.bytes += bytes.len() as u64;
-            match self.judge(bytes.into(), key, now) {
+            let judged = match bytes {
+                Some(bytes) => {
+                    reading.bytes += bytes.len() as u64;
+                    self.judge(bytes.into(), key, now)
+                }
+                None => Err(RemovalReason::Evicted),
+            };
+            match judged {
                 Ok(decoded) => {
                     // This makes the order of use survive a restart. If it fails, the order of
                     // writing counts.
@@ -303,6 +306,32 @@ impl OpenDisk {
             }
         }
         Ok(reading)
+    }
+
+    /// Removes what has the name of an entry and cannot be read. Returns `error` if that is not the
+    /// fault of this file alone.
+    pub(super) fn discard(&self, name: Name, error: io::Error) -> io::Result<()> {
+        let path = self.path(name);
+        let _changing = self.changing.lock();
+        if self.may_change().is_err() {
+            return Ok(());
+        }
+        let is_of_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+            .map(|errno| Some(errno.raw_os_error()))
+            .contains(&error.raw_os_error());
+        let about = match fs::symlink_metadata(&path) {
+            Ok(about) if !is_of_process => about,
+            _ => return Err(error),
+        };
+        debug!(file:% = path.display(), error:%; "cache entry on disk cannot be read");
+        // If it stays, it is not looked for again.
+        let _removed = if about.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        self.index.lock().remove(&name);
+        Ok(())
     }
 
     fn judge(&self, bytes: Bytes, key: &Key, now: SystemTime) -> Result<Decoded, RemovalReason> {
@@ -467,11 +496,24 @@ impl OpenDisk {
     }
 }
 
-pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+/// Reads a file, unless it is longer than `most`. An error if it is something else: a pipe would
+/// block.
+pub(super) fn read_file(path: &Path, most: u64) -> io::Result<(File, Option<Vec<u8>>)> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut file = OpenOptions::new()
         .read(true)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    if about.len() > most {
+        return Ok((file, None));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));
+    file.read_to_end(&mut bytes)?;
+    Ok((file, Some(bytes)))
 }
 
 fn create_new(path: &Path) -> io::Result<File> {

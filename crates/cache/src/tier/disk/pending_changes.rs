@@ -5,11 +5,7 @@
 //! without a check. The others are staged up to another limit: they are looked up at the end of the
 //! walk, and until then no entry that they may affect is read.
 
-use std::{
-    collections::HashSet,
-    io::{self, Read},
-    mem,
-};
+use std::{collections::HashSet, io, mem};
 
 use parking_lot::Mutex;
 
@@ -17,7 +13,7 @@ use super::{
     super::stamps::{self, Digest, Stamp, WriteChange},
     index::Name,
     object,
-    open::{OpenDisk, open_for_reading},
+    open::{OpenDisk, read_file},
 };
 use crate::{key::Key, store::Entry};
 
@@ -144,14 +140,14 @@ impl OpenDisk {
     }
 
     fn remove_if_purged(&self, name: Name) -> io::Result<()> {
-        let mut file = match open_for_reading(&self.path(name)) {
+        let (file, bytes) = match read_file(&self.path(name), u64::MAX) {
+            Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened?,
+            Err(error) => return self.discard(name, error),
         };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
         let id = self.ledger.lock().id;
-        let is_valid = object::decode(id, bytes.into(), None).is_some_and(|(position, decoded)| {
+        let decoded = bytes.and_then(|bytes| object::decode(id, bytes.into(), None));
+        let is_valid = decoded.is_some_and(|(position, decoded)| {
             let ledger = self.ledger.lock();
             !ledger
                 .purges

@@ -473,6 +473,18 @@ fn a_build_folder_with_another_name_is_that_of_the_configuration() {
 }
 
 #[test]
+fn a_server_action_may_send_as_much_as_its_app_takes() {
+    let package = "{ \"dependencies\": { \"next\": \"16\" } }";
+    for (limit, line) in [("'3mb'", Some("    body_limit: 3MiB\n")), ("'1mb'", None)] {
+        let config = format!("export default {{ serverActions: {{ bodySizeLimit: {limit} }} }}");
+        let files = [("package.json", package), ("next.config.js", &*config)];
+        let (text, ..) = made(&files);
+        assert_eq!(text.contains("body_limit"), line.is_some(), "{text}");
+        assert!(text.contains(line.unwrap_or_default()), "{text}");
+    }
+}
+
+#[test]
 fn a_server_with_tls_is_asked_with_tls() {
     let (text, backends, _folder) = made(&[
         (

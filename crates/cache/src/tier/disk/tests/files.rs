@@ -43,6 +43,31 @@ fn files_that_cannot_be_removed_are_still_counted() {
 }
 
 #[test]
+fn what_cannot_be_read_is_one_miss() {
+    let bench = bench();
+    let plant: [fn(&Path); 3] = [
+        |path| std::fs::create_dir(path).unwrap(),
+        |path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap(),
+        // Opening it would block.
+        |path| {
+            let made = std::process::Command::new("mkfifo").arg(path).status();
+            assert!(made.unwrap().success());
+        },
+    ];
+    for (number, plant) in plant.iter().enumerate() {
+        assert!(bench.write("/a", 1) && bench.write("/b", 1));
+        let path = bench.file("/a");
+        std::fs::remove_file(&path).unwrap();
+        plant(&path);
+        let reading = bench.read("/a");
+        assert!(reading.decoded.is_none(), "{number}");
+        assert_eq!(reading.dropped, [RemovalReason::Damaged], "{number}");
+        assert!(path.symlink_metadata().is_err(), "{number}");
+        assert!(bench.is_there("/b"), "{number}");
+    }
+}
+
+#[test]
 fn a_budget_shrinks_some_files_at_a_time() {
     let bench = bench();
     for number in 0..1030 {

@@ -159,6 +159,25 @@ async fn a_disk_that_is_known_to_hang_is_not_waited_for() {
     assert!(opened.open.is_synced(opened.open.noted()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_respond_is_left_alone_for_a_while() {
+    let process = process();
+    let _opened = process.open("a");
+    process.disk.is_caught_up.store(true, Ordering::SeqCst);
+    process.disk.set(State::Up, None);
+    let all = u32::try_from(READS).unwrap();
+    let hanging = Arc::clone(&process.disk.reads).acquire_many_owned(all);
+    let _hanging = hanging.await.unwrap();
+    for waited in [READ_TIMEOUT, READ_TIMEOUT, READ_TIMEOUT, Duration::ZERO] {
+        let began = tokio::time::Instant::now();
+        let loaded = process.disk.load(&key("/a"), &HeaderMap::new()).await;
+        assert!(loaded.is_none());
+        assert_eq!(began.elapsed(), waited);
+    }
+    let state = process.disk.health.state();
+    assert_eq!(state, State::Down(FolderFault::Slow));
+}
+
 /// Supervises a disk that the configuration does not have.
 async fn without_a_folder(process: &Process) {
     let (store, clock) = (process.bench.store, &process.bench.clock);
