@@ -71,7 +71,7 @@ impl Destination {
                 None => (format!("unix:{socket}"), None),
             }
         } else {
-            match rest.find('/') {
+            match rest.find(['/', '?']) {
                 Some(at) => (rest[..at].to_owned(), Some(rest[at..].to_owned())),
                 None => (rest.to_owned(), None),
             }

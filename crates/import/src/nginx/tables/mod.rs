@@ -311,26 +311,16 @@ fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
 /// has other placeholders, or is empty.
 pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
     let table = table(name, scope)?;
-    let default = table["default"].as_str().unwrap_or_default();
-    let mut all = vec![default.to_owned()];
-    all.extend(table["exists"].as_str().map(str::to_owned));
-    for (key, entries) in table.as_object()? {
-        for (own, result) in entries.as_object().into_iter().flatten() {
-            all.push(match key.as_str() {
-                "shares" => own.clone(),
-                _ => result.as_str()?.to_owned(),
-            });
-        }
-    }
+    let default = table.get("default").is_none().then_some("");
     let mut found = Vec::new();
-    for result in all {
+    for result in texts(&table).chain(default) {
         let inner = result
             .strip_prefix("{map.")
             .and_then(|rest| rest.strip_suffix('}'));
         match inner {
             Some(inner) => found.extend(results(inner, scope, depth.checked_sub(1)?)?),
             None if result.is_empty() || result.contains('{') => return None,
-            None => found.push(result),
+            None => found.push(result.to_owned()),
         }
     }
     found.sort();
@@ -350,12 +340,8 @@ pub(super) fn is_query(name: &str, scope: &Scope<'_>) -> bool {
 /// Returns all results of a variable's table as they are written, empty ones too.
 pub(super) fn results_or_empty(variable: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
     let table = table(variable, scope)?;
-    let default = table["default"].as_str().unwrap_or_default();
-    let mut all = vec![default.to_owned()];
-    for entries in table.as_object()?.values() {
-        let results = entries.as_object().into_iter().flatten();
-        all.extend(results.filter_map(|(_, result)| result.as_str().map(str::to_owned)));
-    }
+    let default = table.get("default").is_none().then_some("");
+    let all: Vec<String> = texts(&table).chain(default).map(str::to_owned).collect();
     (!all.iter().any(|result| result.contains('{'))).then_some(all)
 }
 

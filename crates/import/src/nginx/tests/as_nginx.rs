@@ -33,3 +33,49 @@ fn the_directive_ssl_makes_all_addresses_of_a_server_tls() {
         assert!(!of(text).contains("tls:"), "{}", of(text));
     }
 }
+
+#[test]
+fn a_query_of_a_destination_is_that_of_nginx_or_closes_the_location() {
+    let of = |location: &str, to: &str| {
+        let text = format!(
+            "http {{ map $http_accept $kind {{ default ''; ~webp .webp; }}
+             map $http_x $chosen {{ default ''; ~^(?<part>.+)$ $part; }}
+             server {{ listen 8080; location {location} {{ proxy_pass http://127.0.0.1:3000{to}; }} }} }}"
+        );
+        imported(&text)
+    };
+    for (to, with) in [
+        ("/path?x=1", "/path?x=1{group.1}{query_mark}{query|raw}?"),
+        ("/path?x=$arg_y", "/path?x={arg.y}?"),
+        ("?x=$arg_y", "/?x={arg.y}?"),
+        ("/path?x=1&$args", "/path?x=1&{query|raw}?"),
+        (
+            "/path?x=1$is_args$args",
+            "/path?x=1{query_mark}{query|raw}?",
+        ),
+        ("/path?u=$request_uri", "/path?u={uri|raw}?"),
+        ("/path?$args", "/path"),
+        ("$uri$kind", "{path.decoded}{map.kind}?"),
+    ] {
+        let (yaml, _) = of("/a/", to);
+        let with = [format!("with: \"{with}\""), format!("with: {with},")];
+        assert!(with.iter().any(|with| yaml.contains(with)), "{to}: {yaml}");
+    }
+    for to in [
+        "?x=1",
+        "/path/$arg_y",
+        "/$http_x/b",
+        "/$cookie_a",
+        "/path$chosen",
+    ] {
+        let (yaml, report) = of("/a/", to);
+        assert!(
+            yaml.contains("location: /a/ }, respond: 503"),
+            "{to}: {yaml}"
+        );
+        assert!(
+            report.contains("proxy_pass: a destination"),
+            "{to}: {report}"
+        );
+    }
+}
