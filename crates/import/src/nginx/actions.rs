@@ -39,17 +39,33 @@ pub(super) fn handler<'a>(scope: &Scope<'a>, name: &str) -> Option<&'a Directive
 }
 
 impl<'a> Routes<'a, '_> {
-    /// Translates `internal`, for a location that does what `keys` say.
-    pub(super) fn internal(scope: &Scope<'a>, keys: &mut Map<String, Value>) {
-        if let Some(directive) = scope.one("internal") {
-            keys.insert(INTERNAL.to_owned(), true.into());
-            if let Some(files) = keys.get_mut("files") {
-                files["internal"] = json!([upstreams::ALL]);
+    /// Translates `internal`, for a location that does what `keys` say. `has_rules`: it has rules too.
+    pub(super) fn internal(
+        place: &Place<'_, 'a>,
+        scope: &Scope<'a>,
+        has_rules: bool,
+        keys: &mut Map<String, Value>,
+    ) {
+        let Some(directive) = scope.one("internal") else {
+            return;
+        };
+        keys.insert(INTERNAL.to_owned(), true.into());
+        let passes = keys.contains_key("upstream");
+        match keys.get_mut("files") {
+            // Nothing but a file is looked for: what nginx asks first would not be asked.
+            Some(_) if has_rules || has_other_guards(place, scope) => directive.weaker(
+                "`X-Accel-Redirect` gets 404 here, since the rules and guards here are not those of \
+                 each location with `proxy_pass`",
+            ),
+            Some(files) => {
+                files["internal"] = json!([upstreams::SENDERS]);
                 directive.changed(
                     "`X-Accel-Redirect` of all upstreams leads here; the file has headers, `expires` \
                      and error pages of the location whose app sent it, not those from here",
                 );
             }
+            None if passes => directive.changed("`X-Accel-Redirect` leads to files only"),
+            None => directive.carried(""),
         }
     }
 
@@ -64,8 +80,6 @@ impl<'a> Routes<'a, '_> {
             directive.closed("this gateway speaks HTTP to its backends");
             return shut();
         }
-            None if passes => directive.changed("`X-Accel-Redirect` leads to files only"),
-            None => directive.carried(""),
         // Status without the module: of nginx without the server that it passes to, or of no file.
         let without = |status: u16| Map::from_iter([("respond".to_owned(), json!(status))]);
         if let Some(directive) = listed("other protocols").find_map(|name| handler(scope, name)) {
@@ -354,6 +368,33 @@ impl<'a> Routes<'a, '_> {
     }
 }
 
+/// Returns true if a location keeps requests out that reach an app of its server.
+fn has_other_guards(place: &Place<'_, '_>, scope: &Scope<'_>) -> bool {
+    let others = place.found.iter().map(|one| &one.scope);
+    let mut apps = others
+        .chain(place.named.iter().map(|one| &one.scope))
+        .filter(|one| handler(one, "proxy_pass").is_some());
+    let guards = guards(scope);
+    apps.any(|app| {
+        let theirs = self::guards(app);
+        guards.iter().any(|guard| !theirs.contains(guard))
+    })
+}
+
+/// Returns the directives that keep requests out of a location.
+fn guards(scope: &Scope<'_>) -> Vec<usize> {
+    const GUARDS: [&[&str]; 6] = [
+        &["allow", "deny"],
+        &["auth_basic"],
+        &["auth_request"],
+        &["limit_conn"],
+        &["limit_req"],
+        &["satisfy"],
+    ];
+    let all = GUARDS.iter().flat_map(|names| scope.nearest_of(names));
+    all.map(|guard| guard.id).collect()
+}
+
 /// Returns the `rewrite` directives of a block that redirect nobody, those within it included.
 fn rewrites_of(block: &[Directive]) -> Vec<&Directive> {
     let all = block.iter().flat_map(|one| match one.name.as_str() {
@@ -362,6 +403,30 @@ fn rewrites_of(block: &[Directive]) -> Vec<&Directive> {
         _ => rewrites_of(one.children()),
     });
     all.collect()
+}
+
+/// Note on a query.
+const OF_QUERY: &str = "what becomes a part of the query is percent-encoded where a character has a \
+    meaning there";
+
+/// Returns the key and the value that put the path of a destination in place of that of a location.
+fn replaced(prefix: &str, path: &str, is_kept: bool, pass: &Directive) -> (&'static str, Value) {
+    if !is_kept && !path.contains('?') {
+        let regex = format!("^{}", spelled(prefix));
+        let with = encoded(path).replace('$', "$$");
+        return ("rewrite", json!({ "regex": regex, "with": with }));
+    }
+    // Of a path that a rule before has changed, nothing is replaced, and of any other one the decoded
+    // path is sent, even if it stays.
+    let regex = format!("(?s)^{}(.*)$", regex::escape(prefix));
+    let with = if path.contains('?') {
+        // What follows in the target belongs to the query.
+        pass.changed(OF_QUERY);
+        format!("{}{{group.1}}{{query_mark}}{{query|raw}}?", encoded(path))
+    } else {
+        format!("{path}{{group.1}}")
+    };
+    ("rules", json!([{ "regex": regex, "with": with }]))
 }
 
 /// Returns the new path of a destination with variables: empty for none, `None` if it has no
@@ -392,6 +457,8 @@ fn uri_of(
         Some((before, after)) if before.contains('?') && !after.contains("{uri}") => {
             &rest.replace("{uri}", "{uri|raw}")
         }
+        // No rewrite has changed the query, which the caller checks.
+        Some((before, "")) => &format!("{before}{{path.sent}}{{query_mark}}{{query}}"),
         Some(_) => return None,
         None => rest,
     };
@@ -424,29 +491,3 @@ pub(super) fn shut() -> Map<String, Value> {
         (CLOSED.to_owned(), true.into()),
     ])
 }
-/// Note on a query.
-const OF_QUERY: &str = "what becomes a part of the query is percent-encoded where a character has a \
-    meaning there";
-
-/// Returns the key and the value that put the path of a destination in place of that of a location.
-fn replaced(prefix: &str, path: &str, is_kept: bool, pass: &Directive) -> (&'static str, Value) {
-    if !is_kept && !path.contains('?') {
-        let regex = format!("^{}", spelled(prefix));
-        let with = encoded(path).replace('$', "$$");
-        return ("rewrite", json!({ "regex": regex, "with": with }));
-    }
-    // Of a path that a rule before has changed, nothing is replaced, and of any other one the decoded
-    // path is sent, even if it stays.
-    let regex = format!("(?s)^{}(.*)$", regex::escape(prefix));
-    let with = if path.contains('?') {
-        // What follows in the target belongs to the query.
-        pass.changed(OF_QUERY);
-        format!("{}{{group.1}}{{query_mark}}{{query|raw}}?", encoded(path))
-    } else {
-        format!("{path}{{group.1}}")
-    };
-    ("rules", json!([{ "regex": regex, "with": with }]))
-}
-
-        // No rewrite has changed the query, which the caller checks.
-        Some((before, "")) => &format!("{before}{{path.sent}}{{query_mark}}{{query}}"),

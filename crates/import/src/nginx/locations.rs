@@ -263,7 +263,7 @@ impl<'a> Routes<'a, '_> {
             }
             None => self.keys(place, location),
         };
-        Self::internal(scope, &mut keys);
+        Self::internal(place, scope, !rules.list.is_empty(), &mut keys);
         is_closed |= keys.remove(CLOSED).is_some();
         if is_closed {
             return closed();

@@ -258,7 +258,7 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     }
     output.share();
     output.upstreams = routes.upstreams.parts(&wishes.apps);
-    upstreams::name_all(&mut output.routes, &output.upstreams);
+    upstreams::name_senders(&mut output.routes, &routes.upstreams.senders());
     output.maps = tables::parts(&http, output.values());
     directives::mark_rest(&source.directives, &source.directives);
     includes(&source);

@@ -2,6 +2,19 @@
 
 use super::*;
 
+/// Returns the route of a location, and the report.
+fn route_of(location: &str, text: &str) -> (String, String) {
+    let (yaml, report) = imported(text);
+    let (_, routes) = yaml.split_once("\nroutes:").unwrap();
+    let text = format!("location: {location}");
+    let mut routes = routes.split("\n  - ");
+    let route = routes.find(|route| {
+        let first = route.lines().next().unwrap_or_default();
+        first.contains(&format!("{text} }}")) || first.contains(&format!("{text},"))
+    });
+    (route.unwrap_or_else(|| panic!("{yaml}")).to_owned(), report)
+}
+
 #[test]
 fn the_directive_ssl_makes_all_addresses_of_a_server_tls() {
     let certificate = "ssl_certificate /c.pem; ssl_certificate_key /k.pem;";
@@ -77,5 +90,60 @@ fn a_query_of_a_destination_is_that_of_nginx_or_closes_the_location() {
             report.contains("proxy_pass: a destination"),
             "{to}: {report}"
         );
+    }
+}
+
+#[test]
+fn an_app_whose_x_accel_redirect_nginx_ignores_sends_no_files() {
+    let text = |ignores: &str| {
+        format!(
+            "http {{ upstream app {{ server 127.0.0.1:3000; }} server {{ listen 8080;
+             location / {{ {ignores} proxy_pass http://app; }}
+             location /own/ {{ proxy_pass http://app; }}
+             location /files/ {{ internal; root /srv; }} }} }}"
+        )
+    };
+    let (route, _) = route_of("/files/", &text("proxy_ignore_headers X-Accel-Redirect;"));
+    assert!(route.contains("internal: [app-b]"), "{route}");
+    let (route, _) = route_of("/files/", &text(""));
+    assert!(route.contains("internal: [app]"), "{route}");
+    let (yaml, _) = imported(
+        "http { server { listen 8080; location / { proxy_ignore_headers X-Accel-Redirect;
+         proxy_pass http://127.0.0.1:3000; } location /files/ { internal; root /srv; } } }",
+    );
+    assert!(!yaml.contains("internal: ["), "{yaml}");
+}
+
+#[test]
+fn files_that_nginx_guards_once_more_are_sent_to_nobody() {
+    let of = |server: &str, app: &str, files: &str| {
+        route_of(
+            "/files/",
+            &format!(
+                "http {{ server {{ listen 8080; {server}
+                 location / {{ {app} proxy_pass http://127.0.0.1:3000; }}
+                 location /files/ {{ internal; {files} alias /srv/; }} }} }}"
+            ),
+        )
+    };
+    let named = "internal: `X-Accel-Redirect` gets 404 here";
+    for (server, app, files) in [
+        ("", "", "deny 10.0.0.0/8;"),
+        ("", "deny 10.0.0.0/8;", "deny 10.0.0.0/8;"),
+        ("deny 10.0.0.0/8;", "allow all;", ""),
+        ("", "", "if ($http_x) { return 403; }"),
+    ] {
+        let (route, report) = of(server, app, files);
+        assert!(
+            !route.contains("internal: ["),
+            "{server} {app} {files} {route}"
+        );
+        let security = report.split_once("Security").unwrap().1;
+        assert!(security.contains(named), "{report}");
+    }
+    for (server, app) in [("", ""), ("deny 10.0.0.0/8;", ""), ("", "deny 10.0.0.0/8;")] {
+        let (route, report) = of(server, app, "");
+        assert!(route.contains("internal: ["), "{server} {app} {route}");
+        assert!(!report.contains(named), "{report}");
     }
 }
