@@ -147,3 +147,59 @@ fn files_that_nginx_guards_once_more_are_sent_to_nobody() {
         assert!(!report.contains(named), "{report}");
     }
 }
+
+#[test]
+fn a_realm_by_a_variable_guards_and_is_no_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    fs::write(&users, "a:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n").unwrap();
+    let of = |realm: &str| {
+        let text = format!(
+            "http {{ map $remote_addr $by_client {{ default Staff; 10.0.0.1 off; }}
+             server {{ listen 8080; server_name a.test; auth_basic_user_file {};
+             location / {{ set $fixed Own; set $none off; auth_basic {realm};
+             proxy_pass http://127.0.0.1:3000; }} }} }}",
+            users.display()
+        );
+        imported(&text)
+    };
+    for (realm, sent) in [
+        ("\"for $server_name\"", "realm: \"for a.test\""),
+        ("$fixed", "realm: Own"),
+        ("$by_client", "realm: Restricted"),
+        ("\"of $host\"", "realm: Restricted"),
+        ("$no_such", "realm: Restricted"),
+    ] {
+        let (yaml, report) = of(realm);
+        assert!(yaml.contains(sent), "{realm}: {yaml}");
+        let is_named = report.contains("auth_basic: the realm is `Restricted`")
+            || report.contains("; the realm is `Restricted`");
+        assert_eq!(is_named, sent.ends_with("Restricted"), "{realm}: {report}");
+    }
+    assert!(!of("$none").0.contains("basic_auth"), "{}", of("$none").0);
+}
+
+#[test]
+fn a_limit_whose_key_is_always_another_one_is_named_and_closes_nothing() {
+    for key in ["$request_id", "$msec", "$binary_remote_addr$request_id"] {
+        let (yaml, report) = imported(&format!(
+            "http {{ limit_req_zone {key} zone=a:1m rate=1r/s; limit_conn_zone {key} zone=b:1m;
+             server {{ listen 8080; location / {{ limit_req zone=a; limit_conn b 1;
+             proxy_pass http://127.0.0.1:3000; }} }} }}"
+        ));
+        assert!(!yaml.contains("respond: 503"), "{key}: {yaml}");
+        assert!(
+            !yaml.contains("rate_limit") && !yaml.contains("in_flight"),
+            "{key}: {yaml}"
+        );
+        for name in [
+            "limit_req",
+            "limit_conn",
+            "limit_req_zone",
+            "limit_conn_zone",
+        ] {
+            let named = format!("{name}: its key is another one for each request");
+            assert!(report.contains(&named), "{key}: {report}");
+        }
+    }
+}
