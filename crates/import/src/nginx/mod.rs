@@ -216,6 +216,7 @@ struct Wishes {
 /// Translates a configuration.
 fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     let source = parse::read(path)?;
+    directives::mark_templates(&source.directives, &source.directives);
     let http = http_of(&source);
     let mut servers = servers_of(&http, path)?;
     servers.shift(wishes.ports)?;

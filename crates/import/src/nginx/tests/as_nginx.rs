@@ -203,3 +203,15 @@ fn a_limit_whose_key_is_always_another_one_is_named_and_closes_nothing() {
         }
     }
 }
+
+#[test]
+fn a_template_of_an_image_is_named_as_one() {
+    let (_, report) = imported(
+        "http { map $uri $LARGE { default 1; } server { listen 8080; add_header X-A $LARGE;
+         location / { proxy_pass http://${BACKEND}; } } }",
+    );
+    let named =
+        "proxy_pass: `${BACKEND}` is filled in by `envsubst`: import the file that it makes";
+    assert_eq!(report.matches("envsubst").count(), 1, "{report}");
+    assert!(report.contains(named), "{report}");
+}
