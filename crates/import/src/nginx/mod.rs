@@ -258,8 +258,8 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
         output.defaults.insert("headers".to_owned(), common);
     }
     output.share();
-    output.upstreams = routes.upstreams.parts(&wishes.apps);
     upstreams::name_senders(&mut output.routes, &routes.upstreams.senders());
+    output.upstreams = routes.upstreams.parts(&wishes.apps);
     output.maps = tables::parts(&http, output.values());
     directives::mark_rest(&source.directives, &source.directives);
     includes(&source);

@@ -328,6 +328,71 @@ pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec
     Some(found)
 }
 
+/// Returns true if a path has what clients may send beside the path: nginx passes it on as it is, so
+/// that it may be a query, or another path.
+pub(super) fn is_of_client(path: &str, scope: &Scope<'_>, depth: usize) -> bool {
+    const SENT: [&str; 5] = ["{arg.", "{cookie.", "{header.", "{proxy.", "{query"];
+    let has = |text: &str| SENT.iter().any(|begin| text.contains(begin));
+    let Some(depth) = depth.checked_sub(1).filter(|_| !has(path)) else {
+        return true;
+    };
+    path.split("{map.").skip(1).any(|rest| {
+        let name = rest.split('}').next().unwrap_or_default();
+        let Some(table) = table(name, scope) else {
+            return true;
+        };
+        let from = table["from"].as_str().unwrap_or_default();
+        let mut results = texts(&table);
+        results.any(|result| {
+            result.contains('?')
+                || result.contains("{group.") && is_of_client(from, scope, depth)
+                || is_of_client(result, scope, depth)
+        })
+    })
+}
+
+/// Returns the value of a text for a response of HTML, if nothing else decides about it.
+pub(super) fn of_html(text: &str, scope: &Scope<'_>) -> Option<String> {
+    if text == "{response.content-type}" {
+        return Some("text/html".to_owned());
+    }
+    let Some(name) = text
+        .strip_prefix("{map.")
+        .and_then(|rest| rest.strip_suffix('}'))
+    else {
+        return (!text.contains('{')).then(|| text.to_owned());
+    };
+    let table = table(name, scope)?;
+    let from = of_html(table["from"].as_str()?, scope)?;
+    let values = table["values"].as_object()?;
+    let matches = |key: &str| {
+        let pattern = Pattern::of_text(key).and_then(Result::ok);
+        pattern.is_some_and(|pattern| pattern.is_match(&from).unwrap_or(false))
+    };
+    let mut patterns = values.iter().filter(|(key, _)| matches(key));
+    let result = values.get(&from).or_else(|| Some(patterns.next()?.1));
+    let result = result.unwrap_or(&table["default"]).as_str();
+    of_html(result.unwrap_or_default(), scope)
+}
+
+/// Returns the results of a table as they are written.
+fn texts(table: &Value) -> impl Iterator<Item = &str> {
+    let entries = table.as_object().into_iter().flatten();
+    let results = entries.flat_map(|(key, entries)| {
+        let entries = entries.as_object().into_iter().flatten();
+        let is_share = key == "shares";
+        entries.filter_map(move |(name, result)| {
+            if is_share {
+                Some(name.as_str())
+            } else {
+                result.as_str()
+            }
+        })
+    });
+    let single = ["default", "exists"].into_iter();
+    results.chain(single.filter_map(|key| table[key].as_str()))
+}
+
 /// Returns true if a table has the query behind `?` for some requests, and nothing for others.
 pub(super) fn is_query(name: &str, scope: &Scope<'_>) -> bool {
     table(name, scope).is_some_and(|table| {

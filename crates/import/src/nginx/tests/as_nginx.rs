@@ -215,3 +215,51 @@ fn a_template_of_an_image_is_named_as_one() {
     assert_eq!(report.matches("envsubst").count(), 1, "{report}");
     assert!(report.contains(named), "{report}");
 }
+
+#[test]
+fn a_redirect_expires_as_html_does() {
+    let of = |response: &str| {
+        let text = format!(
+            "http {{ map $sent_http_content_type $time {{ default off; ~*text/html epoch; ~image 1M; }}
+             expires $time; server {{ listen 8080; {response} }} }}"
+        );
+        imported(&text).0
+    };
+    for response in [
+        "return 301 https://a.test$request_uri;",
+        "location / { if ($arg_a) { return 302 /a; } return 301 /b; }",
+    ] {
+        let yaml = of(response);
+        assert!(yaml.contains("expires: epoch"), "{yaml}");
+    }
+    let yaml = of("location / { if ($arg_a) { return 302 /a; } return 200 a; }");
+    assert!(yaml.contains("expires: \"{map."), "{yaml}");
+}
+
+#[test]
+fn a_text_keeps_what_has_a_counterpart_and_closes_nothing() {
+    let (yaml, report) = imported(
+        "http { server { listen 8080; location / { return 200 '$hostname: $host'; }
+         location /refused/ { return 403 $time_local; } } }",
+    );
+    assert!(yaml.contains("body: \": {host.name}\""), "{yaml}");
+    assert!(
+        !yaml.contains("503") && yaml.contains("status: 403"),
+        "{yaml}"
+    );
+    let named = "return: `$hostname` has no counterpart: the text is sent without it";
+    assert!(report.contains(named), "{report}");
+}
+
+#[test]
+fn a_script_that_is_not_there_closes_no_more_than_its_protocol() {
+    let (yaml, _) = imported(
+        "http { server { listen 8080; root /srv; location ~ \\.php$ {
+         if (!-f $document_root$fastcgi_script_name) { return 404; }
+         fastcgi_pass 127.0.0.1:9000; } } }",
+    );
+    assert!(
+        yaml.contains("respond: 502") && !yaml.contains("respond: 503"),
+        "{yaml}"
+    );
+}
