@@ -39,22 +39,33 @@ pub(super) fn handler<'a>(scope: &Scope<'a>, name: &str) -> Option<&'a Directive
 }
 
 impl<'a> Routes<'a, '_> {
-    /// Translates `internal`, for a location that does what `keys` say.
-    pub(super) fn internal(scope: &Scope<'a>, keys: &mut Map<String, Value>) {
-        if let Some(directive) = scope.one("internal") {
-            keys.insert(INTERNAL.to_owned(), true.into());
-            if let Some(files) = keys.get_mut("files") {
-                files["internal"] = json!([upstreams::ALL]);
+    /// Translates `internal`, for a location that does what `keys` say. `has_rules`: it has rules too.
+    pub(super) fn internal(
+        place: &Place<'_, 'a>,
+        scope: &Scope<'a>,
+        has_rules: bool,
+        keys: &mut Map<String, Value>,
+    ) {
+        let Some(directive) = scope.one("internal") else {
+            return;
+        };
+        keys.insert(INTERNAL.to_owned(), true.into());
+        let passes = keys.contains_key("upstream");
+        match keys.get_mut("files") {
+            // Nothing but a file is looked for: what nginx asks first would not be asked.
+            Some(_) if has_rules || has_other_guards(place, scope) => directive.weaker(
+                "`X-Accel-Redirect` gets 404 here, since the rules and guards here are not those of \
+                 each location with `proxy_pass`",
+            ),
+            Some(files) => {
+                files["internal"] = json!([upstreams::SENDERS]);
                 directive.changed(
-                    "`X-Accel-Redirect` of all upstreams leads here; the file has the headers of the \
-                     location whose app sent it",
+                    "`X-Accel-Redirect` of all upstreams leads here; the file has headers, `expires` \
+                     and error pages of the location whose app sent it, not those from here",
                 );
-            } else if keys.contains_key("upstream") {
-                let note = "`X-Accel-Redirect` leads to files only";
-                directive.changed(note);
-            } else {
-                directive.carried("");
             }
+            None if passes => directive.changed("`X-Accel-Redirect` leads to files only"),
+            None => directive.carried(""),
         }
     }
 
@@ -125,19 +136,8 @@ impl<'a> Routes<'a, '_> {
         } else if let (Some(path), Some(prefix)) = (&to.path, prefix)
             && (path != prefix || is_kept)
         {
-            if is_kept {
-                // Of a path that a rule before has changed, nothing is replaced, and of any other
-                // one the decoded path is sent, even if it stays.
-                let regex = format!("(?s)^{}(.*)$", regex::escape(prefix));
-                let with = format!("{path}{{group.1}}");
-                let rule = json!({ "regex": regex, "with": with });
-                keys.insert("rules".to_owned(), json!([rule]));
-            } else {
-                let regex = format!("^{}", spelled(prefix));
-                let with = encoded(path).replace('$', "$$");
-                let value = json!({ "regex": regex, "with": with });
-                keys.insert("rewrite".to_owned(), value);
-            }
+            let (key, value) = replaced(prefix, path, is_kept, pass);
+            keys.insert(key.to_owned(), value);
         }
         let headers = scope.nearest("proxy_set_header").into_iter();
         let upgrade = { headers }.find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
@@ -183,7 +183,11 @@ impl<'a> Routes<'a, '_> {
             only_if: None,
         };
         if let Some(url) = plain(url) {
-            return Destination::parse(&url).map(fixed);
+            let to = Destination::parse(&url);
+            // nginx sends a target without a slash.
+            let has_path =
+                |to: &Destination| to.path.as_deref().is_none_or(|path| path.starts_with('/'));
+            return to.filter(has_path).map(fixed);
         }
         let location = scope.location().and_then(expression);
         let regex = location.as_ref().map(|(_, regex)| regex.as_str());
@@ -218,7 +222,7 @@ impl<'a> Routes<'a, '_> {
         if rest.contains("{uri}") && coming.iter().any(|one| one.arg(1).contains('?')) {
             return None;
         }
-        let with = uri_of(&rest, regex, !coming.is_empty())?;
+        let with = uri_of(&rest, regex, !coming.is_empty(), (pass, scope))?;
         if !text.contains('{') {
             let to = Destination::parse(&text)?;
             return Some(Pass { with, ..fixed(to) });
@@ -364,6 +368,33 @@ impl<'a> Routes<'a, '_> {
     }
 }
 
+/// Returns true if a location keeps requests out that reach an app of its server.
+fn has_other_guards(place: &Place<'_, '_>, scope: &Scope<'_>) -> bool {
+    let others = place.found.iter().map(|one| &one.scope);
+    let mut apps = others
+        .chain(place.named.iter().map(|one| &one.scope))
+        .filter(|one| handler(one, "proxy_pass").is_some());
+    let guards = guards(scope);
+    apps.any(|app| {
+        let theirs = self::guards(app);
+        guards.iter().any(|guard| !theirs.contains(guard))
+    })
+}
+
+/// Returns the directives that keep requests out of a location.
+fn guards(scope: &Scope<'_>) -> Vec<usize> {
+    const GUARDS: [&[&str]; 6] = [
+        &["allow", "deny"],
+        &["auth_basic"],
+        &["auth_request"],
+        &["limit_conn"],
+        &["limit_req"],
+        &["satisfy"],
+    ];
+    let all = GUARDS.iter().flat_map(|names| scope.nearest_of(names));
+    all.map(|guard| guard.id).collect()
+}
+
 /// Returns the `rewrite` directives of a block that redirect nobody, those within it included.
 fn rewrites_of(block: &[Directive]) -> Vec<&Directive> {
     let all = block.iter().flat_map(|one| match one.name.as_str() {
@@ -374,10 +405,43 @@ fn rewrites_of(block: &[Directive]) -> Vec<&Directive> {
     all.collect()
 }
 
+/// Note on a query.
+const OF_QUERY: &str = "what becomes a part of the query is percent-encoded where a character has a \
+    meaning there";
+
+/// Returns the key and the value that put the path of a destination in place of that of a location.
+fn replaced(prefix: &str, path: &str, is_kept: bool, pass: &Directive) -> (&'static str, Value) {
+    if !is_kept && !path.contains('?') {
+        let regex = format!("^{}", spelled(prefix));
+        let with = encoded(path).replace('$', "$$");
+        return ("rewrite", json!({ "regex": regex, "with": with }));
+    }
+    // Of a path that a rule before has changed, nothing is replaced, and of any other one the decoded
+    // path is sent, even if it stays.
+    let regex = format!("(?s)^{}(.*)$", regex::escape(prefix));
+    let with = if path.contains('?') {
+        // What follows in the target belongs to the query.
+        pass.changed(OF_QUERY);
+        format!("{}{{group.1}}{{query_mark}}{{query|raw}}?", encoded(path))
+    } else {
+        format!("{path}{{group.1}}")
+    };
+    ("rules", json!([{ "regex": regex, "with": with }]))
+}
+
 /// Returns the new path of a destination with variables: empty for none, `None` if it has no
 /// counterpart.
 #[expect(clippy::option_option, reason = "an error, none, or a path")]
-fn uri_of(rest: &str, regex: Option<&str>, is_rewritten: bool) -> Option<Option<String>> {
+fn uri_of(
+    rest: &str,
+    regex: Option<&str>,
+    is_rewritten: bool,
+    (pass, scope): (&Directive, &Scope<'_>),
+) -> Option<Option<String>> {
+    let rest = match rest.strip_prefix('?') {
+        Some(query) => &format!("/?{query}"),
+        None => rest,
+    };
     match rest {
         "" | "{path.decoded}{query_mark}{query}" => return Some(None),
         "{uri}" if !is_rewritten => return Some(None),
@@ -389,20 +453,33 @@ fn uri_of(rest: &str, regex: Option<&str>, is_rewritten: bool) -> Option<Option<
         Some((before, "")) if !is_rewritten && !before.contains(['{', '?']) => {
             return Some(Some(format!("{}{{path}}", encoded(before))));
         }
-        // No rewrite has changed the query, which the caller checks.
-        Some((before, "")) if !before.contains("{uri}") => {
-            &format!("{before}{{path.sent}}{{query_mark}}{{query}}")
+        // Within a query, the target stays as it was sent.
+        Some((before, after)) if before.contains('?') && !after.contains("{uri}") => {
+            &rest.replace("{uri}", "{uri|raw}")
         }
+        // No rewrite has changed the query, which the caller checks.
+        Some((before, "")) => &format!("{before}{{path.sent}}{{query_mark}}{{query}}"),
         Some(_) => return None,
         None => rest,
     };
     let all = "{query_mark}{query}";
-    let with = match (whole.strip_suffix(all), whole.split_once('?')) {
-        (Some(path), _) | (None, Some((path, "{query}"))) => path.to_owned(),
-        (None, _) => format!("{whole}?"),
+    let (path, with) = match whole.split_once('?') {
+        None => match whole.strip_suffix(all) {
+            Some(path) => (path, path.to_owned()),
+            None => (whole, format!("{whole}?")),
+        },
+        Some((path, "{query}")) => (path, path.to_owned()),
+        Some((path, query)) => {
+            let encoded = ["{cookie.", "{group.", "{header.", "{path.", "{proxy."];
+            if encoded.iter().any(|begin| query.contains(begin)) {
+                pass.changed(OF_QUERY);
+            }
+            let query = query.replace("{query}", "{query|raw}");
+            (path, format!("{path}?{query}?"))
+        }
     };
     let is_known = !with.contains("{group.") || regex.is_some();
-    is_known.then_some(Some(with))
+    (is_known && !tables::is_of_client(path, scope, MAX_CHAIN)).then_some(Some(with))
 }
 
 /// Key of a rule with a new path and without its expression, which no route has.

@@ -85,16 +85,13 @@ fn ignored(scope: &Scope<'_>) -> Vec<&'static str> {
         for arg in &directive.args {
             let name = arg.to_ascii_lowercase();
             let known = KNOWN.into_iter().find(|known| *known == name);
-            match (known, &*name) {
-                (Some("set-cookie"), _) => {
+            match known {
+                Some("set-cookie") => {
                     notes.push(
                         "only the client whose request went to the backend gets `set-cookie`",
                     );
                 }
-                (Some("vary"), _) => {
-                    notes.push("encoded responses still vary by `Accept-Encoding`");
-                }
-                (None, "x-accel-redirect") => notes.push("`X-Accel-Redirect` counts"),
+                Some("vary") => notes.push("encoded responses still vary by `Accept-Encoding`"),
                 _ => {}
             }
             if let Some(known) = known
@@ -106,8 +103,7 @@ fn ignored(scope: &Scope<'_>) -> Vec<&'static str> {
         let has_cache = scope
             .one("proxy_cache")
             .is_some_and(|zone| zone.arg(0) != "off");
-        notes.retain(|note| has_cache || note.contains("Redirect"));
-        if notes.is_empty() {
+        if notes.is_empty() || !has_cache {
             directive.carried("");
         } else {
             directive.changed(notes.join("; "));

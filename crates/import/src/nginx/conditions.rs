@@ -136,7 +136,10 @@ pub(super) fn of_own_file(directive: &Directive) -> Option<(bool, bool)> {
     };
     let is_own = matches!(
         path.as_str(),
-        "$request_filename" | "$document_root$uri" | "$document_root$document_uri"
+        "$request_filename"
+            | "$document_root$uri"
+            | "$document_root$document_uri"
+            | "$document_root$fastcgi_script_name"
     );
     let kind_of = kind.trim_start_matches('!');
     let is_known = ["-f", "-e", "-d"].contains(&kind_of);

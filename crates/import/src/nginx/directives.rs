@@ -58,6 +58,40 @@ pub(super) fn is_listed(heading: &str, name: &str) -> bool {
         .is_some_and(|names| names.contains(name))
 }
 
+/// Marks the directives with a variable that `envsubst` fills in, as in the templates of container
+/// images: nginx has none in capitals, and the configuration defines none of this name.
+pub(super) fn mark_templates(all: &[Directive], whole: &[Directive]) {
+    for directive in all {
+        let is_capital = |name: &str| {
+            let mut bytes = name.bytes();
+            bytes.all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+                && name.contains(|c: char| c.is_ascii_uppercase())
+        };
+        let names = directive.args.iter().flat_map(|arg| pieces(arg));
+        let mut names = names.filter_map(|piece| match piece {
+            Piece::Variable(name) if is_capital(&name) => Some(name),
+            _ => None,
+        });
+        if let Some(name) = names.find(|name| !is_defined(whole, name)) {
+            directive.missing(&format!(
+                "`${{{name}}}` is filled in by `envsubst`: import the file that it makes"
+            ));
+        }
+        mark_templates(directive.children(), whole);
+    }
+}
+
+/// Returns true if a directive defines a variable.
+fn is_defined(all: &[Directive], name: &str) -> bool {
+    all.iter().any(|one| {
+        let is_it = one.name == "set" || one.block.is_some();
+        let group = format!("?<{name}>");
+        let mut args = one.args.iter();
+        args.any(|arg| is_it && arg.strip_prefix('$') == Some(name) || arg.contains(&group))
+            || is_defined(one.children(), name)
+    })
+}
+
 /// Marks the directives of a block that nothing has read.
 pub(super) fn mark_rest(all: &[Directive], whole: &[Directive]) {
     for directive in all {

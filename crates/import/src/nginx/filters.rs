@@ -13,7 +13,7 @@ use super::{
     parse::Directive,
     scope::Scope,
     tables::header,
-    words::{self, Piece, bytes, duration, parameter, part_of_request, pieces, size},
+    words::{self, Piece, bytes, duration, parameter, part_of_request, pieces, plain, size},
 };
 
 /// Limits that routes use, by name.
@@ -145,7 +145,9 @@ fn basic_auth(scope: &Scope<'_>, filters: &mut Filters) {
         return;
     };
     let file = scope.one("auth_basic_user_file");
-    if realm.arg(0) == "off" {
+    let fixed = || header(realm.arg(0), scope).filter(|text| !text.contains('{'));
+    let name = plain(realm.arg(0)).or_else(fixed);
+    if name.as_deref() == Some("off") {
         realm.carried("");
         return;
     }
@@ -177,7 +179,13 @@ fn basic_auth(scope: &Scope<'_>, filters: &mut Filters) {
     }
     realm.changed("`WWW-Authenticate` names the charset UTF-8");
     file.carried("");
-    let value = json!({ "realm": realm.arg(0), "file": file.arg(0), "strip": false });
+    let name = name.unwrap_or_else(|| {
+        realm.changed(
+            "the realm is `Restricted`, and everybody needs a password, also where the variable is `off`",
+        );
+        "Restricted".to_owned()
+    });
+    let value = json!({ "realm": name, "file": file.arg(0), "strip": false });
     filters.keys.insert("basic_auth".to_owned(), value);
 }
 
@@ -216,6 +224,11 @@ fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters
             filters.is_closed = true;
             continue;
         };
+        if is_always_new(defined.arg(0)) {
+            defined.lost(OF_NEW);
+            using.lost(OF_NEW);
+            continue;
+        }
         let rate = parameter(defined, "rate").and_then(rate);
         let key = counted_by(defined.arg(0), scope);
         let (Some((count, unit)), Some((kind, key))) = (rate, key) else {
@@ -276,6 +289,16 @@ fn is_dry(scope: &Scope<'_>, limit: &str) -> bool {
     true
 }
 
+/// Note on a limit that counts nothing.
+const OF_NEW: &str = "its key is another one for each request: it limits nothing, with nginx too";
+
+/// Returns true if each request has another key.
+fn is_always_new(key: &str) -> bool {
+    let is_new =
+        |piece| matches!(piece, Piece::Variable(name) if ["msec", "request_id"].contains(&&*name));
+    pieces(key).into_iter().any(is_new)
+}
+
 /// Returns the key of a limit, or the text that it counts by, for the key of a zone.
 fn counted_by(key: &str, scope: &Scope<'_>) -> Option<(&'static str, String)> {
     match key {
@@ -309,6 +332,11 @@ fn connections(scope: &Scope<'_>, http: &Scope<'_>, filters: &mut Filters) {
     for using in scope.nearest("limit_conn") {
         let mut zones = http.own("limit_conn_zone").into_iter();
         let defined = zones.find(|one| words::zone(one, "zone") == Some(using.arg(0)));
+        if let Some(defined) = defined.filter(|one| is_always_new(one.arg(0))) {
+            defined.lost(OF_NEW);
+            using.lost(OF_NEW);
+            continue;
+        }
         let key = defined.and_then(|defined| limit_key(defined.arg(0)));
         let (Some(defined), Some(key), Ok(most)) = (defined, key, using.arg(1).parse::<u64>())
         else {

@@ -196,6 +196,19 @@ fn shared<'s, 'a: 's>(
     Some(add)
 }
 
+/// Settles headers of a route all of whose responses are redirects, which with nginx are HTML.
+pub(super) fn settle_redirects(keys: &mut Map<String, Value>, scope: &Scope<'_>) {
+    let response = keys.get_mut("headers").map(|all| &mut all["response"]);
+    let expires = response.and_then(|response| response.get_mut("expires"));
+    if let Some(expires) = expires
+        && let Some(settled) = expires
+            .as_str()
+            .and_then(|text| tables::of_html(text, scope))
+    {
+        *expires = settled.into();
+    }
+}
+
 /// Returns the text of `expires`; `None` if there is nothing to send.
 fn expiry(expires: &Directive, scope: &Scope<'_>) -> Option<String> {
     let text = expires.args.join(" ");

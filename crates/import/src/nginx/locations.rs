@@ -204,6 +204,7 @@ impl<'a> Routes<'a, '_> {
         headers::of(scope, (false, false), &mut own);
         keys.extend(own.keys);
         if !is_closed {
+            rules.settle_headers(&mut keys, scope);
             pages::of(scope, place, false, &mut keys);
         }
         keys
@@ -258,12 +259,13 @@ impl<'a> Routes<'a, '_> {
                 keys.extend(own.keys);
                 // A rule checks the size of a body, and other spellings are checked where they are.
                 keys.insert("body_limit".to_owned(), json!(false));
+                rules.settle_headers(&mut keys, scope);
                 pages::of(scope, place, false, &mut keys);
                 keys
             }
             None => self.keys(place, location),
         };
-        Self::internal(scope, &mut keys);
+        Self::internal(place, scope, !rules.list.is_empty(), &mut keys);
         is_closed |= keys.remove(CLOSED).is_some();
         if is_closed {
             return closed();

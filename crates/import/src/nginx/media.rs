@@ -98,10 +98,13 @@ pub(super) fn of_backend(scope: &Scope<'_>) -> Option<String> {
         types.push("text/html");
     }
     let escaped: Vec<String> = types.into_iter().map(regex::escape).collect();
-    let regex = format!("~^({})$", escaped.join("|"));
+    // nginx names none in redirects.
+    let regex = format!("~^(?!30[12] )[0-9]+ ({})$", escaped.join("|"));
     let whole = format!("{{group.1}}; charset={name}");
     let from = "{response.content-type}";
-    let value = json!({ "from": from, "values": { regex: whole }, "default": from });
+    let value = json!({
+        "from": format!("{{status}} {from}"), "values": { regex: whole }, "default": from,
+    });
     Some(add("charset", charset.place(), value, scope))
 }
 

@@ -216,6 +216,7 @@ struct Wishes {
 /// Translates a configuration.
 fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     let source = parse::read(path)?;
+    directives::mark_templates(&source.directives, &source.directives);
     let http = http_of(&source);
     let mut servers = servers_of(&http, path)?;
     servers.shift(wishes.ports)?;
@@ -257,8 +258,8 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
         output.defaults.insert("headers".to_owned(), common);
     }
     output.share();
+    upstreams::name_senders(&mut output.routes, &routes.upstreams.senders());
     output.upstreams = routes.upstreams.parts(&wishes.apps);
-    upstreams::name_all(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values());
     directives::mark_rest(&source.directives, &source.directives);
     includes(&source);

@@ -15,6 +15,9 @@ const BESIDE: &str = "files beside the configuration";
 /// Depth of files that include each other, as a guard against circles.
 const MAX_DEPTH: usize = 16;
 
+/// Maximum number of files, as a guard against patterns that match a whole disk.
+const MAX_FILES: usize = 2_000;
+
 /// A directive as written.
 #[derive(Debug)]
 pub(super) struct Directive {
@@ -69,6 +72,7 @@ pub(super) fn read(path: &Path) -> Result<Source, String> {
     let mut reader = Reader {
         root,
         next_id: 0,
+        files: 0,
         missing: Vec::new(),
         fates: Rc::default(),
     };
@@ -84,6 +88,8 @@ struct Reader {
     /// Folder of the first file: relative names of includes begin there.
     root: PathBuf,
     next_id: usize,
+    /// Number of files that were included.
+    files: usize,
     missing: Vec<(usize, String)>,
     fates: Rc<RefCell<Fates>>,
 }
@@ -175,11 +181,22 @@ impl Reader {
             return Err(format!("{}: files include each other", directive.place()));
         }
         let pattern = self.root.join(directive.arg(0));
-        let pattern = pattern.to_string_lossy();
+        let mut pattern = pattern.to_string_lossy().into_owned();
+        // As in C, where two stars match no more than one.
+        while pattern.contains("**") {
+            pattern = pattern.replace("**", "*");
+        }
         let found: Vec<PathBuf> = match glob::glob(&pattern) {
-            Ok(paths) => paths.filter_map(Result::ok).collect(),
+            Ok(paths) => paths.filter_map(Result::ok).take(MAX_FILES + 1).collect(),
             Err(error) => return Err(format!("{}: {error}", directive.place())),
         };
+        self.files += found.len();
+        if self.files > MAX_FILES {
+            let place = directive.place();
+            return Err(format!(
+                "{place}: more than {MAX_FILES} files are included; name the folder that has them"
+            ));
+        }
         if found.is_empty() && !pattern.contains(['*', '?', '[']) {
             let why = format!("`{}` is not there", directive.arg(0));
             self.missing.push((directive.id, why));
@@ -375,6 +392,29 @@ mod tests {
         assert_eq!((list[1].name.as_str(), list[1].line), ("user", 7));
         let lua = parsed("a { content_by_lua_block { if x then { y } end } }").unwrap();
         assert_eq!(lua[0].children().len(), 1);
+    }
+
+    #[test]
+    fn a_pattern_matches_as_in_c_and_not_a_whole_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |path: &str| folder.path().join(path);
+        fs::create_dir_all(file("a/b")).unwrap();
+        fs::write(file("a/one.conf"), "one;").unwrap();
+        fs::write(file("a/b/two.conf"), "two;").unwrap();
+        let read_with = |pattern: &str| {
+            fs::write(file("nginx.conf"), format!("include {pattern};")).unwrap();
+            read(&file("nginx.conf"))
+        };
+        let names = |source: Source| -> Vec<String> {
+            let all = source.directives.into_iter().skip(1);
+            all.map(|one| one.name).collect()
+        };
+        assert_eq!(names(read_with("**/*.conf").unwrap()), ["one"]);
+        for number in 0..=MAX_FILES {
+            fs::write(file(&format!("a/{number}.conf")), "x;").unwrap();
+        }
+        let error = read_with("a/*.conf").unwrap_err();
+        assert!(error.contains("more than 2000 files"), "{error}");
     }
 
     #[test]

@@ -163,7 +163,8 @@ fn replacement(to: &str, is_regex: bool, scope: &Scope<'_>) -> Option<String> {
 fn scheme(scope: &Scope<'_>) -> Option<&'static str> {
     let listens = scope.server()?.children().iter();
     let mut listens = listens.filter(|one| one.name == "listen");
-    let has_tls = |listen: &Directive| listen.args.iter().any(|arg| arg == "ssl");
+    let has_all = scope.one("ssl").is_some_and(Directive::is_on);
+    let has_tls = |listen: &Directive| has_all || listen.args.iter().any(|arg| arg == "ssl");
     let first = listens.next().is_some_and(has_tls);
     let scheme = if first { "https" } else { "http" };
     listens

@@ -1,18 +1,19 @@
 //! Rules of servers and locations: `if`, `set`, `rewrite`, `return` and `break`, in their order.
 
 use edgeway_routes::values::Pattern;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     collect::mark_and_path,
     conditions::{self, Condition},
     directives::{has_variable, is_listed},
+    headers,
     locations::{Location, Place, Routes, closed},
     media, pages,
     parse::Directive,
     scope::Scope,
     tables,
-    variables::{At, known},
+    variables::{At, known, known_parts},
     words::{Piece, pieces, plain},
 };
 
@@ -33,6 +34,13 @@ impl Rules {
             keys.extend(rule);
         }
         self.list.push(keys);
+    }
+
+    /// Settles headers that depend on the response, if each of these rules redirects.
+    pub(super) fn settle_headers(&self, keys: &mut Map<String, Value>, scope: &Scope<'_>) {
+        if self.list.iter().all(|rule| rule.get("to").is_some()) {
+            headers::settle_redirects(keys, scope);
+        }
     }
 
     /// Returns the rules of a location whose `proxy_pass` has a new path, by a rule behind them: one
@@ -352,7 +360,12 @@ fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Result<
     // Without a text, an error has the gateway's page.
     let rest = rest.map(String::as_str).or((status < 300).then_some(""));
     if let Some(text) = rest.filter(|_| !matches!(status, 204 | 205 | 304 | 444)) {
-        rule["body"] = known(text, at)?.into();
+        let body = known(text, at).unwrap_or_else(|why| {
+            // A text keeps nobody out.
+            directive.lost(format!("{why}: the text is sent without it"));
+            known_parts(text, at)
+        });
+        rule["body"] = body.into();
         rule["content_type"] = content_type(text, scope).into();
     }
     Ok(rule)

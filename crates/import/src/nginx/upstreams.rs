@@ -19,12 +19,16 @@ pub(super) struct Upstreams<'a> {
     http: Scope<'a>,
     blocks: BTreeMap<String, &'a Directive>,
     made: Vec<Made<'a>>,
+    /// True if a location is `internal`, to which `X-Accel-Redirect` may lead.
+    has_internal: bool,
 }
+
+/// TLS and authority of `proxy_pass`; and true if its apps may send no files, where others may.
+type Key = (bool, String, bool);
 
 struct Made<'a> {
     name: String,
-    /// Scheme and authority of `proxy_pass`.
-    key: (bool, String),
+    key: Key,
     value: Map<String, Value>,
     /// The block, or the `proxy_pass` with the address.
     at: &'a Directive,
@@ -71,7 +75,7 @@ impl Destination {
                 None => (format!("unix:{socket}"), None),
             }
         } else {
-            match rest.find('/') {
+            match rest.find(['/', '?']) {
                 Some(at) => (rest[..at].to_owned(), Some(rest[at..].to_owned())),
                 None => (rest.to_owned(), None),
             }
@@ -93,6 +97,7 @@ impl<'a> Upstreams<'a> {
                 .map(|block| (block.arg(0).to_owned(), block))
                 .collect(),
             made: Vec::new(),
+            has_internal: has_internal(http.outermost()),
         }
     }
 
@@ -104,7 +109,8 @@ impl<'a> Upstreams<'a> {
         pass: &'a Directive,
         scope: &Scope<'a>,
     ) -> Option<String> {
-        let key = (to.is_tls, to.authority.clone());
+        let keeps_files = self.has_internal && ignores_files(scope);
+        let key = (to.is_tls, to.authority.clone(), keeps_files);
         if let Some(known) = self.made.iter().find(|made| made.key == key) {
             return Some(known.name.clone());
         }
@@ -170,6 +176,12 @@ impl<'a> Upstreams<'a> {
         name
     }
 
+    /// Returns the names of the upstreams whose apps may send files.
+    pub(super) fn senders(&self) -> Vec<String> {
+        let senders = self.made.iter().filter(|made| !made.key.2);
+        senders.map(|made| made.name.clone()).collect()
+    }
+
     /// Returns the upstreams in use, with the apps of PM2 at their ports; what no route uses is named
     /// in the report.
     pub(super) fn parts(self, apps: &[Processes]) -> Vec<(String, Part)> {
@@ -193,12 +205,29 @@ impl<'a> Upstreams<'a> {
     }
 }
 
-/// Stands for the names of all upstreams, which are known once every location was translated.
-pub(super) const ALL: &str = "*";
+/// Stands for the names of the upstreams whose apps may send files, which are known once every
+/// location was translated.
+pub(super) const SENDERS: &str = "*";
 
-/// Writes the names of all upstreams into the routes whose files apps may send.
-pub(super) fn name_all(routes: &mut [Part], upstreams: &[(String, Part)]) {
-    let names: Vec<&str> = upstreams.iter().map(|(name, _)| name.as_str()).collect();
+/// Returns true if a block has an internal location.
+fn has_internal(block: &[Directive]) -> bool {
+    block
+        .iter()
+        .any(|one| one.name == "internal" || has_internal(one.children()))
+}
+
+/// Returns true if apps of a location send no files.
+fn ignores_files(scope: &Scope<'_>) -> bool {
+    let ignored = scope.nearest("proxy_ignore_headers").into_iter();
+    { ignored }.any(|one| {
+        one.args
+            .iter()
+            .any(|arg| arg.eq_ignore_ascii_case("x-accel-redirect"))
+    })
+}
+
+/// Writes the names of upstreams into the routes whose files their apps may send.
+pub(super) fn name_senders(routes: &mut [Part], names: &[String]) {
     for route in routes {
         let files = route.value.get_mut("files").and_then(Value::as_object_mut);
         let Some(files) = files.filter(|files| files.contains_key("internal")) else {

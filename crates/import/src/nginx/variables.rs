@@ -95,6 +95,15 @@ pub(super) fn value(text: &str, at: At<'_, '_>) -> Option<String> {
     Some(out.replace("${", "$${"))
 }
 
+/// Returns a text with placeholders, and without the variables that have no counterpart.
+pub(super) fn known_parts(text: &str, at: At<'_, '_>) -> String {
+    let parts = pieces(text).into_iter().map(|piece| match piece {
+        Piece::Text(text) => text,
+        Piece::Variable(name) => placeholder(&name, at).unwrap_or_default(),
+    });
+    parts.collect::<String>().replace("${", "$${")
+}
+
 /// Returns a value with placeholders, or the reason why it has no counterpart.
 pub(super) fn known(text: &str, at: At<'_, '_>) -> Result<String, String> {
     value(text, at).ok_or_else(|| format!("{} has no counterpart", culprit(text, at)))

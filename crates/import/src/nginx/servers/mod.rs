@@ -2,7 +2,10 @@
 
 mod addresses;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -83,6 +86,7 @@ impl<'a> Servers<'a> {
             directive.carried("");
             all.server(directive, http);
         }
+        all.tls();
         all.join_families();
         all.overlapping();
         all.repeated();
@@ -158,8 +162,24 @@ impl<'a> Servers<'a> {
                 server.listeners.push(name);
             }
         }
-        self.certificates(&server);
         self.list.push(server);
+    }
+
+    /// Settles which listeners have TLS, once all servers are known, and with which certificates.
+    fn tls(&mut self) {
+        for listener in &mut self.listeners {
+            let default = &self.list[listener.default];
+            // The directive of another server has no effect, with nginx too.
+            listener.is_tls |= default.scope.one("ssl").is_some_and(Directive::is_on);
+        }
+        let servers = mem::take(&mut self.list);
+        for server in &servers {
+            if let Some(ssl) = server.scope.one("ssl") {
+                ssl.carried("that of the default server of an address counts");
+            }
+            self.certificates(server);
+        }
+        self.list = servers;
     }
 
     /// Returns the name of the listener at an address; the first server of an address is its

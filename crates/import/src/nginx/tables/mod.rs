@@ -311,31 +311,86 @@ fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
 /// has other placeholders, or is empty.
 pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
     let table = table(name, scope)?;
-    let default = table["default"].as_str().unwrap_or_default();
-    let mut all = vec![default.to_owned()];
-    all.extend(table["exists"].as_str().map(str::to_owned));
-    for (key, entries) in table.as_object()? {
-        for (own, result) in entries.as_object().into_iter().flatten() {
-            all.push(match key.as_str() {
-                "shares" => own.clone(),
-                _ => result.as_str()?.to_owned(),
-            });
-        }
-    }
+    let default = table.get("default").is_none().then_some("");
     let mut found = Vec::new();
-    for result in all {
+    for result in texts(&table).chain(default) {
         let inner = result
             .strip_prefix("{map.")
             .and_then(|rest| rest.strip_suffix('}'));
         match inner {
             Some(inner) => found.extend(results(inner, scope, depth.checked_sub(1)?)?),
             None if result.is_empty() || result.contains('{') => return None,
-            None => found.push(result),
+            None => found.push(result.to_owned()),
         }
     }
     found.sort();
     found.dedup();
     Some(found)
+}
+
+/// Returns true if a path has what clients may send beside the path: nginx passes it on as it is, so
+/// that it may be a query, or another path.
+pub(super) fn is_of_client(path: &str, scope: &Scope<'_>, depth: usize) -> bool {
+    const SENT: [&str; 5] = ["{arg.", "{cookie.", "{header.", "{proxy.", "{query"];
+    let has = |text: &str| SENT.iter().any(|begin| text.contains(begin));
+    let Some(depth) = depth.checked_sub(1).filter(|_| !has(path)) else {
+        return true;
+    };
+    path.split("{map.").skip(1).any(|rest| {
+        let name = rest.split('}').next().unwrap_or_default();
+        let Some(table) = table(name, scope) else {
+            return true;
+        };
+        let from = table["from"].as_str().unwrap_or_default();
+        let mut results = texts(&table);
+        results.any(|result| {
+            result.contains('?')
+                || result.contains("{group.") && is_of_client(from, scope, depth)
+                || is_of_client(result, scope, depth)
+        })
+    })
+}
+
+/// Returns the value of a text for a response of HTML, if nothing else decides about it.
+pub(super) fn of_html(text: &str, scope: &Scope<'_>) -> Option<String> {
+    if text == "{response.content-type}" {
+        return Some("text/html".to_owned());
+    }
+    let Some(name) = text
+        .strip_prefix("{map.")
+        .and_then(|rest| rest.strip_suffix('}'))
+    else {
+        return (!text.contains('{')).then(|| text.to_owned());
+    };
+    let table = table(name, scope)?;
+    let from = of_html(table["from"].as_str()?, scope)?;
+    let values = table["values"].as_object()?;
+    let matches = |key: &str| {
+        let pattern = Pattern::of_text(key).and_then(Result::ok);
+        pattern.is_some_and(|pattern| pattern.is_match(&from).unwrap_or(false))
+    };
+    let mut patterns = values.iter().filter(|(key, _)| matches(key));
+    let result = values.get(&from).or_else(|| Some(patterns.next()?.1));
+    let result = result.unwrap_or(&table["default"]).as_str();
+    of_html(result.unwrap_or_default(), scope)
+}
+
+/// Returns the results of a table as they are written.
+fn texts(table: &Value) -> impl Iterator<Item = &str> {
+    let entries = table.as_object().into_iter().flatten();
+    let results = entries.flat_map(|(key, entries)| {
+        let entries = entries.as_object().into_iter().flatten();
+        let is_share = key == "shares";
+        entries.filter_map(move |(name, result)| {
+            if is_share {
+                Some(name.as_str())
+            } else {
+                result.as_str()
+            }
+        })
+    });
+    let single = ["default", "exists"].into_iter();
+    results.chain(single.filter_map(|key| table[key].as_str()))
 }
 
 /// Returns true if a table has the query behind `?` for some requests, and nothing for others.
@@ -350,12 +405,8 @@ pub(super) fn is_query(name: &str, scope: &Scope<'_>) -> bool {
 /// Returns all results of a variable's table as they are written, empty ones too.
 pub(super) fn results_or_empty(variable: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
     let table = table(variable, scope)?;
-    let default = table["default"].as_str().unwrap_or_default();
-    let mut all = vec![default.to_owned()];
-    for entries in table.as_object()?.values() {
-        let results = entries.as_object().into_iter().flatten();
-        all.extend(results.filter_map(|(_, result)| result.as_str().map(str::to_owned)));
-    }
+    let default = table.get("default").is_none().then_some("");
+    let all: Vec<String> = texts(&table).chain(default).map(str::to_owned).collect();
     (!all.iter().any(|result| result.contains('{'))).then_some(all)
 }
 

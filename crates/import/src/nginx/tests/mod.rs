@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod as_nginx;
 mod reasons;
 
 /// Returns the configuration, and the report as text.

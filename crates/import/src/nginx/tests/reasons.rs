@@ -176,7 +176,7 @@ fn reasons_are_those_of_the_file() {
     for line in [
         "try_files: `maint.html` does not begin with a slash: left out",
         "return: a redirect without a target has no counterpart; its requests get 503",
-        "return: `$ssl_client_s_dn` has no counterpart; its requests get 503",
+        "return: `$ssl_client_s_dn` has no counterpart: the text is sent without it",
         "map: not needed: nothing uses its variable",
     ] {
         assert!(report.contains(line), "{line}: {report}");
