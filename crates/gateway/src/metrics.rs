@@ -119,7 +119,6 @@ pub struct RouteMetrics {
     route: Arc<str>,
     clock: Clock,
     counted: OnceLock<Box<CountedRequests>>,
-    failed: OnceLock<IntCounter>,
     refused: ArcSwap<HashMap<&'static str, IntCounter>>,
     /// Counters of responses from files, by [`FilePart::LABELS`].
     files: OnceLock<Box<FileCounters>>,
@@ -133,6 +132,8 @@ struct CountedRequests {
     requests: [OnceLock<Block>; BLOCKS],
     seconds: TracedHistogram,
     first_byte: Histogram,
+    /// Zero from the first request on, so that Prometheus sees the first failure as an increase.
+    failed: IntCounter,
     received: OnceLock<IntCounter>,
     sent: OnceLock<IntCounter>,
 }
@@ -160,7 +161,6 @@ impl RouteMetrics {
             route: Arc::clone(route),
             clock: clock.clone(),
             counted: OnceLock::new(),
-            failed: OnceLock::new(),
             refused: ArcSwap::default(),
             files: OnceLock::new(),
         }
@@ -182,6 +182,11 @@ impl RouteMetrics {
                 first_byte: self.metrics.histogram(
                     "edgeway_http_first_byte_seconds",
                     "Time from the request headers to the first byte of the response, or to the end of a request without one.",
+                    &[("route", &self.route)],
+                ),
+                failed: self.metrics.counter(
+                    "edgeway_http_failed_total",
+                    "Requests with 5xx that neither client nor configuration asked for, or with a response that broke off.",
                     &[("route", &self.route)],
                 ),
                 received: OnceLock::new(),
@@ -239,14 +244,7 @@ impl RouteMetrics {
 
     /// Counts a request that the gateway or a backend failed.
     pub fn count_failed(&self) {
-        let failed = self.failed.get_or_init(|| {
-            self.metrics.counter(
-                "edgeway_http_failed_total",
-                "Requests with 5xx, except by `maintenance` and `only_if_cached`, or with a response that broke off.",
-                &[("route", &self.route)],
-            )
-        });
-        failed.inc();
+        self.counted().failed.inc();
     }
 
     /// Counts a request that was refused or failed, by its reason word.

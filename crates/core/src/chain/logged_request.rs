@@ -8,7 +8,9 @@ use std::{
 
 use smart_default::SmartDefault;
 
-use super::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme, exchange::is_failed};
+use super::{
+    CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme, failed_request::is_failed,
+};
 
 /// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
 /// with them.
