@@ -82,10 +82,7 @@ where
         outcome = Box::pin(exchange.replace(ctx, *reply)).await;
     }
     outcome?;
-    // The backend does not wait for the rest of a body that nobody reads.
-    upstream::over(ctx);
-    let client = exchange.client();
-    client.is_over = client.linger().await;
+    exchange.client().has_response = true;
     Ok(())
 }
 
