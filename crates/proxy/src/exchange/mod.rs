@@ -312,7 +312,8 @@ where
         ctx: &mut Box<Context>,
         wire: &mut Wire,
     ) -> Result<ResponseHeader> {
-        let memory = if self.cached.is_some() {
+        // Over HTTP/2, values stay in the table of the client's connection (RFC 7541, 2.3.2).
+        let memory = if self.cached.is_some() || self.client().is_http2() {
             ValueMemory::Own
         } else {
             ValueMemory::Input
