@@ -175,6 +175,8 @@ impl Framing {
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
         if has_no_body {
+            // The coding is that of this hop, and the client's may have another one or none.
+            response.remove_header(&header::TRANSFER_ENCODING);
             return Ok(Self::None);
         }
         if has_coding {
