@@ -223,12 +223,7 @@ impl Shared {
     async fn http1(self: &Arc<Self>, mut io: Box<ConnIo>) {
         let (limits, takes_http2, mut left) = {
             let listener = io.connection().listener.config();
-            let limits = HeadLimits::new(
-                listener.limits.request_line,
-                listener.limits.headers,
-                listener.limits.header_count,
-                listener.underscores,
-            );
+            let limits = HeadLimits::for_listener(&listener);
             let takes_http2 = listener.http2.cleartext && listener.tls.is_none();
             (limits, takes_http2, listener.limits.requests_per_connection)
         };
