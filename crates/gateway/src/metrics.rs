@@ -462,8 +462,10 @@ mod tests {
         for family in families {
             assert!(shown().contains(family), "{family}: {}", shown());
         }
+        world.zones.begin();
         let new = gateway(&text(""), &world).unwrap();
         new.routes[0].metrics.count(&Method::GET, 200);
+        drop(world.zones.settle());
         drop(same);
         new.forget_stale_metrics(&world.metrics);
         for family in families {
