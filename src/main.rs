@@ -8,19 +8,17 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// jemalloc's settings, read before `main`.
 ///
-/// Pingora reads each response into a buffer of 64 KiB that is allocated and freed with the
-/// request. It should stay in the thread's own cache (`tcache_max`, 32 KiB by default), and should
-/// not trigger a collection of unused cache entries each time (`tcache_gc_incr_bytes`, 64 KiB by
-/// default). Together the two settings save 3 % of a request's instructions. Memory of a burst of
-/// clients returns to the system within seconds, by jemalloc's background thread
-/// (`background_thread`, and `dirty_decay_ms`, by default 10 s and only when memory is allocated).
+/// The buffers of each request should not trigger a collection of unused entries in the thread's own
+/// cache each time (`tcache_gc_incr_bytes`, 64 KiB by default). Memory of a burst of clients returns
+/// to the system within seconds, by jemalloc's background thread (`background_thread`, and
+/// `dirty_decay_ms`, by default 10 s and only when memory is allocated).
 #[cfg(feature = "jemalloc")]
 #[allow(unsafe_code, reason = "the name is where jemalloc looks")]
 // SAFETY: no other symbol has this name, and it is the pointer to a C string that jemalloc expects.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static MALLOC_CONF: &std::ffi::c_char = {
-    const TEXT: &std::ffi::CStr = c"tcache_max:131072,tcache_gc_incr_bytes:4194304,\
-        background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0";
+    const TEXT: &std::ffi::CStr = c"tcache_gc_incr_bytes:4194304,background_thread:true,\
+        dirty_decay_ms:5000,muzzy_decay_ms:0";
     // SAFETY: a C string is never empty: it has at least its NUL.
     unsafe { &*TEXT.as_ptr() }
 };

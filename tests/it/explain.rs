@@ -142,6 +142,53 @@ fn requests_that_cannot_be_explained_are_reported_on_stderr() {
     assert!(ran.stderr.contains("3 errors"), "{}", ran.stderr);
 }
 
+/// The checks are those of the edge, on the request as it would be sent.
+#[test]
+fn a_request_that_the_edge_refuses_names_its_check() {
+    let long = format!("x-long: {}", "a".repeat(40_000));
+    let address = format!("/{}", "a".repeat(9_000));
+    for (url, headers, refusal) in [
+        (
+            "/",
+            &["Host: a b"][..],
+            "400 `bad_host`: The Host header is",
+        ),
+        (
+            "/",
+            &["host: a.test", "Host: b.test"],
+            "400 `bad_host`: There is more",
+        ),
+        ("http://a_b@c/", &[], "400 `bad_host`"),
+        ("/a\"b", &[], "400 `bad_path`: The address has a character"),
+        (
+            "/",
+            &["content-length: 1", "transfer-encoding: chunked"],
+            "400 `bad_framing`: There is both",
+        ),
+        (
+            "/",
+            &["content-length: 1", "content-length: 1"],
+            "400 `bad_framing`",
+        ),
+        ("/", &["transfer-encoding: gzip"], "501 `bad_framing`"),
+        ("/", &["x-a : b"], "400 `bad_header`: There is a space"),
+        ("/", &["expect: tea"], "417 `expectation`"),
+        ("/", &[&*long], "431 `long_head`"),
+        (&*address, &[], "414 `long_line`"),
+    ] {
+        let mut arguments = vec!["explain", "-c", ROUTES, "POST", url];
+        arguments.extend(headers.iter().flat_map(|header| ["-H", header]));
+        let ran = edgeway(&arguments);
+        assert_eq!((ran.status, &*ran.stdout), (2, ""), "{refusal}");
+        let expected = format!("this request gets {refusal}");
+        assert!(ran.stderr.contains(&expected), "{refusal}: {}", ran.stderr);
+    }
+    // The control: odd, and sound.
+    let odd = ["-H", "content-length: 1", "-H", "expect: 100-continue"];
+    let ran = edgeway(&[&["explain", "-c", ROUTES, "POST", "/"][..], &odd].concat());
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+}
+
 #[test]
 fn explain_distinguishes_a_path_without_a_route_from_a_host_without_one() {
     let dir = tempfile::tempdir().expect("a folder for the test can be made");

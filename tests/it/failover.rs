@@ -225,10 +225,10 @@ async fn a_lost_race_for_an_idle_connection_repeats_reads_and_no_write() {
     assert!(origin.settings().closed() > 0);
 }
 
-/// Serves requests on one connection, and closes it after early hints for those of `/hint`, and after
-/// a second for those of `/work`.
+/// Serves requests on one connection, and closes it after early hints for those of `/hint`, after
+/// a second for those of `/work`, and at once for those of `/once` that are not its first.
 async fn hint_and_close(mut socket: TcpStream, requests: Arc<AtomicUsize>) -> io::Result<()> {
-    loop {
+    for served in 0.. {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(socket.read_u8().await?);
@@ -238,6 +238,9 @@ async fn hint_and_close(mut socket: TcpStream, requests: Arc<AtomicUsize>) -> io
             let hints = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
             return socket.write_all(hints).await;
         }
+        if head.starts_with(b"GET /once") && served > 0 {
+            return Ok(());
+        }
         if head.starts_with(b"GET /work") {
             requests.fetch_add(1, Ordering::Relaxed);
             pass(Duration::from_secs(1)).await;
@@ -246,6 +249,7 @@ async fn hint_and_close(mut socket: TcpStream, requests: Arc<AtomicUsize>) -> io
         let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         socket.write_all(response).await?;
     }
+    Ok(())
 }
 
 /// A kept connection that closes on use is no attempt, unless the backend has begun to respond or has
@@ -271,6 +275,12 @@ async fn a_request_that_an_app_worked_on_is_an_attempt() {
     assert_eq!(gateway.get("/").await.status(), 200);
     assert_eq!(gateway.get("/work").await.status(), 502);
     assert_eq!(requests.load(Ordering::Relaxed), 2);
+    let stale = "edgeway_upstream_requests_total{outcome=\"stale\"}";
+    assert_eq!(gateway.count(stale).await, 0);
+    // The control: the backend closes a kept connection on use, and a new one takes the request.
+    assert_eq!(gateway.get("/").await.status(), 200);
+    assert_eq!(gateway.get("/once").await.status(), 200);
+    gateway.counts(stale, 1).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The filter `in_flight` for clients: how many requests may be in flight, and that every place is
 //! returned.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use tokio::task::JoinSet;
 
@@ -149,6 +149,51 @@ async fn a_reset_stream_releases_its_permit() {
     // A client that loses interest resets the stream.
     drop((response, stream));
     counted(&gateway, 0).await;
+}
+
+/// Invariant: a request that has its response is over for the route, the log and the metrics, also
+/// while its client still sends a body that nobody reads.
+#[tokio::test]
+async fn an_upload_that_was_refused_is_over_before_its_client_has_sent_it() {
+    let yaml = "listeners: [{ address: 127.0.0.1:0, http2: { cleartext: true } }]
+routes: [{ name: slow, match: { path: /slow }, in_flight: 1, respond: { status: 403, body: no } }]
+";
+    let gateway = Gateway::start(yaml).await;
+    let counted_as = "edgeway_http_requests_total{method=\"POST\",route=\"slow\",status=\"403\"}";
+    let over = async |requests: u64| {
+        counted(&gateway, 0).await;
+        gateway.counts(counted_as, requests).await;
+        let log = gateway.log_lines(usize::try_from(requests).unwrap()).await;
+        let took = log[log.len() - 1]["total_ms"].as_f64().expect("a number");
+        assert!(took < 2_000.0, "{took}");
+    };
+    let mut steps = tokio::time::interval(Duration::from_millis(100));
+
+    let mut connection = gateway.connect().await;
+    let begun = "POST /slow HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000000\r\n\r\n";
+    connection.write(begun).await.unwrap();
+    assert_eq!(connection.read_headers().await.unwrap().status, 403);
+    let mut is_over = pin!(over(1));
+    loop {
+        tokio::select! {
+            () = &mut is_over => break,
+            // The gateway reads for 30 s.
+            _ = steps.tick() => connection.write("a").await.unwrap(),
+        }
+    }
+    connection.leave("its request never ends");
+
+    let client = http2::Client::open(gateway.address()).await;
+    let asked = http2::request("POST", "/slow").header("content-length", "1000000");
+    let (response, mut stream) = client.begin(asked, false).await.unwrap();
+    assert_eq!(response.await.unwrap().status(), 403);
+    let mut is_over = pin!(over(2));
+    loop {
+        tokio::select! {
+            () = &mut is_over => break,
+            _ = steps.tick() => stream.send_data("a".into(), false).expect("the stream is open"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use edgeway_gateway::{
-    explain::{ExplainRequest, ExplainScope, Explanation, explain},
+    explain::{ExplainRequest, ExplainScope, Explanation},
     explain_text::text,
 };
+use edgeway_proxy::edge::explain;
 use edgeway_status::client::READ_TIMEOUT;
 
 use super::{

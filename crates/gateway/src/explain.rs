@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
-pub use super::explain_rules::{action, upstream};
+pub use super::explain_rules::{action, listener, upstream};
 use super::{Gateway, Route, explain_app::AppRequest, explain_cache, explain_rules};
 
 /// Request to explain.
@@ -36,6 +36,29 @@ pub struct ExplainRequest {
     /// first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
+}
+
+impl ExplainRequest {
+    /// Returns the header section as a client of HTTP/1.1 would send it; `None` if it would be no
+    /// request at all.
+    pub fn header_section(&self) -> Option<Vec<u8>> {
+        let (authority, target) = split(&self.url)?;
+        Method::from_bytes(self.method.as_bytes()).ok()?;
+        let mut lines = vec![format!("{} {target} HTTP/1.1", self.method)];
+        let mut has_host = false;
+        for line in &self.headers {
+            let (name, _) = line.split_once(':')?;
+            has_host |= name.trim().eq_ignore_ascii_case(header::HOST.as_str());
+            lines.push(line.clone());
+        }
+        if !has_host {
+            lines.push(format!("Host: {authority}"));
+        }
+        if lines.iter().any(|line| line.contains(['\r', '\n'])) {
+            return None;
+        }
+        Some((lines.join("\r\n") + "\r\n\r\n").into_bytes())
+    }
 }
 
 const fn localhost() -> IpAddr {
@@ -133,6 +156,13 @@ pub enum ExplainError {
     Url(String),
     #[error("there is no listener `{0}`")]
     Listener(String),
+    /// The edge refuses the request.
+    #[error("this request gets {status} `{reason}`: {detail}")]
+    Edge {
+        status: u16,
+        reason: &'static str,
+        detail: &'static str,
+    },
     #[error("this request gets 400: {0}")]
     Refused(#[from] routes::InvalidTarget),
     #[error("this request gets 400: `Connection` names what is no header, or one that it may not")]
@@ -162,7 +192,7 @@ pub fn explain(
     if question.url.starts_with("https://") {
         facts.client.scheme = Scheme::Https;
     }
-    facts.client.listener = explain_rules::listener(gateway, question)?;
+    facts.client.listener = explain_rules::listener_name(gateway, question)?;
     let listener = Arc::clone(&facts.client.listener);
     edgeway_core::chain::host::normalise_host(&mut head, &facts.client);
     explain_rules::settle(&mut head, gateway, &facts)?;

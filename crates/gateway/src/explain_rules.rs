@@ -29,15 +29,15 @@ impl Listener {
 
 /// Finds the listener that is named, or else the one that a client of the URL would reach: by its
 /// port, else by its scheme. A path reaches the first one.
-pub(super) fn listener(
-    gateway: &Gateway,
+pub fn listener<'g>(
+    gateway: &'g Gateway,
     question: &ExplainRequest,
-) -> Result<Arc<str>, ExplainError> {
+) -> Result<Option<&'g Arc<Listener>>, ExplainError> {
     let mut all = gateway.listeners.iter();
     if let Some(name) = &question.listener {
         let named = all.find(|one| *one.name == **name);
         let named = named.ok_or_else(|| ExplainError::Listener(name.clone()))?;
-        return Ok(Arc::clone(&named.name));
+        return Ok(Some(named));
     }
     let uri: Option<Uri> = question.url.parse().ok();
     let scheme = uri.as_ref().and_then(Uri::scheme_str);
@@ -48,10 +48,16 @@ pub(super) fn listener(
         let by_port = all.clone().find(|one| one.port() == Some(port));
         by_port.or_else(|| all.clone().find(|one| one.tls.is_some() == is_https))
     });
-    let listener = named.or_else(|| all.next());
-    Ok(listener
-        .map(|one| Arc::clone(&one.name))
-        .unwrap_or_default())
+    Ok(named.or_else(|| all.next()))
+}
+
+/// Returns the name of the [`listener`]; empty if there is none.
+pub(super) fn listener_name(
+    gateway: &Gateway,
+    question: &ExplainRequest,
+) -> Result<Arc<str>, ExplainError> {
+    let listener = listener(gateway, question)?;
+    Ok(listener.map_or_else(Arc::default, |one| Arc::clone(&one.name)))
 }
 
 /// Removes headers that clients may not send, and writes the forwarding headers if routes read

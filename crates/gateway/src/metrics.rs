@@ -12,7 +12,9 @@ use edgeway_base::{
     metrics::{Histogram, IntCounter, IntGauge, Metrics, SECONDS, Series, TracedHistogram},
 };
 use edgeway_config::model::File;
+use edgeway_core::chain::Chain;
 use edgeway_net::redis::Redis;
+use edgeway_script::report::Reports;
 use edgeway_tls::{self as tls, acme::Acme};
 use http::Method;
 
@@ -42,6 +44,8 @@ const ROUTE: &str = "route";
 const UPSTREAM: &str = "upstream";
 const LIMIT: &str = "limit";
 const PROFILE: &str = "profile";
+/// Name of a route's cache among its filters.
+const CACHE: &str = "cache";
 
 impl Gateway {
     /// Removes the series of names that this configuration, the one that serves, does not contain:
@@ -61,7 +65,10 @@ impl Gateway {
             (LIMIT, names(&mut self.limits.iter())),
             (PROFILE, names(&mut self.profiles.names())),
         ]);
-        metrics.retain(known, |series| self.has_series(series));
+        let parts = RouteParts::in_gateway(self);
+        metrics.retain(known, |series| {
+            parts.have_series(series) && self.has_series(series)
+        });
         for tls in self.listeners.iter().filter_map(|l| l.tls.as_ref()) {
             tls.publish();
         }
@@ -83,6 +90,55 @@ impl Gateway {
         };
         let mut of_name = self.listeners.iter().filter(|l| *l.name == *listener);
         of_name.any(|listener| tls::Server::has_series(listener.tls.as_deref(), series))
+    }
+}
+
+/// Parts of routes that have series of their own, by route: filters, the cache, plugins.
+struct RouteParts<'g> {
+    filters: HashSet<(&'g str, &'g str)>,
+    plugins: HashSet<(&'g str, String)>,
+}
+
+impl<'g> RouteParts<'g> {
+    fn in_gateway(gateway: &'g Gateway) -> Self {
+        let mut parts = Self {
+            filters: HashSet::new(),
+            plugins: HashSet::new(),
+        };
+        parts.add(NO_ROUTE, &gateway.fallback.chain);
+        for route in &gateway.routes {
+            parts.add(&route.name, &route.chain);
+            if route.cache.is_some() {
+                parts.filters.insert((&route.name, CACHE));
+            }
+        }
+        parts
+    }
+
+    fn add(&mut self, route: &'g str, chain: &Chain) {
+        let names = chain.filters().iter().map(|filter| (route, filter.name));
+        self.filters.extend(names);
+        let reports = chain.extension::<Reports>();
+        for report in reports.iter().flat_map(|reports| reports.ask()) {
+            self.plugins.insert((route, report.name.to_string()));
+        }
+    }
+
+    /// Returns true if the part of a route that counts in a series exists.
+    fn have_series(&self, series: Series<'_>) -> bool {
+        let (route, plugin) = (series.get(ROUTE), series.get("plugin"));
+        match (series.family, route, plugin) {
+            // The first ends with the version that it shows.
+            ("edgeway_plugin_info", ..) | (_, None, None) => true,
+            (_, Some(route), Some(plugin)) => self.plugins.contains(&(route, plugin.to_owned())),
+            (_, None, Some(plugin)) => self.plugins.iter().any(|(_, name)| name == plugin),
+            (family, Some(route), None) if family.contains("_cache_") => {
+                self.filters.contains(&(route, CACHE))
+            }
+            (_, Some(route), None) => series
+                .get("filter")
+                .is_none_or(|filter| self.filters.contains(&(route, filter))),
+        }
     }
 }
 
@@ -119,7 +175,6 @@ pub struct RouteMetrics {
     route: Arc<str>,
     clock: Clock,
     counted: OnceLock<Box<CountedRequests>>,
-    failed: OnceLock<IntCounter>,
     refused: ArcSwap<HashMap<&'static str, IntCounter>>,
     /// Counters of responses from files, by [`FilePart::LABELS`].
     files: OnceLock<Box<FileCounters>>,
@@ -133,6 +188,8 @@ struct CountedRequests {
     requests: [OnceLock<Block>; BLOCKS],
     seconds: TracedHistogram,
     first_byte: Histogram,
+    /// Zero from the first request on, so that Prometheus sees the first failure as an increase.
+    failed: IntCounter,
     received: OnceLock<IntCounter>,
     sent: OnceLock<IntCounter>,
 }
@@ -160,7 +217,6 @@ impl RouteMetrics {
             route: Arc::clone(route),
             clock: clock.clone(),
             counted: OnceLock::new(),
-            failed: OnceLock::new(),
             refused: ArcSwap::default(),
             files: OnceLock::new(),
         }
@@ -182,6 +238,11 @@ impl RouteMetrics {
                 first_byte: self.metrics.histogram(
                     "edgeway_http_first_byte_seconds",
                     "Time from the request headers to the first byte of the response, or to the end of a request without one.",
+                    &[("route", &self.route)],
+                ),
+                failed: self.metrics.counter(
+                    "edgeway_http_failed_total",
+                    "Requests with 5xx that neither client nor configuration asked for, or with a response that broke off.",
                     &[("route", &self.route)],
                 ),
                 received: OnceLock::new(),
@@ -239,14 +300,7 @@ impl RouteMetrics {
 
     /// Counts a request that the gateway or a backend failed.
     pub fn count_failed(&self) {
-        let failed = self.failed.get_or_init(|| {
-            self.metrics.counter(
-                "edgeway_http_failed_total",
-                "Requests with 5xx, except by `maintenance` and `only_if_cached`, or with a response that broke off.",
-                &[("route", &self.route)],
-            )
-        });
-        failed.inc();
+        self.counted().failed.inc();
     }
 
     /// Counts a request that was refused or failed, by its reason word.
@@ -379,6 +433,45 @@ mod tests {
         let fallback =
             "edgeway_http_requests_total{method=\"GET\",route=\"(none)\",status=\"404\"} 1";
         assert!(shown().contains(fallback), "{}", shown());
+    }
+
+    #[test]
+    fn series_go_with_the_parts_of_a_route() {
+        let text = |parts: &str| {
+            format!(
+                "listeners: [{{ address: '127.0.0.1:0' }}]\n\
+                 upstreams: {{ u: {{ backends: [127.0.0.1:1] }} }}\n\
+                 routes: [{{ name: r, match: {{ path: /* }}, upstream: u{parts} }}]\n"
+            )
+        };
+        let world = World::default();
+        let shown = || String::from_utf8(world.metrics.text()).unwrap();
+        let parts =
+            ", in_flight: 3, cache: {}, jwt: { keys: 'thirty-two bytes that nobody else knows' }";
+        let families = [
+            "edgeway_in_flight_requests{",
+            "edgeway_cache_requests_total{",
+            "edgeway_auth_total{",
+        ];
+        let old = gateway(&text(parts), &world);
+        old.as_ref().unwrap().forget_stale_metrics(&world.metrics);
+        // The control: a reload keeps what is there.
+        let same = gateway(&text(parts), &world);
+        drop(old);
+        same.as_ref().unwrap().forget_stale_metrics(&world.metrics);
+        for family in families {
+            assert!(shown().contains(family), "{family}: {}", shown());
+        }
+        world.zones.begin();
+        let new = gateway(&text(""), &world).unwrap();
+        new.routes[0].metrics.count(&Method::GET, 200);
+        drop(world.zones.settle());
+        drop(same);
+        new.forget_stale_metrics(&world.metrics);
+        for family in families {
+            assert!(!shown().contains(family), "{family}: {}", shown());
+        }
+        assert!(shown().contains("edgeway_http_requests_total{"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use edgeway_gateway::{
 use edgeway_net::{log_file, redis::Redis};
 use edgeway_proxy::{
     connection::listener::ListenerMetrics,
-    edge::listeners::ListenerInfo,
+    edge::{self, listeners::ListenerInfo},
     live::{
         Live, ServingConfiguration,
         history::RequestHistory,
@@ -253,7 +253,7 @@ impl Source for RunningState {
     }
 
     fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError> {
-        explain::explain(&self.live().gateway(), question, ExplainScope::IntoTheStore)
+        edge::explain(&self.live().gateway(), question, ExplainScope::IntoTheStore)
     }
 
     fn admin_address(&self) -> Option<SocketAddr> {

@@ -39,6 +39,6 @@ pub(super) async fn run(client: &mut Client, ctx: &mut Context) -> Result<bool> 
         | Decision::Reroute(_) => Err(Error::new_in(ErrorType::Custom("unread body"))),
     };
     sent.map_err(error::of_client)?;
-    client.is_over = client.linger().await;
+    client.has_response = true;
     Ok(true)
 }

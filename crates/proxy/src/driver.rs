@@ -62,14 +62,20 @@ impl Driver {
     /// Serves the request of a client, and returns it when the request is over.
     pub(crate) async fn serve(&self, client: Box<Client>) -> Option<Box<Client>> {
         let ctx = self.proxy.new_ctx();
-        if ctx.gateway.driver == DriverConfig::Pingora {
+        let mut client = if ctx.gateway.driver == DriverConfig::Pingora {
             drop(ctx);
             // Boxed: Pingora's future has room for its own connections to backends.
-            return Box::pin(self.by_pingora(client)).await;
+            Box::pin(self.by_pingora(client)).await?
+        } else {
+            let mut session = session::reusable(client);
+            run(&self.proxy, &mut session, ctx).await;
+            session::reuse(session)?
+        };
+        if !client.is_over() {
+            // A client that is slow to end its request holds none of the places that it had.
+            Box::pin(client.end()).await;
         }
-        let mut session = session::reusable(client);
-        run(&self.proxy, &mut session, ctx).await;
-        session::reuse(session)
+        Some(client)
     }
 
     async fn by_pingora(&self, client: Box<Client>) -> Option<Box<Client>> {

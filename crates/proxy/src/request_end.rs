@@ -16,7 +16,7 @@ use super::{
     guard, reply,
     request::reroute,
     session::{self, Client},
-    trace, upstream,
+    trace,
 };
 use crate::live::Live;
 
@@ -78,9 +78,7 @@ where
             return 0;
         }
     }
-    // The backend does not wait for the rest of a body that nobody reads.
-    upstream::over(ctx);
-    client.is_over = client.linger().await;
+    client.has_response = true;
     ctx.facts.status
 }
 

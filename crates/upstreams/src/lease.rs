@@ -40,6 +40,8 @@ pub enum Outcome {
     Status(u16),
     /// Client closed first. Reveals nothing about the backend but the time so far.
     ClientGone,
+    /// Connection had ended before the request came over it, or the backend refused its stream.
+    Stale,
 }
 
 /// Status codes by which a backend reports that it cannot serve.
@@ -115,7 +117,7 @@ impl Lease {
             }
         };
         match outcome {
-            Outcome::Timeout | Outcome::ClientGone => {}
+            Outcome::Timeout | Outcome::ClientGone | Outcome::Stale => {}
             Outcome::Ok { .. } | Outcome::ConnectFailed | Outcome::Reset | Outcome::Status(_) => {
                 state.silence.heard();
             }
@@ -159,6 +161,7 @@ impl Lease {
                 metrics.client_gone.inc();
                 self.sample_elapsed(shared.now());
             }
+            Outcome::Stale => metrics.stale.inc(),
         }
     }
 

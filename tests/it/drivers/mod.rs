@@ -144,9 +144,9 @@ fn settle(way: Way, _: &Drawn, outcome: &mut Outcome) {
         if is_inexact || is_cut {
             line.remove("bytes_out");
         }
-        // Of a refused body over HTTP/2, the rest is read while the client reads the response: more
-        // or less of it has come when the line is written.
-        if line["reason"] == "body_limit" && line["protocol"] == "HTTP/2" {
+        // Of a body that is refused, the rest is read after the line is written: more or less of it
+        // has come until then.
+        if line["status"].as_u64() >= Some(400) {
             line.remove("bytes_in");
         }
         // A connection that breaks when it is used again is replaced, and which one it is differs.

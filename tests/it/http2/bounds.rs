@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::process::Signal;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::Instant,
+};
 
 use super::{CLEARTEXT, MIB, SOON, gateway, until_refused, yaml};
 use crate::support::{
@@ -402,4 +407,53 @@ async fn streams_in_flight_finish_when_the_gateway_stops() {
     assert!(busy.ended().await.is_ok());
     let status = gateway.terminate(Duration::from_secs(10)).await;
     assert!(status.success(), "{status}");
+}
+
+/// Responds to each request with another value of a header.
+async fn number(socket: TcpStream) -> std::io::Result<()> {
+    let mut socket = BufReader::new(socket);
+    for number in 0_u64.. {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await?);
+        }
+        let line = format!("x-number: {number:030}");
+        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{line}\r\n\r\nok");
+        socket.write_all(response.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// Opens a connection and uses it for 50 requests.
+async fn used(gateway: &Gateway) -> Client {
+    let client = Client::open(gateway.address()).await;
+    for _ in 0..50 {
+        let response = client.get("/").await;
+        assert_eq!(response.header("x-number").map(str::len), Some(30));
+    }
+    client
+}
+
+/// A table of headers holds their values, and not the buffers that they were read into.
+#[tokio::test]
+async fn an_idle_connection_holds_no_buffers_of_its_responses() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = listener.local_addr().unwrap();
+    let mut backend = JoinSet::new();
+    backend.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            connections.spawn(number(socket));
+        }
+    });
+    let gateway = gateway(CLEARTEXT, origin, "").await;
+    drop(used(&gateway).await);
+    let before = gateway.rss();
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(used(&gateway).await);
+    }
+    let grown = gateway.rss().saturating_sub(before);
+    assert!(grown <= 3 * MIB, "{} KiB", grown / 1024);
+    drop(clients);
 }

@@ -7,7 +7,7 @@ mod refusals;
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::{
@@ -167,7 +167,12 @@ async fn a_refused_stream_ends_no_other_stream() {
 
     // The control: the connection still works.
     assert_eq!(client.get("/").await.status(), 200);
-    let log = gateway.log_lines(8).await;
+    let log = gateway.log_lines(9).await;
+    let malformed = line(&log, "reason", "h2_malformed");
+    assert_eq!(
+        (&malformed["status"], &malformed["path"]),
+        (&json!(400), &json!("/"))
+    );
     let mut reasons: Vec<_> = log.iter().filter_map(|l| l["reason"].as_str()).collect();
     reasons.sort_unstable();
     let expected = [
@@ -175,6 +180,7 @@ async fn a_refused_stream_ends_no_other_stream() {
         "bad_path",
         "bad_path",
         "expectation",
+        "h2_malformed",
         "long_head",
         "long_line",
         "method",
@@ -242,6 +248,9 @@ async fn space_around_a_value_resets_the_stream() {
         .unwrap();
     assert_eq!(frames.until(HEADERS).await.unwrap().stream, stream);
     assert_eq!(origin.counts().requests(), 1);
+    let log = gateway.log_lines(22).await;
+    let is_refused = |line: &&Value| line["status"] == 444 && line["reason"] == "h2_malformed";
+    assert_eq!(log.iter().filter(is_refused).count(), 21, "{log:#?}");
 }
 
 /// RFC 9110, 8.6: over HTTP/1.1 a backend could read another length than the gateway did.

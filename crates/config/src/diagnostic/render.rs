@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::{Diagnostic, Diagnostics, Place, Severity, mask::Mask};
 use crate::source::{Lines, Location, Locator, Sources};
 
+/// Problems of a severity that a report for people shows.
+const MAX_SHOWN: usize = 100;
+/// Related places of a problem that it shows.
+const MAX_RELATED: usize = 20;
+
 /// Output format of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
@@ -47,22 +52,36 @@ impl Diagnostics {
         }
     }
 
-    /// Renders all problems, with a summary line for people; empty if there are none.
+    /// Renders all problems; empty if there are none. A report for people has a summary line, and at
+    /// most [`MAX_SHOWN`] of each severity.
     pub fn render(&self, sources: &Sources, style: Style) -> String {
         let mask = Mask::for_sources(sources, &self.hidden);
         let places = Locator::new(sources);
-        let sorted = self.sorted().into_iter();
-        let sorted = sorted.map(|one| traced(mask.diagnostic(one), sources));
+        let sorted = self.sorted();
         let mut out = String::new();
         match style {
             Style::Graphical { colour } => {
                 let shown = Locator::new(&mask.shown);
-                for problem in sorted {
+                let mut left = [MAX_SHOWN; Severity::ALL.len()];
+                let all = sorted.len();
+                let few = sorted.into_iter().filter(|problem| {
+                    let left = &mut left[problem.severity as usize];
+                    let is_shown = *left > 0;
+                    *left = left.saturating_sub(1);
+                    is_shown
+                });
+                let few: Vec<_> = few.collect();
+                for problem in &few {
+                    let problem = traced(mask.diagnostic(problem), sources);
                     out.push_str(&graphical(&problem, &places, &shown, colour));
                     out.push('\n');
                 }
                 if let Some(summary) = self.summary() {
                     out.push_str(&summary);
+                    if few.len() < all {
+                        let more = format!("; {} more are not shown", all - few.len());
+                        out.push_str(&more);
+                    }
                     if self.is_partial {
                         out.push_str("; names, paths and values are checked once this is right");
                     }
@@ -71,6 +90,7 @@ impl Diagnostics {
             }
             Style::Lines => {
                 for problem in sorted {
+                    let problem = traced(mask.diagnostic(problem), sources);
                     out.push_str(&problem.plain_line(&places));
                     out.push('\n');
                 }
@@ -255,7 +275,7 @@ impl<'a> Report<'a> {
         let place = problem.place;
         let mut report = Self::at(place, &problem.message, None, shown);
         report.problem = Some(problem);
-        for (other, text) in &problem.related {
+        for (other, text) in problem.related.iter().take(MAX_RELATED) {
             if other.file == place.file {
                 let span = first_line(report.text.lines.text, *other);
                 report

@@ -230,3 +230,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_report_of_many_problems_shows_a_hundred_of_each_severity() {
+    let lines: Vec<_> = (0..5_000).map(|line| format!("key{line}: x\n")).collect();
+    let lines = lines.concat();
+    let sources = sources(&[&lines]);
+    let mut diagnostics = Diagnostics::default();
+    let mut start = 0;
+    for line in lines.split_inclusive('\n') {
+        let place = Place {
+            file: 0,
+            start,
+            end: start + 3,
+        };
+        start += u32::try_from(line.len()).unwrap();
+        diagnostics.push(Diagnostic::error("edgeway::x", place, "it is wrong"));
+        diagnostics.push(Diagnostic::warning("edgeway::y", place, "it is odd"));
+    }
+    let report = diagnostics.render(&sources, PLAIN);
+    assert_eq!(report.matches("error: it is wrong").count(), 100);
+    assert_eq!(report.matches("warning: it is odd").count(), 100);
+    let summary = report.lines().last().unwrap();
+    let expected = "5000 errors, 5000 warnings; 9800 more are not shown";
+    assert_eq!(summary, expected);
+    // Programs get all of them.
+    assert_eq!(
+        diagnostics.render(&sources, Style::Lines).lines().count(),
+        10_000
+    );
+}

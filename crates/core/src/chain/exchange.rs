@@ -14,7 +14,7 @@ use smart_default::SmartDefault;
 
 use super::{
     AuditNote, Body, CacheFacts, Chain, ClientCertificate, Identity, Reply, RequestTrace,
-    RerouteFacts,
+    RerouteFacts, failed_request::is_failed,
 };
 use crate::base::{shared_copy::shared_copy, trace_context::write_hex};
 
@@ -295,17 +295,6 @@ impl RequestId {
     }
 }
 
-/// Returns true if the gateway or a backend failed a request with this status and reason: by a 5xx
-/// that neither the client nor the configuration asked for, or by a response that broke off, whatever
-/// its status.
-pub(super) fn is_failed(status: u16, reason: Option<&str>) -> bool {
-    match reason {
-        Some("only_if_cached" | "maintenance") => false,
-        Some("internal" | "file_changed") => true,
-        reason => status >= 500 || reason.is_some_and(|reason| reason.starts_with("upstream_")),
-    }
-}
-
 impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -533,32 +522,6 @@ impl Exchange<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_failed_if_it_was_broken_off_or_got_a_5xx_that_nobody_asked_for() {
-        let failed =
-            |status, reason: &str| is_failed(status, Some(reason).filter(|it| !it.is_empty()));
-        for (status, reason) in [(500, ""), (503, "upstream_down"), (504, "internal")] {
-            assert!(failed(status, reason), "{status} {reason}");
-        }
-        for reason in [
-            "upstream_reset",
-            "upstream_idle",
-            "internal",
-            "file_changed",
-        ] {
-            assert!(failed(200, reason), "{reason}");
-        }
-        for (status, reason) in [
-            (200, ""),
-            (499, "client_gone"),
-            (404, "no_route"),
-            (504, "only_if_cached"),
-            (503, "maintenance"),
-        ] {
-            assert!(!failed(status, reason), "{status} {reason}");
-        }
-    }
 
     #[test]
     fn a_random_id_is_32_hex_digits() {

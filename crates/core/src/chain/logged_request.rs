@@ -8,7 +8,9 @@ use std::{
 
 use smart_default::SmartDefault;
 
-use super::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme, exchange::is_failed};
+use super::{
+    CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme, failed_request::is_failed,
+};
 
 /// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
 /// with them.
@@ -235,7 +237,7 @@ impl<'a> LoggedHeaders<'a> {
                     logged.user_agent = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
                 }
                 b"referer" if logged.referer.is_none() => {
-                    logged.referer = Some(without_query(value));
+                    logged.referer = Some(without_secrets(value));
                 }
                 b"range" if logged.range.is_none() => {
                     logged.range = Some(&value[..value.len().min(MAX_HEADER_LEN)]);
@@ -258,11 +260,46 @@ fn user(facts: &RequestFacts) -> Option<&[u8]> {
     Some(&user[..user.len().min(MAX_USER_LEN)])
 }
 
-/// Removes the query of a `Referer`, which may hold secrets of the page.
-fn without_query(referer: &[u8]) -> &[u8] {
-    let end = referer
-        .iter()
-        .position(|b| matches!(b, b'?' | b'#'))
-        .unwrap_or(referer.len());
-    &referer[..end.min(MAX_HEADER_LEN)]
+/// Returns a `Referer` without its query, which may hold secrets of the page, and from its host on if
+/// a user and a password stand before that.
+fn without_secrets(referer: &[u8]) -> &[u8] {
+    let until = |start: usize, ends: &[u8]| {
+        let end = referer[start..].iter().position(|byte| ends.contains(byte));
+        end.map_or(referer.len(), |end| start + end)
+    };
+    let end = until(0, b"?#");
+    let host = referer.windows(2).position(|pair| pair == b"//");
+    let host = host.map_or(0, |slashes| slashes + 2).min(end);
+    let authority = &referer[host..until(host, b"/?#")];
+    let user = authority.iter().rposition(|byte| *byte == b'@');
+    let start = user.map_or(0, |user| host + user + 1);
+    &referer[start..end.min(start + MAX_HEADER_LEN)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_referer_is_logged_without_its_secrets() {
+        let long = "p".repeat(2 * MAX_HEADER_LEN);
+        for (sent, expected) in [
+            ("https://a.test/x?token=hunter2", "https://a.test/x"),
+            ("https://a.test#token=hunter2", "https://a.test"),
+            ("https://a.test/@me//b@c", "https://a.test/@me//b@c"),
+            ("/?to=//hunter2@a.test", "/"),
+            ("https://me:hunter2@a.test/x?y", "a.test/x"),
+            ("https://me:hun@ter2@a.test", "a.test"),
+            ("//hunter2@a.test/x", "a.test/x"),
+            ("me:hunter2@a.test/x", "a.test/x"),
+            (&format!("https://me:{long}hunter2@a.test/"), "a.test/"),
+            ("", ""),
+        ] {
+            let logged = without_secrets(sent.as_bytes());
+            assert_eq!(String::from_utf8_lossy(logged), expected, "{sent}");
+        }
+        let long = format!("https://a.test/{long}");
+        let logged = without_secrets(long.as_bytes());
+        assert_eq!(logged, &long.as_bytes()[..MAX_HEADER_LEN]);
+    }
 }

@@ -13,6 +13,7 @@ mod client_certificate;
 mod compile;
 mod credential;
 mod exchange;
+mod failed_request;
 pub mod host;
 mod identity;
 mod key;

@@ -110,12 +110,11 @@ impl LoggedHeader {
             }
             joined.extend_from_slice(value.as_bytes());
         }
-        // In a URL the name stands before its value, so no secret loses the name that marks it.
-        joined.truncate(MAX_VALUE_LEN);
         if self.has_url {
+            // Before it is truncated: the `@` behind a password marks it.
             joined = redact.of_urls(&joined);
-            joined.truncate(MAX_VALUE_LEN);
         }
+        joined.truncate(MAX_VALUE_LEN);
         Some(joined.into())
     }
 }

@@ -40,6 +40,12 @@ fn line_of(yaml: &str) -> String {
 /// Returns the line as [`line_of`] does, where filters of the route read secrets in these
 /// parameters.
 fn line_beside(yaml: &str, secret_names: &[String]) -> String {
+    let referer = "https://shop.example.com/login?token=hunter2";
+    line_with(yaml, secret_names, ("referer", referer))
+}
+
+/// Returns the line of a request with one header more.
+fn line_with(yaml: &str, secret_names: &[String], more: (&'static str, &str)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     let yaml = yaml.replace("FILE", &path.display().to_string());
@@ -53,7 +59,7 @@ fn line_beside(yaml: &str, secret_names: &[String]) -> String {
     for (name, value) in [
         ("host", "shop.example.com"),
         ("user-agent", "Mozilla/5.0 \"quoted\""),
-        ("referer", "https://shop.example.com/login?token=hunter2"),
+        more,
         ("authorization", "Bearer hunter2"),
         ("cookie", "session=hunter2"),
     ] {
@@ -367,6 +373,18 @@ fn chosen_headers_are_written_without_their_secrets() {
                 request_header.referer=\"https://shop.example.com/login?token=[redacted]\" \
                 request_header.x-none=\"-\" response_header.x-a=\"-\"\n";
     assert!(line.ends_with(tail), "{line}");
+}
+
+#[test]
+fn a_password_that_is_longer_than_a_logged_value_is_not_written() {
+    let headers = "headers: { request: [referer] }";
+    let referer = format!("https://me:{}@a.test/", "hunter2".repeat(100));
+    for format in ["json", "compat"] {
+        let yaml = format!("{{ file: FILE, format: {format}, {headers} }}");
+        let line = line_with(&yaml, &[], ("referer", &referer));
+        assert!(!line.contains("hunter2"), "{line}");
+        assert!(line.contains("https://me:[redacted]@a.test/"), "{line}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod body_remainder;
 mod chunks;
 mod conn;
 mod deferral;
+mod explain;
 mod frames;
 mod head;
 mod http2;
@@ -14,6 +15,8 @@ mod serve;
 mod transport;
 mod websocket;
 pub mod worker;
+
+pub use self::explain::explain;
 
 /// Functions that fuzz targets call.
 #[doc(hidden)]

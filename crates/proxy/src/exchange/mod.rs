@@ -82,10 +82,7 @@ where
         outcome = Box::pin(exchange.replace(ctx, *reply)).await;
     }
     outcome?;
-    // The backend does not wait for the rest of a body that nobody reads.
-    upstream::over(ctx);
-    let client = exchange.client();
-    client.is_over = client.linger().await;
+    exchange.client().has_response = true;
     Ok(())
 }
 
@@ -325,7 +322,8 @@ where
         ctx: &mut Box<Context>,
         wire: &mut Wire,
     ) -> Result<ResponseHeader> {
-        let memory = if self.cached.is_some() {
+        // Over HTTP/2, values stay in the table of the client's connection (RFC 7541, 2.3.2).
+        let memory = if self.cached.is_some() || self.client().is_http2() {
             ValueMemory::Own
         } else {
             ValueMemory::Input

@@ -36,7 +36,7 @@ pub(crate) enum Framing {
 pub(crate) enum ValueMemory {
     /// The buffer that was read into, for headers that are written at once.
     Input,
-    /// Memory of their own size, for headers of which some stay, and would keep all of the buffer.
+    /// Memory of its own for each, for headers of which some stay, and would keep all of the buffer.
     Own,
 }
 
@@ -67,15 +67,7 @@ pub(crate) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<
             Err(error) => Err(unreadable(input, error)),
         };
     };
-    // The values are slices of the section.
-    let section = match memory {
-        ValueMemory::Input => input.split_to(length).freeze(),
-        ValueMemory::Own => {
-            let section = Bytes::copy_from_slice(&input[..length]);
-            input.advance(length);
-            section
-        }
-    };
+    let section = input.split_to(length).freeze();
     match config.parse_response_with_uninit_headers(&mut read, &section, &mut room) {
         Ok(Status::Complete(_)) => {}
         Ok(Status::Partial) => return Err(invalid("incomplete")),
@@ -95,10 +87,13 @@ pub(crate) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<
             // Says what HTTP/1.1 means without it (RFC 9112, 9.3).
             continue;
         }
-        let value = section.slice_ref(field.value);
-        let value = HeaderValue::from_maybe_shared(value.clone())
-            // A value on several lines (RFC 9112, 5.2).
-            .unwrap_or_else(|_| header_value_from_raw(value));
+        let value = match memory {
+            ValueMemory::Input => HeaderValue::from_maybe_shared(section.slice_ref(field.value)),
+            ValueMemory::Own => HeaderValue::from_bytes(field.value),
+        };
+        // A value on several lines (RFC 9112, 5.2).
+        let several = |_| header_value_from_raw(Bytes::copy_from_slice(field.value));
+        let value = value.unwrap_or_else(several);
         parts.headers.append(name, value);
     }
     let usual = parts.status.canonical_reason();
@@ -180,6 +175,8 @@ impl Framing {
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
         if has_no_body {
+            // The coding is that of this hop, and the client's may have another one or none.
+            response.remove_header(&header::TRANSFER_ENCODING);
             return Ok(Self::None);
         }
         if has_coding {

@@ -200,7 +200,11 @@ proptest! {
         let head = format!("HTTP/1.{version} {status}{phrase}\r\n{fields}{connection}{framing}\r\n");
         let mut sent = head.into_bytes();
         sent.extend(&body);
-        let (mut ours, pingora) = both(&sent, method, &lengths);
+        let (mut ours, mut pingora) = both(&sent, method, &lengths);
+        // Pingora passes on the coding of a response without content.
+        if let (Some(pingora), true) = (&mut pingora, method == "HEAD" || [204, 304].contains(&status)) {
+            pingora.headers.remove(header::TRANSFER_ENCODING);
+        }
         // A repeated length is stated once.
         let is_repeated = pingora.as_ref().is_some_and(|pingora| {
             pingora.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1
@@ -229,6 +233,23 @@ fn a_length_is_stated_once_as_a_number_even_without_content() {
             let understood = by_us(sent.as_bytes(), method, &[99]).unwrap();
             let lengths = understood.headers.get_all(header::CONTENT_LENGTH).iter();
             assert!(lengths.eq(["5"]), "{method} {stated}");
+        }
+    }
+}
+
+#[test]
+fn a_response_without_content_keeps_no_coding_of_its_hop() {
+    for (status, method) in [
+        ("200 OK", "HEAD"),
+        ("304 Not Modified", "GET"),
+        ("204 No Content", "GET"),
+    ] {
+        for coding in ["chunked", "gzip, chunked", "gzip"] {
+            let sent =
+                format!("HTTP/1.1 {status}\r\ntransfer-encoding: {coding}\r\nx-a: 1\r\n\r\n");
+            let understood = by_us(sent.as_bytes(), method, &[99]).unwrap();
+            let names: Vec<_> = understood.headers.keys().collect();
+            assert_eq!(names, ["x-a"], "{method} {status} {coding}");
         }
     }
 }

@@ -52,20 +52,13 @@ pub(crate) async fn send(client: &mut Client, ctx: &mut Context, mut reply: Repl
         client.linger().await;
     }
     client.settle_body();
-    let is_slow = response.status == StatusCode::REQUEST_TIMEOUT;
     let clock = &ctx.live().world.clock;
     let lines = &ReadyLines::NotTaken;
-    let ends_later = client.is_http2() && !client.body.is_read() && !is_slow;
     client
         .response(response, lines, body.is_none(), clock)
         .await?;
     match body {
-        Some(body) if ends_later => {
-            client.write(Some(body), false).await?;
-            client.linger_before_end().await;
-            client.write(None, true).await
-        }
-        Some(body) => client.write(Some(body), true).await,
+        Some(body) => client.write_early(body).await,
         None => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ mod http2;
 
 use std::{
     future::poll_fn,
+    mem,
     pin::pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, ready},
@@ -69,8 +70,10 @@ pub(crate) struct Client {
     pub(crate) sent: u64,
     /// Status of the response that has begun.
     pub(crate) status: Option<StatusCode>,
-    /// True once the client has a complete response, and nothing is left to read of its request.
-    pub(crate) is_over: bool,
+    /// True once the client has all of its response, but for an end that is held back.
+    pub(crate) has_response: bool,
+    /// True if the end of the response is held back until [`Self::end`].
+    ends_later: bool,
 }
 
 enum Wire {
@@ -176,14 +179,15 @@ impl Client {
             refusal: None,
             sent: 0,
             status: None,
-            is_over: false,
+            has_response: false,
+            ends_later: false,
         }
     }
 
     /// Returns the connection of a request over HTTP/1 that is over, and true if it may carry
     /// another one: not after a body of another length than announced (RFC 9112, 6.3).
     pub(crate) fn into_io(self) -> Option<(Box<dyn ClientIo>, bool)> {
-        let is_kept = self.is_over && self.is_kept();
+        let is_kept = self.has_response && self.body.is_read() && self.is_kept();
         match self.wire {
             Wire::Http1(stream) => {
                 let is_whole = stream.announced.is_none_or(|length| length == self.sent);
@@ -490,11 +494,31 @@ impl Client {
         self.read_rest(limit, LINGER_TIMEOUT).await
     }
 
-    /// Reads the rest of the body, before the end of a response that comes early over HTTP/2: some
-    /// clients take an end that comes while they send for a failure (undici). Others send no more
-    /// and wait for the end (curl): a short pause is enough.
-    pub(crate) async fn linger_before_end(&mut self) {
-        self.read_rest(LINGER_TIME, PAUSE_BEFORE_END).await;
+    /// Writes the body of a response that may come early. Over HTTP/2 its end is held back then: some
+    /// clients take an end that comes while they send for a failure (undici).
+    pub(crate) async fn write_early(&mut self, body: Bytes) -> Result<()> {
+        let is_slow = self.status == Some(StatusCode::REQUEST_TIMEOUT);
+        self.ends_later = self.is_http2() && !self.body.is_read() && !is_slow;
+        self.write(Some(body), !self.ends_later).await
+    }
+
+    /// Returns true if there is nothing to do for [`Self::end`].
+    pub(crate) fn is_over(&self) -> bool {
+        !self.has_response || self.body.is_read() && !self.ends_later
+    }
+
+    /// Ends a request that has its log line and has returned its places: sends the end of the
+    /// response if that is held back, and reads what is left of the request.
+    pub(crate) async fn end(&mut self) {
+        if mem::take(&mut self.ends_later) {
+            // Some clients send no more and wait for the end (curl): a short pause is enough.
+            self.read_rest(LINGER_TIME, PAUSE_BEFORE_END).await;
+            if let Err(error) = self.write(None, true).await {
+                log::debug!(error:%; "client left before the end of its response");
+                return;
+            }
+        }
+        self.linger().await;
     }
 
     /// Reads the rest of the body and forgets it, until the `limit` is over or the client pauses.

@@ -292,7 +292,9 @@ pub(super) fn not_connected(
         if *error.root_etype() == ErrorType::ConnectRefused {
             lease.backend().close_idle();
         }
-        if !was_there {
+        if was_there {
+            lease.finish(Outcome::Stale);
+        } else {
             lease.not_connected(&error);
         }
     }
@@ -360,10 +362,11 @@ pub(super) fn failed(
         // choice; a client that has a backend of its own asks that once more.
         let upstream = ctx.upstream.as_ref();
         let stays = upstream.is_some_and(|upstream| upstream.keeps_clients());
-        if let Some(lease) = ctx.lease.take()
-            && (!stays || ctx.stale_attempts > 0)
-        {
-            ctx.tried.push(lease.backend().id());
+        if let Some(lease) = ctx.lease.take() {
+            if !stays || ctx.stale_attempts > 0 {
+                ctx.tried.push(lease.backend().id());
+            }
+            lease.finish(Outcome::Stale);
         }
         ctx.stale_attempts += u32::from(retry);
         error.set_retry(retry);

@@ -212,6 +212,7 @@ pub(super) struct BackendMetrics {
     pub(super) timeout: IntCounter,
     pub(super) bad_status: IntCounter,
     pub(super) client_gone: IntCounter,
+    pub(super) stale: IntCounter,
     pub(super) ejections: IntCounter,
     pub(super) healthy: IntGauge,
     pub(super) in_flight: IntGauge,
@@ -233,13 +234,14 @@ const STREAMS: &str = "edgeway_backend_streams";
 const DEGRADED: &str = "edgeway_backend_degraded";
 pub(super) const LATENCY: &str = "edgeway_backend_latency_seconds";
 const FIRST_BYTE: &str = "edgeway_backend_first_byte_seconds";
-const OUTCOMES: [&str; 6] = [
+const OUTCOMES: [&str; 7] = [
     "ok",
     "connect_failed",
     "reset",
     "timeout",
     "bad_status",
     "client_gone",
+    "stale",
 ];
 
 impl BackendMetrics {
@@ -252,7 +254,7 @@ impl BackendMetrics {
         let requests = |outcome| {
             metrics.counter(
                 REQUESTS,
-                "Attempts by backend and outcome; bad_status is 502, 503 or 504.",
+                "Attempts by backend and outcome; bad_status is 502, 503 or 504, stale a connection that had ended.",
                 &[
                     ("upstream", upstream),
                     ("backend", backend),
@@ -261,7 +263,15 @@ impl BackendMetrics {
             )
         };
         let labels = [("upstream", upstream), ("backend", backend)];
-        let [ok, connect_failed, reset, timeout, bad_status, client_gone] = OUTCOMES.map(requests);
+        let [
+            ok,
+            connect_failed,
+            reset,
+            timeout,
+            bad_status,
+            client_gone,
+            stale,
+        ] = OUTCOMES.map(requests);
         // Registers the metric; a backend has a series once it has responded. The series of others
         // stay: this may be a configuration that is refused.
         let nobody = [("upstream", ""), ("backend", "")];
@@ -274,6 +284,7 @@ impl BackendMetrics {
             timeout,
             bad_status,
             client_gone,
+            stale,
             ejections: metrics.counter(
                 EJECTIONS,
                 "Ejections of a backend from rotation after failures.",
@@ -333,7 +344,7 @@ impl BackendMetrics {
 
     /// Number of attempts that ended, with any outcome.
     pub(super) fn requests(&self) -> u64 {
-        self.ok.get() + self.failures() + self.client_gone.get()
+        self.ok.get() + self.failures() + self.client_gone.get() + self.stale.get()
     }
 
     pub(super) fn failures(&self) -> u64 {

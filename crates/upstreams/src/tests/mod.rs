@@ -316,7 +316,8 @@ fn when_all_refuse_all_are_used_and_that_is_logged() {
 fn a_client_that_leaves_is_no_failure() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
-    serve(&upstream, 100, |_| Outcome::ClientGone);
+    serve(&upstream, 50, |_| Outcome::ClientGone);
+    serve(&upstream, 50, |_| Outcome::Stale);
     assert!(
         upstream
             .snapshot()

@@ -21,7 +21,7 @@ use h2::{
     Reason, RecvStream,
     server::{self, SendResponse},
 };
-use http::{Request, Response, StatusCode};
+use http::Request;
 use pingora::http::RequestHeader;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -225,7 +225,7 @@ async fn accept(
     }
 }
 
-/// Begins a request in a task of its own, unless it is refused. Returns an error if it is malformed.
+/// Begins a request in a task of its own, which refuses it if it is malformed. Returns an error then.
 fn begin(
     shared: &Arc<Shared>,
     connection: &Arc<Connection>,
@@ -233,15 +233,6 @@ fn begin(
     (streams, most_streams): (&TaskTracker, usize),
 ) -> Result<(), Malformed> {
     let (request, body) = request.into_parts();
-    if let Err(malformed) = request::check(&request) {
-        match malformed {
-            // RFC 9113, 8.1.1: an error of one stream does not affect the others.
-            Malformed::Value => respond.send_reset(Reason::PROTOCOL_ERROR),
-            Malformed::Authority | Malformed::Length => respond_400(&mut respond),
-        }
-        refuse::stream_refused(shared.live(), connection, "h2_malformed");
-        return Err(malformed);
-    }
     if connection.streams.has_resets() && is_reset(&mut respond) {
         // It costs no more than this, however many there are.
         refuse::stream_refused(shared.live(), connection, "client_gone");
@@ -252,6 +243,11 @@ fn begin(
         respond.send_reset(Reason::REFUSED_STREAM);
         refuse::stream_refused(shared.live(), connection, "h2_streams");
         return Ok(());
+    }
+    let checked = request::check(&request);
+    if checked == Err(Malformed::Value) {
+        // RFC 9113, 8.1.1: an error of one stream does not affect the others.
+        respond.send_reset(Reason::PROTOCOL_ERROR);
     }
     let limits = &connection.listener.config().limits;
     let (send_timeout, body_grace) = (limits.send_timeout, limits.body_grace);
@@ -267,26 +263,18 @@ fn begin(
     let (shared, connection) = (Arc::clone(shared), Arc::clone(connection));
     // Boxed: on its way into a task a future is moved several times.
     streams.spawn(Box::pin(async move {
-        if !stream.is_as_announced(body_grace).await {
-            refuse::stream_refused(shared.live(), &connection, "h2_malformed");
-            return;
-        }
-        let client = Client::http2(stream, request, has_body, connection);
+        let checked = match checked {
+            Ok(()) if !stream.is_as_announced(body_grace).await => Err(Malformed::Body),
+            checked => checked,
+        };
+        let mut client = Client::http2(stream, request, has_body, connection);
+        client.refusal = checked.err().map(|malformed| Box::new(malformed.refusal()));
         // The end of a session resets a stream whose response is not complete, so that no client
         // takes a part for the whole.
         drop(shared.driver.serve(Box::new(client)).await);
         drop(open);
     }));
-    Ok(())
-}
-
-/// Sends a 400.
-fn respond_400(respond: &mut SendResponse<Bytes>) {
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::BAD_REQUEST;
-    if let Err(error) = respond.send_response(response, true) {
-        log::debug!(error:%; "client left before its request was refused");
-    }
+    checked
 }
 
 /// Returns true if the client has already reset the request: frames that arrived in the same read

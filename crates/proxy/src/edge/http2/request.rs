@@ -1,8 +1,10 @@
 //! Requests on HTTP/2 that are malformed although `h2` accepts them (RFC 9113, 8.1.1).
 
 use edgeway_base::http::values;
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, StatusCode, header, request::Parts};
 use pingora::protocols::http::authority::{RawTargetAuthority, raw_target_authority};
+
+use crate::connection::refusal::Refusal;
 
 /// Fault of a malformed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,28 @@ pub(super) enum Malformed {
     /// Content-Length that is more than one, or no number in its shortest form: HTTP/1.1 to a backend
     /// could be read in two ways.
     Length,
+    /// Body behind a length of zero.
+    Body,
+}
+
+impl Malformed {
+    /// Returns the refusal, which has a log line as any other response has. A status of 444 is none:
+    /// the stream is reset.
+    pub(super) fn refusal(self) -> Refusal {
+        let (status, detail) = match self {
+            Self::Value => (444, "A value of a header begins or ends with a space."),
+            Self::Authority => (400, "The request names no host, or more than one."),
+            Self::Length => (400, "The Content-Length is invalid."),
+            Self::Body => (444, "The body is longer than its Content-Length."),
+        };
+        Refusal {
+            status: StatusCode::from_u16(status).expect("three digits"),
+            reason: "h2_malformed",
+            detail,
+            method: None,
+            target: None,
+        }
+    }
 }
 
 /// Checks a request. Its pseudo-headers and the bytes of its target are those that `h2` accepts.

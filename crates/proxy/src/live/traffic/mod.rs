@@ -358,8 +358,8 @@ impl Record {
             if let Some(upstream) = series.get("upstream") {
                 let counts = of(&mut upstreams, upstream);
                 counts.attempts += count;
-                // A client that left says nothing about the backend.
-                if !matches!(series.get("outcome"), Some("ok" | "client_gone")) {
+                // A client that left says nothing about the backend, nor does an old connection.
+                if !matches!(series.get("outcome"), Some("ok" | "client_gone" | "stale")) {
                     counts.failures += count;
                     if count > 0
                         && let Some(backend) = series.get("backend")

@@ -120,7 +120,8 @@ fn clients_that_left_are_no_failures_of_the_upstream() {
     let traffic = Traffic::new(metrics.clone(), clock.clone());
     for (outcome, count) in [
         ("ok", 50),
-        ("client_gone", 30),
+        ("client_gone", 20),
+        ("stale", 10),
         ("reset", 15),
         ("timeout", 5),
     ] {
