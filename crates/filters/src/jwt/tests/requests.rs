@@ -55,6 +55,7 @@ fn a_known_client_without_a_required_claim_is_forbidden() {
 /// Invariant: a number that is required admits no other number, however near.
 #[test]
 fn numbers_are_compared_exactly() {
+    let verdict = |check: FilterCheck, claims: &Value| check.bearer(&by_secret(&with(claims)));
     for wanted in [9_007_199_254_740_993, 1_098_765_432_109_876_543_u64] {
         for (other, passes) in [(0, true), (1, false), (43, false)] {
             let check = guard(&format!(", require: {{ tenant: {wanted} }}"));
