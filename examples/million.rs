@@ -37,7 +37,7 @@ fn main() {
         max_object: 1 << 20,
         quota: None,
         keeps_private: false,
-        rules: Box::default(),
+        rules: None,
     });
     let before = resident();
     let begun = clock.now();

@@ -118,7 +118,8 @@ async fn what_a_hook_failed_to_handle_is_not_stored() {
         ("x-internal", "secret"),
     ];
     origin.settings().tell("/a", 200, &headers);
-    let code = "export function onUpstreamResponse(r, ctx) {
+    let code = "export function onRequest() {}
+    export function onUpstreamResponse(r, ctx) {
         if (ctx.request.headers.get('x-do') === 'throw') throw new Error('x');
         if (ctx.request.headers.get('x-do') === 'loop') for (;;) {}
         r.headers.delete('x-internal');

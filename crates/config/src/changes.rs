@@ -2,7 +2,7 @@
 //! the file, and the order of routes only where it decides.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
 };
 
@@ -195,8 +195,13 @@ fn ordered(file: &File) -> Vec<String> {
 
 /// Returns true if the names that are in both lists are in another order.
 fn is_reordered(mut old: Vec<String>, mut new: Vec<String>) -> bool {
-    old.retain(|name| new.contains(name));
-    new.retain(|name| old.contains(name));
+    let set = |names: &[String]| names.iter().cloned().collect::<HashSet<_>>();
+    let (in_old, in_new) = (set(&old), set(&new));
+    old.retain(|name| in_new.contains(name));
+    new.retain(|name| in_old.contains(name));
+    // Of two routes with one name, one may have gone.
+    old.dedup();
+    new.dedup();
     old != new
 }
 

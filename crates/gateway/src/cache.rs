@@ -9,9 +9,9 @@ use edgeway_cache::{
     budget::{Crawlers, RenderBudget, RenderLimits},
     metrics::RouteCacheMetrics,
     nextjs::{BuildWatch, NextRules, PathSet, Releases},
-    policy::{CacheRules, UnchangedHeaders},
+    policy::UnchangedHeaders,
     route::{Mode, RouteCachePolicy, TagTemplate},
-    store::RouteRules,
+    store::{Quota, RouteRules},
     tier::{DiskSettings, WaitHistograms},
 };
 use edgeway_config::{
@@ -272,6 +272,15 @@ impl Compiler<'_> {
         let identity = self.route_identity(node, chain, passing);
         let upstream = node.config.upstream.as_ref();
         let own = upstream.map(|name| RouteKeyParts::new(&name.value, identity));
+        let upstreams = self.fetching(&policy);
+        let is_nextjs = |(name, fetch): &(Arc<str>, UpstreamFetch)| {
+            fetch.nextjs.is_some() && upstream.is_some_and(|own| *own.value == **name)
+        };
+        let rules = if upstreams.iter().any(is_nextjs) {
+            &policy.nextjs
+        } else {
+            &policy.plain
+        };
         Some(RouteCache {
             written: WrittenValues::of(action, chain),
             unchanged: Arc::new(unchanged),
@@ -283,24 +292,31 @@ impl Compiler<'_> {
                     .as_ref()
                     .is_some_and(RequestValues::read_cookies),
             passing: passing.iter().filter(is_unkeyed).cloned().collect(),
-            upstreams: self.fetching(&policy),
+            upstreams,
             metrics: RouteCacheMetrics::new(&self.world.metrics, route),
             waits: cache.waits(&self.world.metrics, route),
             tags: tags.into(),
             stored: Arc::new(RouteRules {
                 name: route.into(),
                 max_object: policy.max_object,
-                quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
+                quota: policy.quota.map(|bytes| self.quota(&cache, route, bytes)),
                 keeps_private: policy.keeps_private(),
-                rules: [&policy.plain, &policy.nextjs]
-                    .map(CacheRules::clone)
-                    .into(),
+                rules: Some(Box::new(rules.clone())),
             }),
             coder: chain.extension::<CompressionRules>(),
             policy,
             compiled,
             cache,
         })
+    }
+
+    /// Returns the quota of a route, whose limit changes once this configuration serves alone.
+    fn quota(&mut self, cache: &Cache, route: &str, limit: u64) -> Arc<Quota> {
+        let store = cache.store();
+        let quota = store.quota(route, limit);
+        let limited = Arc::clone(&quota);
+        self.work.add_alone(move || store.limit(&limited, limit));
+        quota
     }
 
     /// Returns the settings of each upstream for one route.
@@ -353,9 +369,10 @@ impl Compiler<'_> {
                 }
                 let watch = Arc::new(watch);
                 let watched = Arc::clone(&watch);
-                self.work.add(format!("build of {name}"), move || {
-                    Arc::clone(&watched).watch()
-                });
+                self.work
+                    .add_about(format!("build of {name}"), &watch, move || {
+                        Arc::clone(&watched).watch()
+                    });
                 watch
             });
             let releases = is_nextjs.then(|| self.releases(key, upstream)).flatten();

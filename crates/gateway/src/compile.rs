@@ -19,13 +19,11 @@ use edgeway_config::{
     tree::{Key, Node, Spanned},
 };
 use edgeway_core::{
-    chain::{
-        ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Phase, Shared,
-    },
+    chain::{ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Shared},
     limits::Bans,
 };
 use edgeway_filters::{Entry, access_log::Redactor, error_pages::ErrorPages};
-use edgeway_routes::{Action, RouteProtection, RouteTable, Slashes, values::Maps};
+use edgeway_routes::{Action, RouteProtection, RouteTable, Slashes};
 use edgeway_script::kv::Owners;
 use edgeway_upstreams::{Protocol, Upstream};
 
@@ -231,26 +229,6 @@ impl Compiler<'_> {
         })
     }
 
-    fn unused_upstreams(&mut self, used: &HashSet<&str>, routes: &[Option<Route>]) {
-        // A plugin with `onRoute` may choose any upstream.
-        let mut filters = routes
-            .iter()
-            .flatten()
-            .flat_map(|route| route.chain.filters());
-        if filters.any(|each| each.name == "plugins" && each.traits.phases.wants(Phase::Route)) {
-            return;
-        }
-        let maps = self.shared.get::<Maps>().unwrap_or_default();
-        for (key, _) in &self.file.upstreams {
-            if !used.contains(key.name.as_str()) && !maps.result_in(&key.name) {
-                self.at(key.place, "edgeway::upstream::unused").warn(
-                    format!("no route uses the upstream `{}`", key.name),
-                    "remove it, or send a route to it with `upstream:`",
-                );
-            }
-        }
-    }
-
     /// Returns what requests without a route get.
     fn fallback(&mut self) -> Fallback {
         let chain = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
@@ -369,25 +347,6 @@ impl Compiler<'_> {
             self.at(*place, code).reported(value.parse::<Cidr>())
         });
         networks.collect()
-    }
-
-    fn upstreams(&mut self) -> HashMap<Arc<str>, Arc<Upstream>> {
-        let mut upstreams = HashMap::new();
-        let keeper = Arc::clone(&self.world.keeper);
-        self.work
-            .add("decisions", move || Arc::clone(&keeper).supervise());
-        let file = self.file;
-        for (key, config) in &file.upstreams {
-            let world = self.world;
-            let mut cx = self.cx(config.place, "");
-            if let Some(upstream) =
-                Upstream::compile(key, config, &world.zones, &world.keeper, &mut cx)
-            {
-                upstreams.insert(Arc::clone(&upstream.name), upstream);
-            }
-        }
-        self.shared_ports(&upstreams);
-        upstreams
     }
 
     fn route<'n>(

@@ -105,8 +105,9 @@ impl Compiler<'_> {
         let clients = usize::try_from(clients.value).unwrap_or(usize::MAX);
         let windows = Windows::of(&world.zones, &world.clock, window, clients);
         let turning = Arc::clone(&windows);
-        self.work
-            .add("flood guard", move || Arc::clone(&turning).turn_on());
+        self.work.add_about("flood guard", &windows, move || {
+            Arc::clone(&turning).turn_on()
+        });
         Some(FloodGuard {
             requests: u64::from(requests.value.count),
             in_flight: u64::from(in_flight.value),

@@ -44,6 +44,7 @@ pub mod schema;
 mod shared_filters;
 mod tracing;
 mod upstream_requests;
+mod upstreams;
 mod warm_up;
 mod written;
 

@@ -135,6 +135,9 @@ impl<'g> RouteParts<'g> {
             (family, Some(route), None) if family.contains("_cache_") => {
                 self.filters.contains(&(route, CACHE))
             }
+            ("edgeway_in_flight_requests", Some(route), None) => {
+                self.filters.contains(&(route, "in_flight"))
+            }
             (_, Some(route), None) => series
                 .get("filter")
                 .is_none_or(|filter| self.filters.contains(&(route, filter))),

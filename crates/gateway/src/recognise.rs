@@ -18,6 +18,7 @@ use edgeway_core::chain::{
     Certificate, Chain, Exchange, KeyBuilder, Phase,
     host::{forwarded_port, public_host, requested_host},
 };
+use edgeway_filters::{cache::RequestValues, plugins::has_returned_key};
 use edgeway_routes::Target;
 use http::{HeaderMap, Method, header};
 
@@ -164,6 +165,12 @@ impl RouteCache {
         let by_cookies = shape
             .as_ref()
             .is_some_and(RequestShape::is_decided_by_cookies);
+        // A request of the gateway's own has only those cookies that `key.by` names.
+        let by_values = || {
+            let values = self.values();
+            values.is_some_and(RequestValues::are_keyed_by_cookies) || has_returned_key(ex)
+        };
+        let by_cookies = by_cookies || (seen.has_cookies && by_values());
         let is_written = self.written.put(ex, &mut parts) || has_written || by_cookies;
         let client = &ex.facts.client;
         if client.certificate != Certificate::NotAsked || client.is_trusted {

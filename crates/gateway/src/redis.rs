@@ -51,7 +51,7 @@ impl Compiler<'_> {
         self.shared.insert(Arc::clone(&redis));
         let supervised = Arc::clone(&redis);
         self.work
-            .add("redis", move || Arc::clone(&supervised).supervise());
+            .add_about("redis", &redis, move || Arc::clone(&supervised).supervise());
         Some(redis)
     }
 

@@ -127,9 +127,10 @@ impl Compiler<'_> {
         }
         let releases = Arc::new(Releases::new(&key.name, &folder));
         let watched = Arc::clone(&releases);
-        self.work.add(format!("releases of {}", key.name), move || {
-            Arc::clone(&watched).watch()
-        });
+        self.work
+            .add_about(format!("releases of {}", key.name), &releases, move || {
+                Arc::clone(&watched).watch()
+            });
         Some(releases)
     }
 }

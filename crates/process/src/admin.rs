@@ -10,7 +10,10 @@ use std::{
 };
 
 use edgeway_gateway::{self as gateway, AdminSocket};
-use edgeway_net::{tasks::Tasks, unix_socket::SocketError};
+use edgeway_net::{
+    tasks::Tasks,
+    unix_socket::{SocketError, SocketFile},
+};
 use edgeway_proxy::edge::listeners::Inherit;
 use edgeway_status::{
     self as status, admin_socket,
@@ -40,6 +43,8 @@ struct OpenAdmin<T> {
     bound: T,
     /// The listening socket, for a successor.
     socket: OwnedFd,
+    /// The file of a unix socket.
+    file: Option<SocketFile>,
     connections: Connections,
     /// Closes the listener when dropped.
     _serving: Tasks,
@@ -181,12 +186,12 @@ impl Admin {
                 self.remove_socket();
                 info!(path:? = path; "admin listening");
                 let served = served.clone();
-                *self.socket.lock() = Some(OpenAdmin::new(
-                    path.clone(),
-                    path,
-                    shared,
-                    |open| async move { status::http::serve_unix(listener, served, &open).await },
-                ));
+                let file = SocketFile::at(&path);
+                let mut open = OpenAdmin::new(path.clone(), path, shared, |open| async move {
+                    status::http::serve_unix(listener, served, &open).await
+                });
+                open.file = file;
+                *self.socket.lock() = Some(open);
             }
         }
     }
@@ -242,6 +247,8 @@ impl Admin {
 
     fn remove_socket(&self) {
         if let Some(open) = self.socket.lock().take()
+            // Another program may have bound a socket of its own there.
+            && SocketFile::at(&open.bound) == open.file
             && let Err(error) = std::fs::remove_file(&open.bound)
         {
             debug!(error:%, path:? = open.bound; "admin socket removed before its listener");
@@ -266,6 +273,7 @@ impl<T> OpenAdmin<T> {
             written,
             bound,
             socket,
+            file: None,
             connections,
             _serving: serving,
         }

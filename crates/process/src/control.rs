@@ -247,6 +247,7 @@ impl Control {
         let comparison = split
             .as_deref()
             .map(|split| self.live.traffic.compare(split));
+        let before = self.live.serving();
         let (generation, zones) = match self.take(&candidate, SwitchReason::Read, split).await {
             Ok(taken) => taken,
             Err(refused) => {
@@ -278,7 +279,7 @@ impl Control {
             };
             self.begin_trial(generation, trial, before);
         } else {
-            self.settle(earlier.gateway, serving).await;
+            self.settle(before, serving).await;
         }
         Ok(ReloadResult {
             generation,
@@ -292,8 +293,10 @@ impl Control {
     }
 
     /// Ends the reload to a configuration that all clients get from now on.
-    pub(super) async fn settle(&self, before: Arc<Gateway>, serving: &Candidate) {
-        self.reset_lifetimes(before, &serving.gateway).await;
+    pub(super) async fn settle(&self, before: Vec<Arc<Gateway>>, serving: &Candidate) {
+        for before in before {
+            self.reset_lifetimes(before, &serving.gateway).await;
+        }
         self.store_last_good(&serving.sources);
     }
 

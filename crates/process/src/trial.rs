@@ -106,7 +106,7 @@ impl Control {
         let serving = self.turn.lock().await;
         if self.live.loaded().generation == generation {
             reload::keep(&self.live, &self.supervisor);
-            self.settle(before, &serving).await;
+            self.settle(vec![before], &serving).await;
         }
         drop(serving);
         self.end_trial(generation, TrialOutcome::Kept, text);
@@ -120,6 +120,7 @@ impl Control {
             self.end_trial(generation, TrialOutcome::Superseded, String::new());
             return;
         }
+        let refused = self.live.gateway();
         let taken = self.take(&earlier, SwitchReason::TakenBack, None).await;
         if let Err(error) = taken {
             warn!(
@@ -133,6 +134,7 @@ impl Control {
             return;
         }
         *serving = earlier;
+        self.reset_lifetimes(refused, &serving.gateway).await;
         drop(serving);
         self.end_trial(generation, TrialOutcome::TakenBack, why);
     }

@@ -98,7 +98,7 @@ static SETTINGS: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Largest body of a server action: a number of bytes, or a text with a unit.
 static BODY_SIZE: LazyLock<Regex> = LazyLock::new(|| {
-    let limit = r#"\bbodySizeLimit['"]?\s*:\s*['"`]?\s*(\d+(?:\.\d+)?)\s*(kb|mb|gb|b)?\b"#;
+    let limit = r#"\bbodySizeLimit['"]?\s*:\s*['"`]?\s*(\d+(?:\.\d+)?)\s*(kb|mb|gb|b)?\s*['"`]?\s*(?:[,}]|$)"#;
     Regex::new(&format!("(?i){limit}")).expect("it is valid")
 });
 
@@ -507,6 +507,7 @@ mod tests {
             ("{ \"bodySizeLimit\": \"1.5MB\" }", Some(3 << 19)),
             ("{ bodySizeLimit: 3000000 }", Some(3_000_000)),
             ("{ bodySizeLimit: process.env.LIMIT }", None),
+            ("{ bodySizeLimit: 5 * 1024 * 1024 }", None),
             ("{ // bodySizeLimit: '2mb'\n}", None),
         ] {
             let folder = tempfile::tempdir().unwrap();

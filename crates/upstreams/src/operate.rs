@@ -263,8 +263,8 @@ impl Upstream {
         Ok(last)
     }
 
-    /// Drops decisions that have no meaning with this configuration, which serves from now on.
-    pub(super) fn tidy_decisions(&self) {
+    /// Drops decisions that have no meaning with this configuration, which serves alone from now on.
+    pub fn tidy_decisions(&self) {
         let mut decisions = self.shared.live.decisions();
         // A backend that is written now no longer counts as added.
         decisions

@@ -103,7 +103,6 @@ impl Supervisor {
     }
 
     async fn run(mut self) {
-        self.upstream.tidy_decisions();
         // DNS results or an operator's decisions may have changed since it was compiled.
         self.upstream.rebuild();
         self.stop_awaiting_dns();

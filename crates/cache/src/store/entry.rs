@@ -37,9 +37,9 @@ pub struct RouteRules {
     pub quota: Option<Arc<Quota>>,
     /// True if the route stores responses that the origin forbids to store.
     pub keeps_private: bool,
-    /// Rules of which one allows the lifetime of a response that another process or another
-    /// configuration has stored; if there is none, each lifetime is allowed.
-    pub rules: Box<[CacheRules]>,
+    /// Rules that bound the lifetime of a response that another process or another configuration has
+    /// stored.
+    pub rules: Option<Box<CacheRules>>,
 }
 
 /// Settings for a response, beyond what the RFC says.

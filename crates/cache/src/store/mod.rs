@@ -170,18 +170,20 @@ impl Store {
 
     /// Returns the quota of a route: the same one for the same name, across reloads. At most
     /// `limit` bytes of the route's responses are stored; beyond that, its own entries are evicted
-    /// first.
+    /// first. A quota that exists keeps its limit until [`Store::limit`].
     pub fn quota(&self, route: &str, limit: u64) -> Arc<Quota> {
         let mut quotas = self.quotas.lock();
         let quota = quotas.entry(route.into()).or_insert_with(|| {
             let part = self.queues.lock().0.add_part();
             Arc::new(Quota::new(part, limit))
         });
+        Arc::clone(quota)
+    }
+
+    /// Changes the limit of a route's quota.
+    pub fn limit(&self, quota: &Quota, limit: u64) {
         quota.set_limit(limit);
-        let quota = Arc::clone(quota);
-        drop(quotas);
-        self.keep_quota(&quota);
-        quota
+        self.keep_quota(quota);
     }
 
     /// Sets the lower tier that is notified of all changes. The first one stays; returns false if

@@ -53,7 +53,7 @@ fn about(route: &str) -> EntryRules {
         max_object: 8 * MIB,
         quota: None,
         keeps_private: false,
-        rules: Box::default(),
+        rules: None,
     };
     EntryRules {
         route: Arc::new(route),

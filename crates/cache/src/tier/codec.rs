@@ -210,27 +210,22 @@ impl Decoded {
         is_complete && policy::may_be_stored(self.status, &self.headers, keeps_private)
     }
 
-    /// Returns the lifetime, at most as long as one of the rules allows. What none would store is
-    /// used no more without validation.
-    fn allowed(&self, rules: &[CacheRules]) -> Lifetime {
-        let before = &self.lifetime;
-        if rules.is_empty() {
-            return before.clone();
-        }
-        let lifetimes = rules
-            .iter()
-            .filter_map(|rules| policy::again(self.status, &self.headers, before, rules));
-        let Some(longest) = lifetimes.max_by_key(|lifetime| lifetime.fresh_for) else {
-            return before.clone().at_most(Duration::ZERO);
+    /// Returns the lifetime, at most as long as the rules allow. What they would not store is used no
+    /// more without validation.
+    fn allowed(&self, rules: Option<&CacheRules>) -> Lifetime {
+        let before = self.lifetime.clone();
+        let Some(rules) = rules else {
+            return before;
         };
-        let stale_if_error = before.stale_if_error.min(longest.stale_if_error);
+        let Some(now) = policy::again(self.status, &self.headers, &before, rules) else {
+            return before.at_most(Duration::ZERO);
+        };
+        let while_revalidating = now.stale_while_revalidate;
         Lifetime {
-            fresh_for: before.fresh_for.min(longest.fresh_for),
-            stale_while_revalidate: longest
-                .stale_while_revalidate
-                .min(before.stale_while_revalidate),
-            stale_if_error,
-            ..before.clone()
+            fresh_for: before.fresh_for.min(now.fresh_for),
+            stale_while_revalidate: before.stale_while_revalidate.min(while_revalidating),
+            stale_if_error: before.stale_if_error.min(now.stale_if_error),
+            ..before
         }
     }
 
@@ -238,7 +233,7 @@ impl Decoded {
     /// it was stored with.
     pub(crate) fn draft(self, here: &EntryRules, mark: LogMark) -> (EntryDraft, Bytes) {
         let draft = EntryDraft {
-            lifetime: self.allowed(&here.route.rules),
+            lifetime: self.allowed(here.route.rules.as_deref()),
             key: self.key,
             status: self.status,
             headers: self.headers,

@@ -148,7 +148,13 @@ impl Node {
                 one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.has_same_value(b))
             }
             (Value::Map(one), Value::Map(two)) => {
+                // Regular expressions are tried in their order.
+                let regexes = |map: &[(Key, Self)]| -> Vec<String> {
+                    let keys = map.iter().map(|(key, _)| &key.name);
+                    keys.filter(|name| name.starts_with('~')).cloned().collect()
+                };
                 one.len() == two.len()
+                    && regexes(one) == regexes(two)
                     && one.iter().enumerate().all(|(at, (key, node))| {
                         // Usually the order is the same.
                         let same = two.get(at).filter(|(k, _)| k.name == key.name);

@@ -69,12 +69,17 @@ edgeway_base::opaque_debug!(Shared);
 /// Background work of filters. It starts when the configuration begins to serve and ends with it.
 #[derive(Default)]
 pub struct BackgroundWork {
-    tasks: Vec<(String, Start)>,
+    tasks: Vec<BackgroundTask>,
     /// Steps that are taken once no other configuration serves beside this one.
     alone: Vec<Box<dyn Fn() + Send + Sync>>,
 }
 
-type Start = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+struct BackgroundTask {
+    name: String,
+    /// Address of the state that the work is about; zero if the name says it all.
+    state: usize,
+    start: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
 
 impl BackgroundWork {
     /// Registers `start`, to be called once this configuration serves; logs show `name`. Two
@@ -83,15 +88,43 @@ impl BackgroundWork {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let name = name.into();
-        if !self.has(&name) {
-            self.tasks.push((name, Box::new(move || Box::pin(start()))));
+        self.put(name.into(), 0, start);
+    }
+
+    /// Registers work about `state` as [`BackgroundWork::add`] does. Beside a configuration on trial
+    /// it goes on unless the latter has the same state.
+    pub fn add_about<T, F>(
+        &mut self,
+        name: impl Into<String>,
+        state: &Arc<T>,
+        start: impl Fn() -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.put(name.into(), Arc::as_ptr(state).addr(), start);
+    }
+
+    fn put<F>(&mut self, name: String, state: usize, start: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if self.tasks.iter().all(|other| other.name != name) {
+            let start = Box::new(move || -> BoxFuture<'static, ()> { Box::pin(start()) });
+            self.tasks.push(BackgroundTask { name, state, start });
         }
     }
 
-    /// Returns true if there is work of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.tasks.iter().any(|(other, _)| *other == name)
+    /// Starts the work that `other` does not do, and returns it with the names.
+    pub fn begin_beside(
+        &self,
+        other: &Self,
+    ) -> impl Iterator<Item = (&str, BoxFuture<'static, ()>)> {
+        let is_done = |work: &&BackgroundTask| {
+            let mut others = other.tasks.iter();
+            others.any(|other| (&other.name, other.state) == (&work.name, work.state))
+        };
+        let left = self.tasks.iter().filter(move |work| !is_done(work));
+        left.map(|work| (work.name.as_str(), (work.start)()))
     }
 
     /// Registers what is done once no other configuration serves beside this one.
@@ -108,14 +141,14 @@ impl BackgroundWork {
     pub fn begin(&self) -> impl Iterator<Item = (&str, BoxFuture<'static, ()>)> {
         self.tasks
             .iter()
-            .map(|(name, start)| (name.as_str(), start()))
+            .map(|work| (work.name.as_str(), (work.start)()))
     }
 }
 
 impl fmt::Debug for BackgroundWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.tasks.iter().map(|(name, _)| name))
+            .entries(self.tasks.iter().map(|work| &work.name))
             .finish()
     }
 }

@@ -18,6 +18,7 @@ pub struct RequestValues {
     key: Box<[Template]>,
     /// Parts of the request that the values come from, and that a client may send twice.
     sources: Box<[Source]>,
+    is_keyed_by_cookies: bool,
 }
 
 impl RequestValues {
@@ -27,7 +28,10 @@ impl RequestValues {
         let no_store = templates(&config.no_store_if, cx);
         let key = templates(&config.key.values, cx);
         let mut sources = Vec::new();
-        for template in bypass.iter().chain(&no_store).chain(&key) {
+        key.iter()
+            .for_each(|template| template.sources(&mut sources));
+        let is_keyed_by_cookies = reads_cookies(&sources);
+        for template in bypass.iter().chain(&no_store) {
             template.sources(&mut sources);
         }
         let is_empty = bypass.is_empty() && no_store.is_empty() && key.is_empty();
@@ -36,7 +40,13 @@ impl RequestValues {
             no_store,
             key,
             sources: sources.into(),
+            is_keyed_by_cookies,
         })
+    }
+
+    /// Returns true if values in the key come from cookies.
+    pub fn are_keyed_by_cookies(&self) -> bool {
+        self.is_keyed_by_cookies
     }
 
     /// Returns true if a value has several readings: the origin may use another one than the gateway.
@@ -47,8 +57,7 @@ impl RequestValues {
 
     /// Returns true if cookies matter.
     pub fn read_cookies(&self) -> bool {
-        let mut sources = self.sources.iter();
-        sources.any(|source| matches!(source, Source::Cookie(_)))
+        reads_cookies(&self.sources)
     }
 
     /// Returns true if the request goes to the origin whatever is stored.
@@ -74,6 +83,11 @@ impl RequestValues {
             key.part("value", value.as_bytes());
         }
     }
+}
+
+fn reads_cookies(sources: &[Source]) -> bool {
+    let mut sources = sources.iter();
+    sources.any(|source| matches!(source, Source::Cookie(_)))
 }
 
 /// Returns true if one of the values is neither empty nor `0`.

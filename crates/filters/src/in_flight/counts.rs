@@ -22,8 +22,6 @@ pub(super) struct Counts {
     /// Invariant: the number of [`RoutePermit`]s alive.
     route: AtomicU32,
     gauge: IntGauge,
-    metrics: Metrics,
-    name: Box<str>,
     /// Random, so that no client can make two keys collide.
     seed: (u64, u64),
     /// Invariant: the number of [`KeyPermit`]s alive by key; none is zero, so there are never more
@@ -40,12 +38,6 @@ const FAMILY: &str = "edgeway_in_flight_requests";
 
 impl Zone for Counts {}
 
-impl Drop for Counts {
-    fn drop(&mut self) {
-        self.metrics.forget(FAMILY, &[("route", &self.name)]);
-    }
-}
-
 /// Permit of a request on its route.
 pub(super) struct RoutePermit(Arc<Counts>);
 
@@ -61,8 +53,6 @@ impl Counts {
                 "Requests in flight on routes with `in_flight`.",
                 &[("route", route)],
             ),
-            metrics: metrics.clone(),
-            name: route.into(),
             seed: (fastrand::u64(..), fastrand::u64(..)),
             keys: std::array::from_fn(|_| Mutex::default()),
         }

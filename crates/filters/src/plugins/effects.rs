@@ -102,6 +102,15 @@ pub(super) fn put_keys(ex: &Exchange<'_>, key: &mut KeyBuilder) {
     }
 }
 
+/// Returns true if a plugin has put text into the cache key. A later request of the gateway's own,
+/// without the client's cookies, may get a response that belongs to another key.
+#[must_use]
+pub fn has_returned_key(ex: &Exchange<'_>) -> bool {
+    let done = ex.facts.slot::<PluginEffects>();
+    let mut keys = done.iter().flat_map(|done| &done.keys);
+    keys.any(|part| matches!(part, CacheKeyPart::Returned(..)))
+}
+
 /// Returns the request headers as the previous plugins have left them.
 pub(super) fn changed(ex: &Exchange<'_>) -> HeaderMap {
     let mut headers = ex.head.headers.clone();

@@ -18,6 +18,7 @@ pub mod manual;
 mod metrics;
 mod recent;
 mod reports;
+mod responses;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -45,21 +46,18 @@ use edgeway_net::tasks::Tasks;
 use edgeway_script::{
     ContextFacts, Failure, Hook, HookResult, Input, Plugin, Response,
     call::{is_of_url, rewritten},
-    header_changes::{apply, apply_to_request, may_become},
+    header_changes::{apply, apply_to_request},
     matcher::Matcher,
     wait_until::WorkPermits,
 };
 use http::{HeaderMap, HeaderName, StatusCode, header, response};
 
+pub use self::{effects::has_returned_key, responses::FailedResponseHook};
 use self::{
     effects::{PluginEffects, changed, done, sent},
     metrics::PluginMetrics,
     recent::RecentFailures,
 };
-
-/// Fact of a request whose response a hook did not handle, or not wholly. What the hook would have
-/// done is unknown, such as keeping the response private.
-pub struct FailedResponseHook(pub Hook);
 
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
@@ -360,29 +358,6 @@ impl Plugins {
             }
         }
         Verdict::Next
-    }
-
-    async fn run_on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts, hook: Hook) {
-        // Responses pass the plugins in the reverse order of requests.
-        for each in self.with(hook, ex).into_iter().rev() {
-            let response = Some((head.status, head.headers.clone()));
-            let headers = ex.head.headers.clone();
-            let input = each.input(ex, headers, response);
-            let Some(output) = each.run(ex, hook, input).await else {
-                ex.facts.put(FailedResponseHook(hook));
-                continue;
-            };
-            apply(&output.response, &mut head.headers);
-            if let Some(status) = output.status {
-                match may_become(head.status, status) {
-                    Ok(()) => head.status = status,
-                    Err(failure) => {
-                        each.report_failure(ex, hook, &failure);
-                        ex.facts.put(FailedResponseHook(hook));
-                    }
-                }
-            }
-        }
     }
 }
 

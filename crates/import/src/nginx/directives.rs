@@ -84,7 +84,7 @@ pub(super) fn mark_templates(all: &[Directive], whole: &[Directive]) {
 /// Returns true if a directive defines a variable.
 fn is_defined(all: &[Directive], name: &str) -> bool {
     all.iter().any(|one| {
-        let is_it = one.name == "set" || one.block.is_some();
+        let is_it = matches!(&*one.name, "set" | "auth_request_set") || one.block.is_some();
         let group = format!("?<{name}>");
         let mut args = one.args.iter();
         args.any(|arg| is_it && arg.strip_prefix('$') == Some(name) || arg.contains(&group))

@@ -38,7 +38,8 @@ impl Rules {
 
     /// Settles headers that depend on the response, if each of these rules redirects.
     pub(super) fn settle_headers(&self, keys: &mut Map<String, Value>, scope: &Scope<'_>) {
-        if self.list.iter().all(|rule| rule.get("to").is_some()) {
+        let all = self.list.iter().all(|rule| rule.get("to").is_some());
+        if all && !self.list.is_empty() {
             headers::settle_redirects(keys, scope);
         }
     }

@@ -117,10 +117,15 @@ pub(crate) fn replaces_failure(entry: &Arc<Entry>, error: &Error, ctx: &mut Cont
     }
     if let Some(facts) = ctx.facts.cache.as_mut() {
         facts.outcome = CacheOutcome::Stale;
+        facts.is_stored = false;
         facts.why = Some("origin-failed");
         facts.origin_status = ctx.facts.upstream.status;
         let age = lifetime.age(now);
         (facts.ttl, facts.age) = (Some(lifetime.ttl(age)), Some(age));
+    }
+    if let Some(flow) = ctx.cache.as_mut() {
+        // They came with the broken response.
+        flow.for_the_first.clear();
     }
     ctx.reply = None;
     true

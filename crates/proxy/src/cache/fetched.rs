@@ -37,7 +37,7 @@ pub(crate) enum OriginUse {
     Store(Fill, ResponseHeader),
     /// The client gets a stored response, which it confirms.
     Send(StoredResponse),
-    /// It confirms a stored response that is gone: the origin is asked again, for the whole of it.
+    /// Validation of a stored response that is gone: the origin is asked again, for the whole of it.
     Repeat,
 }
 

@@ -20,7 +20,7 @@ pub fn explain(
     let listener = explain::listener(gateway, question)?;
     if let Some((listener, section)) = listener.zip(question.header_section())
         && let ScanResult::Refused(refusal) =
-            Scanner::default().scan(&section, &HeadLimits::for_listener(listener))
+            Scanner::default().scan(&section, &HeadLimits::from(&**listener))
     {
         return Err(ExplainError::Edge {
             status: refusal.status.as_u16(),

@@ -45,8 +45,8 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>
         }));
     };
     let referenced = &mut sources.referenced;
-    let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, referenced);
-    diagnostics.extend(found);
+    let (gateway, problems) = gateway::compile_noting(&file, folder, &live.world, referenced);
+    diagnostics.extend(problems);
     let Some(gateway) = gateway else {
         return Err(Box::new(InvalidCandidate {
             sources,

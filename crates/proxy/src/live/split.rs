@@ -118,7 +118,9 @@ impl SplitRequest {
     pub(crate) fn ended(&self, route: Option<&str>, method: &http::Method, facts: &RequestFacts) {
         if let Some(counters) = self.arm().routes.get(route.unwrap_or(NO_ROUTE)) {
             counters.count(method, facts.status);
-            if facts.is_failed() {
+            // Limits that refuse clients are a change for the worse too.
+            let is_asked_for = matches!(facts.reason, Some("only_if_cached" | "maintenance"));
+            if facts.is_failed() || facts.status >= 500 && !is_asked_for {
                 counters.count_failed();
             }
             counters.observe_first_byte(facts.waited().as_secs_f64());

@@ -68,10 +68,8 @@ impl Supervisor {
             let name = format!("upstream {} before the trial", upstream.name);
             tasks.spawn(name, upstreams::supervise_beside(upstream.clone()));
         }
-        for (name, work) in earlier.work.begin() {
-            if !candidate.work.has(name) {
-                tasks.spawn(name, work);
-            }
+        for (name, work) in earlier.work.begin_beside(&candidate.work) {
+            tasks.spawn(name, work);
         }
         std::mem::replace(&mut *self.beside.lock(), tasks).stop();
     }

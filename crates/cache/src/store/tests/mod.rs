@@ -83,7 +83,7 @@ impl Bench {
                     max_object: 8 * MIB,
                     quota: None,
                     keeps_private: false,
-                    rules: Box::default(),
+                    rules: None,
                 }),
                 tags: Box::default(),
                 is_compressible: true,

@@ -324,13 +324,15 @@ impl OpenDisk {
             _ => return Err(error),
         };
         debug!(file:% = path.display(), error:%; "cache entry on disk cannot be read");
-        // If it stays, it is not looked for again.
-        let _removed = if about.is_dir() {
+        let removed = if about.is_dir() {
             fs::remove_dir_all(&path)
         } else {
             fs::remove_file(&path)
         };
-        self.index.lock().remove(&name);
+        // What stays takes its room, and is one miss for each request.
+        if removed.is_ok() {
+            self.index.lock().remove(&name);
+        }
         Ok(())
     }
 

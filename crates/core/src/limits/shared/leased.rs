@@ -36,7 +36,7 @@ impl RedisBuckets {
         let leases = cx.zones.get_or_create(&zone, || Leases::new(share));
         let (shared, held) = (Arc::clone(self), Arc::clone(&leases));
         let (limit, clock): (Arc<str>, _) = (limit.into(), cx.clock.clone());
-        cx.work.add(zone, move || {
+        cx.work.add_about(zone, &leases, move || {
             let (shared, held) = (Arc::clone(&shared), Arc::clone(&held));
             let (limit, clock) = (Arc::clone(&limit), clock.clone());
             async move {

@@ -46,16 +46,6 @@ pub(super) struct HeadLimits {
 }
 
 impl HeadLimits {
-    /// Returns the limits for connections of a listener.
-    pub(super) fn for_listener(listener: &Listener) -> Self {
-        Self::new(
-            listener.limits.request_line,
-            listener.limits.headers,
-            listener.limits.header_count,
-            listener.underscores,
-        )
-    }
-
     pub(super) fn new(
         request_line: usize,
         headers: usize,

@@ -76,7 +76,7 @@ impl Bench {
                     max_object: 8 * MIB,
                     quota: None,
                     keeps_private: false,
-                    rules: Box::default(),
+                    rules: None,
                 }),
                 tags: tags.iter().map(|tag| (*tag).into()).collect(),
                 is_compressible: false,
