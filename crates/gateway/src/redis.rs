@@ -346,9 +346,9 @@ impl Compiler<'_> {
         // Secrets beside it are written as `file:PATH`.
         let path = written.to_str().and_then(|path| path.strip_prefix("file:"));
         let path = path.map_or(written, Path::new);
-        let at = self.folder.join(path);
-        self.referenced.missed(at.clone());
-        match named_file::read(&at, named_file::MAX_LEN) {
+        let whole = self.folder.join(path);
+        self.referenced.missed(whole.clone());
+        match named_file::read(&whole, named_file::MAX_LEN) {
             Ok(content) => Some(content),
             Err(error) => self.at(place, "edgeway::redis::tls").refuse(
                 format!("cannot read `{}`: {error}", path.display()),

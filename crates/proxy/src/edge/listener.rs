@@ -67,8 +67,8 @@ impl UnixPath {
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        let own = self.file.get_mut().take();
-        if own.is_none() || own != SocketFile::at(&self.path) {
+        let file = self.file.get_mut().take();
+        if file.is_none() || file != SocketFile::at(&self.path) {
             return;
         }
         if let Err(error) = std::fs::remove_file(&self.path) {

@@ -350,7 +350,7 @@ fn a_quota_evicts_from_its_own_route_only() {
     }
     assert!(quota.used() > MIB / 2);
     assert!(bench.get(&key("/other")).is_some());
-    bench.store.quota("r", 0);
+    bench.store.limit(&quota, 0);
     assert_eq!((quota.used(), bench.store.objects()), (0, 1));
 }
 
