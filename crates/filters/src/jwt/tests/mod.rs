@@ -302,7 +302,7 @@ fn what_is_no_token_expect_refused_without_a_word_on_why() {
             .bearer(&format!("{signed}.{}", signature.unwrap()))
             .expect_refused(401, "jwt_malformed");
     }
-    assert_eq!(counted(&check.metrics, "invalid"), 19);
+    assert_eq!(counted(&check.metrics, "invalid"), 20);
     assert_eq!(counted(&check.metrics, "passed"), 0);
 }
 
