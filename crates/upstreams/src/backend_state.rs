@@ -19,7 +19,7 @@ use super::{
     eject::Ejection,
     health::{Health, ProbeLog},
     latency::Latency,
-    metrics::BackendMetrics,
+    metrics::forget_backend,
     node::NodeState,
     silence::Silence,
     tls::LastTlsLine,
@@ -94,7 +94,7 @@ impl Drop for BackendState {
     /// with each address that DNS ever returned.
     fn drop(&mut self) {
         if let Some((metrics, upstream)) = &self.series {
-            BackendMetrics::forget(metrics, upstream, &self.address);
+            forget_backend(metrics, upstream, &self.address);
         }
     }
 }

@@ -109,6 +109,7 @@ impl Lease {
             state,
             shared,
             metrics,
+            first_byte: histogram,
             ..
         } = &*self.backend;
         let fail = |cause, now| {
@@ -127,8 +128,8 @@ impl Lease {
                 metrics.ok.inc();
                 let seconds = first_byte.as_secs_f64();
                 shared.metrics.first_byte.observe(seconds);
-                if let Some(histogram) = &metrics.first_byte {
-                    histogram.observe(seconds);
+                if let Some(histogram) = histogram {
+                    histogram.seconds.observe(seconds);
                 }
                 state
                     .latency

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     base::{
-        metrics::{IntCounter, Metrics},
+        metrics::IntCounter,
         net::CidrSet,
         units::{Rate, Span},
     },
@@ -100,13 +100,16 @@ pub enum LimitMatch {
     OtherClass,
 }
 
-/// Counts of requests by outcome.
-#[derive(Debug)]
-pub struct Counts {
-    pub passed: IntCounter,
-    pub delayed: IntCounter,
-    pub refused: IntCounter,
-    pub exempt: IntCounter,
+edgeway_base::metric_handles! {
+    /// Counts of requests by outcome.
+    #[derive(Debug)]
+    pub struct Counts(limit) {
+        pub passed { action: "passed" },
+        pub delayed { action: "delayed" },
+        pub refused { action: "refused" },
+        pub exempt { action: "exempt" }: IntCounter = "edgeway_rate_limit_total",
+            "Requests that a rate limit counted, delayed or refused, or that are exempt.";
+    }
 }
 
 /// Maximum delay: beyond it a client does better to retry.
@@ -196,24 +199,6 @@ impl Limit {
 
 fn bit(class: Class) -> u8 {
     1 << class as u8
-}
-
-impl Counts {
-    fn new(metrics: &Metrics, limit: &str) -> Self {
-        let action = |action| {
-            metrics.counter(
-                "edgeway_rate_limit_total",
-                "Requests that a rate limit counted, delayed or refused, or that are exempt.",
-                &[("limit", limit), ("action", action)],
-            )
-        };
-        Self {
-            passed: action("passed"),
-            delayed: action("delayed"),
-            refused: action("refused"),
-            exempt: action("exempt"),
-        }
-    }
 }
 
 impl LimitConfig {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use edgeway_base::metrics::{IntGauge, Metrics};
+use edgeway_base::metrics::Metrics;
 use edgeway_core::{
     limits::key::{Hashing, Key},
     zones::Zone,
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 pub(super) struct Counts {
     /// Invariant: the number of [`RoutePermit`]s alive.
     route: AtomicU32,
-    gauge: IntGauge,
+    gauge: RouteGauge,
     metrics: Metrics,
     name: Box<str>,
     /// Random, so that no client can make two keys collide.
@@ -36,13 +36,18 @@ const SHARDS: usize = 16;
 /// Capacity up to which a shard's table is kept.
 const SMALL: usize = 64;
 
-const FAMILY: &str = "edgeway_in_flight_requests";
+edgeway_base::metric_handles! {
+    struct RouteGauge(route) {
+        requests: IntGauge = "edgeway_in_flight_requests",
+            "Requests in flight on routes with `in_flight`.";
+    }
+}
 
 impl Zone for Counts {}
 
 impl Drop for Counts {
     fn drop(&mut self) {
-        self.metrics.forget(FAMILY, &[("route", &self.name)]);
+        RouteGauge::forget(&self.metrics, &self.name);
     }
 }
 
@@ -56,11 +61,7 @@ impl Counts {
     pub(super) fn new(metrics: &Metrics, route: &str) -> Self {
         Self {
             route: AtomicU32::new(0),
-            gauge: metrics.gauge(
-                FAMILY,
-                "Requests in flight on routes with `in_flight`.",
-                &[("route", route)],
-            ),
+            gauge: RouteGauge::new(metrics, route),
             metrics: metrics.clone(),
             name: route.into(),
             seed: (fastrand::u64(..), fastrand::u64(..)),
@@ -78,7 +79,7 @@ impl Counts {
         let order = Ordering::Relaxed;
         let one_more = |now| (now < max).then_some(now + 1);
         this.route.fetch_update(order, order, one_more).ok()?;
-        this.gauge.inc();
+        this.gauge.requests.inc();
         Some(RoutePermit(Arc::clone(this)))
     }
 
@@ -110,7 +111,7 @@ impl Counts {
 
 impl Drop for RoutePermit {
     fn drop(&mut self) {
-        self.0.gauge.dec();
+        self.0.gauge.requests.dec();
         self.0.route.fetch_sub(1, Ordering::Relaxed);
     }
 }

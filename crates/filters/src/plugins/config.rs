@@ -242,7 +242,7 @@ impl PluginConfig {
                 let on_error = self.on_error(&plugin, cx)?;
                 plugin.loaded(cx.clock.wall());
                 self::version(&plugin, cx);
-                let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
+                let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, plugin.name()));
                 let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));
                 cx.work.add(
                     format!("heap of plugin {name} on {}", cx.route),

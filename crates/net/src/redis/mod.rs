@@ -173,7 +173,7 @@ impl Redis {
 
     /// Returns true if a family of metrics belongs to this client.
     pub fn has_family(name: &str) -> bool {
-        metrics::FAMILIES.contains(&name)
+        RedisMetrics::FAMILIES.contains(&name)
     }
 
     pub fn status(&self) -> RedisStatus {

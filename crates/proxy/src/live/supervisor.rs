@@ -32,7 +32,7 @@ impl Supervisor {
         let activity = live.connections.activity();
         let traffic = live.traffic.clone();
         process.spawn("traffic", traffic.supervise(Arc::clone(activity)));
-        let event_loops = live.process.event_loops.clone();
+        let event_loops = live.event_loops.clone();
         let workers = live.world.workers.clone();
         process.spawn(
             "event loops",
