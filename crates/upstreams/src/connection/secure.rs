@@ -1,7 +1,7 @@
 //! TLS connection to a backend.
 
 use std::{
-    io::{self, IoSlice, Write},
+    io::{self, Write},
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -181,31 +181,7 @@ impl AsyncRead for RecordSocket {
 }
 
 impl AsyncWrite for RecordSocket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
-    }
+    edgeway_base::inner_stream!(
+        self.socket: poll_write, poll_write_vectored, is_write_vectored, poll_flush, poll_shutdown
+    );
 }
