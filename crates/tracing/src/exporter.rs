@@ -87,7 +87,7 @@ edgeway_base::metric_handles! {
 /// Exporter of one collector.
 #[derive(Debug)]
 pub struct Exporter {
-    settings: ExportSettings,
+    pub settings: ExportSettings,
     queue: mpsc::Sender<EncodedSpans>,
     /// Receiver of the queue, until the task starts.
     waiting: Mutex<Option<mpsc::Receiver<EncodedSpans>>>,
@@ -96,10 +96,6 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    pub fn settings(&self) -> &ExportSettings {
-        &self.settings
-    }
-
     /// Queues the result of `make`, about `count` spans, or drops them.
     pub(crate) fn push(&self, count: usize, make: impl FnOnce() -> EncodedSpans) {
         match self.queue.try_reserve() {

@@ -81,7 +81,7 @@ impl Backend {
 
     /// Name that the certificate is for; `None` without TLS.
     pub(super) fn tls_name(&self) -> Option<&str> {
-        self.tls.as_ref().map(|tls| tls.identity().name())
+        self.tls.as_ref().map(|tls| tls.identity.name())
     }
 
     pub fn target(&self) -> &Target {

@@ -16,7 +16,7 @@ use super::{
 /// Place on a backend. Dropping it returns the place, whatever happened.
 #[must_use = "dropping a lease releases its place"]
 pub struct Lease {
-    backend: Arc<Backend>,
+    pub backend: Arc<Backend>,
     /// Nanoseconds of the upstream's epoch.
     pub(super) since: u64,
     pub(super) by_cookie: bool,
@@ -61,10 +61,6 @@ impl Lease {
     /// Returns the time at which the place was taken: at once, or after waiting for it.
     pub fn since(&self) -> Instant {
         self.backend.shared.live.instant(self.since)
-    }
-
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
     }
 
     /// Records that the whole of a request was sent: right after the place was taken, or later,

@@ -290,7 +290,7 @@ impl Upstream {
         let is_slow = is_up && share < 1.0;
         let in_flight = state.in_flight();
         let probes = state.probes.lock().clone();
-        let failed = state.streak().load(Ordering::Relaxed);
+        let failed = state.streak.load(Ordering::Relaxed);
         let is_failing = failed > 0;
         let out_for = match ejected_until {
             _ if state.is_drained() => None,

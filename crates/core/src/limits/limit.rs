@@ -183,7 +183,7 @@ impl Limit {
 
     /// Returns the smallest burst of all tiers: no request may cost more.
     pub fn smallest_burst(&self) -> u32 {
-        let bursts = self.tiers.iter().map(|tier| tier.quota.burst());
+        let bursts = self.tiers.iter().map(|tier| tier.quota.burst);
         bursts.fold(u32::MAX, u32::min)
     }
 
@@ -474,9 +474,9 @@ impl LimitCheck<'_, '_> {
 fn policy(name: &str, quota: &Quota) -> String {
     let (count, seconds) = quota.window();
     let policy = format!("\"{name}\";q={count};w={seconds}");
-    if quota.burst() == quota.count() {
+    if quota.burst == quota.count {
         policy
     } else {
-        format!("{policy};burst={}", quota.burst())
+        format!("{policy};burst={}", quota.burst)
     }
 }

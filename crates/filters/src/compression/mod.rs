@@ -65,7 +65,7 @@ pub struct CompressionRules {
 /// A content coding on offer.
 #[derive(Debug)]
 pub struct Offer {
-    encoding: Encoding,
+    pub encoding: Encoding,
     level: u8,
     content_encoding: HeaderValue,
     bytes: ByteCounters,
@@ -404,10 +404,6 @@ impl Offer {
             content_encoding: encoding.header_value(),
             bytes: ByteCounters::new(metrics, encoding.name()),
         }
-    }
-
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
     }
 
     /// Returns the level for responses that are compressed once and sent many times: higher than

@@ -190,12 +190,12 @@ impl AppImages {
             Builds::Folder(watch) => {
                 let build = watch.now();
                 let (request, optimizer) = build.image(path, query, accept)?;
-                (request, optimizer, build.mark())
+                (request, optimizer, build.mark)
             }
             Builds::Releases(releases) => {
                 let build = releases.build(release?)?;
                 let (request, optimizer) = build.image(path, query, accept)?;
-                (request, optimizer, build.mark())
+                (request, optimizer, build.mark)
             }
         };
         if request.remote.is_some() && self.remote.is_none() {

@@ -45,7 +45,7 @@ pub use self::{
 
 /// A Redis: a single instance, a cluster, or a primary that sentinels watch.
 pub struct Redis {
-    settings: RedisSettings,
+    pub settings: RedisSettings,
     clock: Clock,
     metrics: RedisMetrics,
     /// Runtime that serves the connections, the same as that of the requests that use them. `None`:
@@ -149,10 +149,6 @@ impl Redis {
             settings,
             clock,
         }
-    }
-
-    pub fn settings(&self) -> &RedisSettings {
-        &self.settings
     }
 
     /// Returns the prefix of every key.

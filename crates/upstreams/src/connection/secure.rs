@@ -27,7 +27,7 @@ const IDLE_ROOM: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct SecureStream {
     pub(super) stream: TlsStream<RecordSocket>,
-    identity: TlsIdentity,
+    pub(super) identity: TlsIdentity,
 }
 
 impl SecureStream {
@@ -37,21 +37,17 @@ impl SecureStream {
             .connect(tls.name(), RecordSocket::from(socket))
             .await;
         let stream = connected.map_err(|error| {
-            let why = format!("TLS handshake with a backend as {}", tls.identity().name());
+            let why = format!("TLS handshake with a backend as {}", tls.identity.name());
             Error::because(ErrorType::TLSHandshakeFailure, why, error)
         })?;
         Ok(Self {
             stream,
-            identity: tls.identity().clone(),
+            identity: tls.identity.clone(),
         })
     }
 
     pub(super) fn socket(&self) -> &Socket {
         &self.stream.get_ref().0.socket
-    }
-
-    pub(super) fn identity(&self) -> &TlsIdentity {
-        &self.identity
     }
 
     /// Returns true if the handshake chose HTTP/2.

@@ -49,7 +49,7 @@ impl Transport {
     pub(super) fn identity(&self) -> Option<&TlsIdentity> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(stream) => Some(stream.identity()),
+            Self::Tls(stream) => Some(&stream.identity),
         }
     }
 

@@ -339,7 +339,7 @@ impl PurgeLink {
     /// shares with no other.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
         let alone = self.running.lock().await;
-        self.attach(redis.as_ref().map(|redis| redis.settings()));
+        self.attach(redis.as_ref().map(|redis| &redis.settings));
         let Some(redis) = redis else {
             return pending().await;
         };
