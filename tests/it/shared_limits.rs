@@ -130,7 +130,7 @@ fn demand(random: &mut fastrand::Rng) -> Demand<'static> {
         limit,
         key: Key(random.u128(..3)),
         quota,
-        cost: random.u32(1..=quota.burst().min(4)),
+        cost: random.u32(1..=quota.burst.min(4)),
         max_delay: Duration::from_micros(random.u64(..4) * 700),
         leases: None,
     }

@@ -23,6 +23,7 @@ pub mod hop_by_hop;
 pub mod host;
 pub mod http;
 pub mod http_date;
+mod inner_stream;
 pub mod lanes;
 pub mod loopback;
 pub mod metrics;

@@ -18,8 +18,8 @@ pub struct ReservedHeaders {
     /// Names of [`OVERRIDES`] that some route lets pass.
     passing: BTreeSet<&'static str>,
     /// True if anything besides backends reads the gateway's own headers before a route is chosen,
-    /// or on every route.
-    is_read: bool,
+    /// or on every route: they must be set before a route is chosen.
+    pub is_read: bool,
 }
 
 /// Reason why a name needs attention.
@@ -184,11 +184,6 @@ impl ReservedHeaders {
             passing,
             is_read,
         }
-    }
-
-    /// Returns true if the gateway's own headers must be set before a route is chosen.
-    pub fn is_read(&self) -> bool {
-        self.is_read
     }
 
     /// Returns true if some route lets one of [`OVERRIDES`] pass, so that the other routes must

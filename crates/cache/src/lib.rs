@@ -211,7 +211,7 @@ impl Cache {
     pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<WaitHistograms> {
         self.settings
             .shared
-            .map(|_| WaitHistograms::level2(metrics, route))
+            .map(|_| WaitHistograms::new(metrics, route))
     }
 
     pub fn lock(&self) -> &'static CacheKeyLockImpl {

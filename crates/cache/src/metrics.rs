@@ -1,15 +1,19 @@
 //! Metrics of one route's cache.
 
-use crate::{
-    base::metrics::{IntCounter, Metrics},
-    chain::{CacheFacts, CacheOutcome},
-};
+use crate::chain::{CacheFacts, CacheOutcome};
 
-/// Metric handles, created with the configuration.
-pub struct RouteCacheMetrics {
-    outcomes: [IntCounter; CacheOutcome::ALL.len()],
-    collapsed: IntCounter,
-    revalidations: [IntCounter; Revalidation::ALL.len()],
+edgeway_base::metric_handles! {
+    /// Metric handles, created with the configuration.
+    pub struct RouteCacheMetrics(route) {
+        outcomes: [IntCounter; result: CacheOutcome::label] = "edgeway_cache_requests_total",
+            "Requests on routes with a cache, by what the cache did: `hit`, `miss`, `stale`, `expired`, `revalidated` or `bypass`.";
+        collapsed: IntCounter = "edgeway_cache_collapsed_total",
+            "Requests that were collapsed with another request to the origin.";
+        revalidations: [IntCounter; outcome: Revalidation::name] =
+            "edgeway_cache_revalidations_total",
+            "Background revalidations of stale responses: `begun`, or `postponed` because the \
+             upstream's budget was used up.";
+    }
 }
 
 edgeway_base::enum_table! {
@@ -25,32 +29,6 @@ edgeway_base::enum_table! {
 }
 
 impl RouteCacheMetrics {
-    pub fn new(metrics: &Metrics, route: &str) -> Self {
-        Self {
-            outcomes: CacheOutcome::ALL.map(|outcome| {
-                let result = outcome.name().to_ascii_lowercase();
-                metrics.counter(
-                    "edgeway_cache_requests_total",
-                    "Requests on routes with a cache, by what the cache did: `hit`, `miss`, `stale`, `expired`, `revalidated` or `bypass`.",
-                    &[("route", route), ("result", &result)],
-                )
-            }),
-            collapsed: metrics.counter(
-                "edgeway_cache_collapsed_total",
-                "Requests that were collapsed with another request to the origin.",
-                &[("route", route)],
-            ),
-            revalidations: Revalidation::ALL.map(|outcome| {
-                metrics.counter(
-                    "edgeway_cache_revalidations_total",
-                    "Background revalidations of stale responses: `begun`, or `postponed` because \
-                     the upstream's budget was used up.",
-                    &[("route", route), ("outcome", outcome.name())],
-                )
-            }),
-        }
-    }
-
     pub fn count(&self, facts: &CacheFacts) {
         self.outcomes[facts.outcome as usize].inc();
         if facts.is_collapsed {

@@ -17,7 +17,7 @@ pub struct FileResponse {
     file: Arc<ServedFile>,
     /// Index of the compressed file, or `None` for the plain one.
     encoded: Option<usize>,
-    status: StatusCode,
+    pub status: StatusCode,
     /// Bytes of it, from the first number up to and without the second.
     range: (u64, u64),
     /// Body to send, ready to begin.
@@ -96,10 +96,6 @@ impl FileResponse {
             Some(body) => body.begin().await,
             None => Ok(()),
         }
-    }
-
-    pub fn status(&self) -> StatusCode {
-        self.status
     }
 
     /// Returns true if a compressed file is sent in place of the plain one.

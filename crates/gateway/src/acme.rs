@@ -35,7 +35,7 @@ impl Compiler<'_> {
                 port,
                 certificates: compiled
                     .and_then(|listener| listener.tls.as_ref())
-                    .map(|tls| Arc::clone(tls.certificates())),
+                    .map(|tls| Arc::clone(&tls.certificates)),
             });
         }
         let world = self.world;

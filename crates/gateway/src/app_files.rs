@@ -46,7 +46,7 @@ impl AppFiles {
         guarded: Option<PathSet>,
         clock: &Clock,
     ) -> Self {
-        let folder = || releases.folder().to_path_buf();
+        let folder = || releases.folder.clone();
         Self {
             builds: Builds::Releases {
                 releases: Arc::clone(releases),

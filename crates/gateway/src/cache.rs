@@ -417,7 +417,7 @@ impl Compiler<'_> {
         build.is_some_and(|build| {
             // A path that no app has stands for all others.
             let pages = [&b"/"[..], b"/edgeway/any/page"];
-            build.mark() != 0 && pages.into_iter().all(|page| build.is_guarded(page))
+            build.mark != 0 && pages.into_iter().all(|page| build.is_guarded(page))
         })
     }
 

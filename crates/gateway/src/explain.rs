@@ -453,7 +453,7 @@ fn action_text(
         Action::Redirect(redirect) => match redirect.location(target, params) {
             Some(location) => format!(
                 "redirect {} to {}",
-                redirect.status().as_u16(),
+                redirect.status.as_u16(),
                 String::from_utf8_lossy(location.as_bytes())
             ),
             None => plain_action(route),
@@ -489,8 +489,8 @@ pub(super) fn plain_action(route: &Route) -> String {
             };
             format!("{first}upstream {}{only}", forward.upstream)
         }
-        Action::Redirect(redirect) => format!("redirect {}", redirect.status().as_u16()),
-        Action::Respond(respond) => match respond.status().as_u16() {
+        Action::Redirect(redirect) => format!("redirect {}", redirect.status.as_u16()),
+        Action::Respond(respond) => match respond.status.as_u16() {
             444 => "close without a response (444)".to_owned(),
             status => format!("respond {status}"),
         },

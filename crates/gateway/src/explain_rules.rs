@@ -82,7 +82,7 @@ pub(super) fn settle(
         request.remove_header(&name);
     }
     let mut routes = gateway.routes.iter();
-    if !gateway.reserved.is_read() && !routes.any(|route| route.reads_written) {
+    if !gateway.reserved.is_read && !routes.any(|route| route.reads_written) {
         return Ok(());
     }
     let ip = facts.client.ip.to_string();

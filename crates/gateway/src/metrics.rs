@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use edgeway_base::{
     clock::Clock,
-    metrics::{Histogram, IntCounter, IntGauge, Metrics, SECONDS, Series, TracedHistogram},
+    metrics::{Histogram, IntCounter, Metrics, SECONDS, Series, TracedHistogram},
 };
 use edgeway_config::model::File;
 use edgeway_core::chain::Chain;
@@ -358,16 +358,10 @@ impl RouteMetrics {
     }
 }
 
-/// Request metrics of the process.
-pub struct HttpMetrics {
-    pub in_flight: IntGauge,
-}
-
-impl HttpMetrics {
-    pub fn new(metrics: &Metrics) -> Self {
-        Self {
-            in_flight: metrics.gauge("edgeway_http_in_flight", "Requests in flight.", &[]),
-        }
+edgeway_base::metric_handles! {
+    /// Request metrics of the process.
+    pub struct HttpMetrics() {
+        pub in_flight: IntGauge = "edgeway_http_in_flight", "Requests in flight.";
     }
 }
 

@@ -111,7 +111,7 @@ impl RouteCache {
         let mut parts = KeyBuilder::roomy();
         let mut shape = None;
         match (&self.own, upstream) {
-            (Some(own), Some(upstream)) if own.is_of(upstream) => parts.framed(own.parts()),
+            (Some(own), Some(upstream)) if own.is_of(upstream) => parts.framed(&own.parts),
             _ => self.identity.put(upstream, &mut parts),
         }
         if let Some(rules) = upstream.and_then(|upstream| self.nextjs(upstream)) {

@@ -38,7 +38,7 @@ impl Compiler<'_> {
         let settings = self.checked(|own| own.redis_settings(value, *place))??;
         let world = self.world;
         let clients = world.zones.get_or_create(ZONE, InUse::<Redis>::default);
-        let is_same = |client: &Redis| *client.settings() == settings;
+        let is_same = |client: &Redis| client.settings == settings;
         let redis = clients.get_or_create(is_same, || {
             let clock = world.clock.clone();
             Redis::new(
@@ -383,7 +383,7 @@ mod tests {
     fn settings(section: &str) -> RedisSettings {
         let (gateway, messages) = gateway(section, &World::default());
         let gateway = gateway.unwrap_or_else(|| panic!("{messages:?}"));
-        gateway.redis.unwrap().settings().clone()
+        gateway.redis.unwrap().settings.clone()
     }
 
     #[test]

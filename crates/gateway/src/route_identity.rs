@@ -57,7 +57,7 @@ pub(super) struct RouteIdentity([u8; 8]);
 #[derive(Clone, Debug)]
 pub(super) struct RouteKeyParts {
     upstream: Box<str>,
-    parts: KeyBuilder,
+    pub(super) parts: KeyBuilder,
 }
 
 impl RouteKeyParts {
@@ -72,10 +72,6 @@ impl RouteKeyParts {
 
     pub(super) fn is_of(&self, upstream: &str) -> bool {
         *self.upstream == *upstream
-    }
-
-    pub(super) fn parts(&self) -> &KeyBuilder {
-        &self.parts
     }
 }
 

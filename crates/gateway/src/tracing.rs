@@ -297,7 +297,7 @@ mod tests {
         let (gateway, messages) = gateway(section, &World::default());
         let gateway = gateway.unwrap_or_else(|| panic!("{messages:?}"));
         let tracing = gateway.tracing.unwrap().tracing;
-        (tracing.exporter.settings().clone(), *tracing.rules())
+        (tracing.exporter.settings.clone(), tracing.rules)
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Gateway {
         let (Some(cache), Some(build)) = (&self.cache, build) else {
             return list;
         };
-        let mark = build.mark().to_be_bytes();
+        let mark = build.mark.to_be_bytes();
         let is_of_release = |entry: &Entry| {
             let mut parts = KeyBuilder::parts(entry.key().extra());
             entry.status.is_success() && parts.any(|part| part == (&b"build"[..], &mark[..]))

@@ -488,7 +488,7 @@ impl Control {
 
     /// Tasks that last as long as the process.
     pub(super) fn tasks(&self) -> &Tasks {
-        self.supervisor.process()
+        &self.supervisor.process
     }
 }
 

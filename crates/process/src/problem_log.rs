@@ -13,7 +13,7 @@ use edgeway_base::{
     metrics::{IntGauge, Metrics},
     units::Span,
 };
-use edgeway_proxy::live::{PROBLEM, ProcessMetrics};
+use edgeway_proxy::live::{ProblemMetric, ProcessMetrics};
 use edgeway_status::{
     problems::{self, Problem, Severity},
     snapshot::ProblemOnset,
@@ -202,20 +202,13 @@ impl ProblemReport {
 
 /// Adds the series of a problem.
 fn publish_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
-    ProcessMetrics::problem(metrics, &labels(kind, subject, severity)).set(1);
+    let metric = ProblemMetric::new(metrics, kind, severity.name(), subject);
+    metric.lasts.set(1);
 }
 
 /// Drops the series of a problem.
 fn forget_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
-    metrics.forget(PROBLEM, &labels(kind, subject, severity));
-}
-
-fn labels<'a>(kind: &'a str, subject: &'a str, severity: Severity) -> [(&'static str, &'a str); 3] {
-    [
-        ("problem", kind),
-        ("severity", severity.name()),
-        ("subject", subject),
-    ]
+    ProblemMetric::forget(metrics, kind, severity.name(), subject);
 }
 
 #[cfg(test)]
@@ -239,7 +232,7 @@ mod tests {
         let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics, Vec::new());
         let series = || {
             let mut subjects = Vec::new();
-            metrics.each_gauge(PROBLEM, |series, value| {
+            metrics.each_gauge(ProblemMetric::FAMILIES[0], |series, value| {
                 assert_eq!(value, 1);
                 subjects.push(series.get("subject").unwrap_or_default().to_owned());
             });
@@ -319,7 +312,7 @@ mod tests {
             .collect();
         report.look(&many, &Clock::test());
         let mut count = 0;
-        metrics.each_gauge(PROBLEM, |_, _| count += 1);
+        metrics.each_gauge(ProblemMetric::FAMILIES[0], |_, _| count += 1);
         assert_eq!(count, MAX_SERIES);
         assert_eq!(report.warnings.get(), 300);
     }

@@ -122,13 +122,13 @@ pub(super) async fn ask(
     let mut wire = match Wire::connect(upstream, &lease, must_be_new, time).await {
         Ok(wire) => wire,
         Err(error) => {
-            tried.push(lease.backend().id());
+            tried.push(lease.backend.id());
             lease.not_connected(&error);
             return Err(failed(&error, true));
         }
     };
-    let backend = Arc::clone(lease.backend().address());
-    let release = lease.backend().release().cloned();
+    let backend = Arc::clone(lease.backend.address());
+    let release = lease.backend.release().cloned();
     let is_reused = wire.is_reused();
     match exchange(request, &mut wire).await {
         Ok(exchanged) => {
@@ -157,7 +157,7 @@ pub(super) async fn ask(
         Err(error) => {
             // An app closes idle connections when it likes.
             if !is_reused {
-                tried.push(lease.backend().id());
+                tried.push(lease.backend.id());
                 lease.finish(Outcome::Reset);
             }
             Err(failed(&error, request.may_repeat))

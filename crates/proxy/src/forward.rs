@@ -124,7 +124,7 @@ fn ready_lines(
     connection: &Connection,
     ctx: &Context,
 ) -> Option<Arc<[u8]>> {
-    let is_direct = !is_h2(ctx) && context::chain(&ctx.gateway, ctx.route).leaves_forwarding();
+    let is_direct = !is_h2(ctx) && context::chain(&ctx.gateway, ctx.route).leaves_forwarding;
     is_direct
         .then(|| forwarded::ready_lines(original, &forwarding(ctx, connection)))
         .flatten()

@@ -107,7 +107,7 @@ pub(super) fn refusal(
     if status != 503 || !has_token(&response.headers, &header::CONNECTION, "close") {
         return AttemptFailure::Status(status);
     }
-    let own = lease.backend();
+    let own = &lease.backend;
     own.close_idle();
     if upstream.has_other(|id| id == own.id() || ctx.tried.contains(&id)) {
         let is_pooled = ctx.facts.upstream.reused;

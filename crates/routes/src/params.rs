@@ -44,7 +44,7 @@ pub struct ParamNames {
     of_hosts: Vec<Name>,
     pub(super) has_rest: bool,
     /// True if all paths are valid; otherwise a missing name needs no report.
-    is_whole: bool,
+    pub(super) is_whole: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,9 +239,5 @@ impl ParamNames {
 
     pub(super) fn len(&self) -> usize {
         self.names.len()
-    }
-
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_whole
     }
 }

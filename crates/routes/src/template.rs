@@ -117,7 +117,7 @@ fn placeholder(
 ) -> Result<Option<Piece>, InvalidValue> {
     if RESERVED.contains(&name) && reserved.contains(&name) {
         return match name {
-            "rest" if !names.has_rest && names.is_whole() => Err(InvalidValue::new(
+            "rest" if !names.has_rest && names.is_whole => Err(InvalidValue::new(
                 format!("`{text}` uses `{{rest}}`, but a path of this route has no `/*`"),
                 "`{rest}` is what `/*` matched: end each path of the route with `/*`",
             )),
@@ -129,7 +129,7 @@ fn placeholder(
     }
     match names.lookup(name) {
         Ok(slot) => Ok(Some(Piece::Slot(slot))),
-        Err(_) if !names.is_whole() => Ok(None),
+        Err(_) if !names.is_whole => Ok(None),
         Err(NoSlot::NotEverywhere) => Err(InvalidValue::new(
             format!("`{text}` uses `{{{name}}}`, but only some paths of this route have it"),
             "use the same names in all of the route's paths, or write two routes",

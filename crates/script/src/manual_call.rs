@@ -77,7 +77,7 @@ impl ManualPlugin {
         fetch: Option<FetchOrigins>,
         limits: HookLimits,
     ) -> Result<Self, Failure> {
-        if let Some(schema) = ConfigSchema::beside(source.folder())? {
+        if let Some(schema) = ConfigSchema::beside(&source.folder)? {
             schema.demand(&config)?;
         }
         let clock = Clock::machine();

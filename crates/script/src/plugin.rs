@@ -31,8 +31,9 @@ use super::{
 /// Loaded plugin, for as long as a configuration has it.
 pub struct Plugin {
     name: Arc<str>,
-    source: Arc<Source>,
-    version: Arc<str>,
+    pub source: Arc<Source>,
+    /// Short hash of the plugin's files.
+    pub version: Arc<str>,
     loaded: OnceLock<SystemTime>,
     /// `config` of the plugin, as JSON.
     config: String,
@@ -180,18 +181,9 @@ impl Plugin {
         &self.name
     }
 
-    /// Short hash of the plugin's files.
-    pub fn version(&self) -> &Arc<str> {
-        &self.version
-    }
-
     /// Time of loading; the first call sets it.
     pub fn loaded(&self, now: SystemTime) -> SystemTime {
         *self.loaded.get_or_init(|| now)
-    }
-
-    pub fn source(&self) -> &Source {
-        &self.source
     }
 
     /// Returns true if the plugin's own `config.matcher` matches this path and the request.

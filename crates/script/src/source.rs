@@ -44,7 +44,7 @@ export default test;";
 pub struct Source {
     /// Name of the folder in stack traces.
     name: String,
-    folder: PathBuf,
+    pub folder: PathBuf,
     entry: String,
     /// True if the file holds tests, and is not a plugin.
     is_test: bool,
@@ -140,10 +140,6 @@ impl Source {
     /// Ends reading: what was read so far is the whole plugin.
     pub(super) fn close(&self) {
         self.is_whole.store(true, Ordering::Relaxed);
-    }
-
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Returns the stack trace line of an import, if it is found. An import in a hook is not

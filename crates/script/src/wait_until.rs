@@ -34,32 +34,24 @@ pub struct WaitUntil {
     counts: Option<WaitUntilMetrics>,
 }
 
-#[derive(Clone, Debug)]
-struct WaitUntilMetrics {
-    done: IntCounter,
-    failed: IntCounter,
-    dropped: IntCounter,
+edgeway_base::metric_handles! {
+    #[derive(Clone, Debug)]
+    struct WaitUntilMetrics(plugin) {
+        done { outcome: "done" },
+        failed { outcome: "failed" },
+        dropped { outcome: "dropped" }: IntCounter = "edgeway_plugin_wait_until_total",
+            "Background work of plugins (`ctx.waitUntil`) by outcome: `done`, `failed`, or \
+             `dropped` because too much was running.";
+    }
 }
 
 impl WaitUntil {
     /// Creates the tasks and counters of a plugin; a process that stops waits for `tasks`.
     pub fn new(plugin: &str, tasks: Tasks, metrics: &Metrics) -> Self {
-        let counter = |outcome| {
-            metrics.counter(
-                "edgeway_plugin_wait_until_total",
-                "Background work of plugins (`ctx.waitUntil`) by outcome: `done`, `failed`, or \
-                 `dropped` because too much was running.",
-                &[("plugin", plugin), ("outcome", outcome)],
-            )
-        };
         Self {
             tasks,
             permits: WorkPermits::default(),
-            counts: Some(WaitUntilMetrics {
-                done: counter("done"),
-                failed: counter("failed"),
-                dropped: counter("dropped"),
-            }),
+            counts: Some(WaitUntilMetrics::new(metrics, plugin)),
         }
     }
 

@@ -84,7 +84,7 @@ impl Server {
         let hello = accepted.client_hello();
         let config = match self.challenge() {
             Some(challenge) if is_challenge(&hello) => challenge,
-            _ if self.certificates().refuses(hello.server_name()) => {
+            _ if self.certificates.refuses(hello.server_name()) => {
                 goodbye(&mut socket, &UNRECOGNIZED_NAME).await;
                 return Err(HandshakeError::UnknownName);
             }

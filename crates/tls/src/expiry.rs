@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
 
 use super::pair::{self, Certificate};
-use crate::base::metrics::{IntGauge, Metrics, Series};
+use crate::base::metrics::{Metrics, Series};
 
 /// Expiry metric of the certificates of a listener.
 #[derive(Debug)]
@@ -52,8 +52,7 @@ impl Expiries {
         }
         let mut known = self.known.lock();
         for gone in known.files.keys().filter(|name| !files.contains_key(*name)) {
-            self.metrics
-                .forget(NAME, &[("listener", &self.listener), ("name", gone)]);
+            ExpiryGauge::forget(&self.metrics, &self.listener, gone);
         }
         known.files = files;
         self.show(&known);
@@ -87,7 +86,8 @@ impl Expiries {
     fn show(&self, known: &ExpiryByName) {
         // Clients see the certificate from the file.
         for (name, not_after) in known.managed.iter().chain(&known.files) {
-            gauge(&self.metrics, &self.listener, name).set(*not_after);
+            let gauge = ExpiryGauge::new(&self.metrics, &self.listener, name);
+            gauge.not_after.set(*not_after);
         }
     }
 }
@@ -96,12 +96,11 @@ const DAY: i64 = 24 * 60 * 60;
 
 pub(super) const NAME: &str = "edgeway_certificate_expiry_timestamp_seconds";
 
-fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
-    metrics.gauge(
-        NAME,
-        "Expiry time of a certificate in seconds since 1970, by its first name.",
-        &[("listener", listener), ("name", name)],
-    )
+edgeway_base::metric_handles! {
+    struct ExpiryGauge(listener, name) {
+        not_after: IntGauge = NAME,
+            "Expiry time of a certificate in seconds since 1970, by its first name.";
+    }
 }
 
 /// Why a certificate needs attention.

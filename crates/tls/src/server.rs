@@ -45,9 +45,10 @@ pub struct Server {
     pub(super) sessions: Arc<Sessions>,
     /// Configuration for handshakes of an ACME challenge.
     challenge: Option<Arc<ServerConfig>>,
-    certificates: Arc<Certificates>,
+    /// The certificates served to clients.
+    pub certificates: Arc<Certificates>,
     pub(super) handshakes: Handshakes,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub handshake_timeout: Duration,
     /// True if clients are asked for certificates. The server name of the handshake must then be
     /// the host of their requests.
@@ -148,11 +149,6 @@ impl Server {
         }))
     }
 
-    /// The certificates served to clients.
-    pub fn certificates(&self) -> &Arc<Certificates> {
-        &self.certificates
-    }
-
     /// Configuration for the handshake that begins with `hello`.
     pub(super) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         self.configs.load().choose(hello)
@@ -189,10 +185,6 @@ impl Server {
     /// Current time in seconds since 1970.
     pub(super) fn now(&self) -> i64 {
         expiry::seconds(self.clock.wall())
-    }
-
-    pub(super) fn clock(&self) -> &Clock {
-        &self.clock
     }
 
     /// Returns true if a series with this listener's name is unrelated to TLS, or describes one of

@@ -118,7 +118,7 @@ pub(super) async fn run<F>(watch: &Arc<Mutex<Watch>>, server: &Server, rest: imp
 where
     F: Future<Output = ()>,
 {
-    let clock = server.clock().clone();
+    let clock = server.clock.clone();
     // The start has logged these warnings already.
     let mut remind_at = clock.now() + WARNING_INTERVAL;
     let mut pause = CHECK_INTERVAL;
@@ -190,7 +190,7 @@ impl Watch {
         }
         self.is_well.set(i64::from(look.is_well));
         if let Some(certificates) = look.certificates {
-            server.certificates().set_files(&certificates);
+            server.certificates.set_files(&certificates);
         }
         if let Some(verifier) = verifier {
             self.set_verifier(&verifier, server);

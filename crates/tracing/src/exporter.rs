@@ -22,7 +22,7 @@ use super::{
     collector::Collector,
     wire::{EncodedSpans, Envelope},
 };
-use crate::base::metrics::{IntCounter, IntGauge, Metrics};
+use crate::base::metrics::Metrics;
 
 /// Spans at which a batch is sent; the default of OpenTelemetry's SDKs.
 const BATCH: usize = 512;
@@ -71,40 +71,23 @@ impl ExportSettings {
     }
 }
 
-/// Counters of spans.
-#[derive(Clone, Debug)]
-struct SpanMetrics {
-    exported: IntCounter,
-    dropped: IntCounter,
-    failing: IntGauge,
-}
-
-impl SpanMetrics {
-    fn new(metrics: &Metrics) -> Self {
-        Self {
-            exported: metrics.counter(
-                "edgeway_trace_spans_exported_total",
-                "Spans in batches that the collector of traces accepted. It may have rejected some.",
-                &[],
-            ),
-            dropped: metrics.counter(
-                "edgeway_trace_spans_dropped_total",
-                "Spans lost because the collector of traces was too slow or failed.",
-                &[],
-            ),
-            failing: metrics.gauge(
-                "edgeway_trace_export_failing",
-                "Collectors of traces that did not accept the last batch of spans.",
-                &[],
-            ),
-        }
+edgeway_base::metric_handles! {
+    /// Counters of spans.
+    #[derive(Clone, Debug)]
+    struct SpanMetrics() {
+        exported: IntCounter = "edgeway_trace_spans_exported_total",
+            "Spans in batches that the collector of traces accepted. It may have rejected some.";
+        dropped: IntCounter = "edgeway_trace_spans_dropped_total",
+            "Spans lost because the collector of traces was too slow or failed.";
+        failing: IntGauge = "edgeway_trace_export_failing",
+            "Collectors of traces that did not accept the last batch of spans.";
     }
 }
 
 /// Exporter of one collector.
 #[derive(Debug)]
 pub struct Exporter {
-    settings: ExportSettings,
+    pub settings: ExportSettings,
     queue: mpsc::Sender<EncodedSpans>,
     /// Receiver of the queue, until the task starts.
     waiting: Mutex<Option<mpsc::Receiver<EncodedSpans>>>,
@@ -113,10 +96,6 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    pub fn settings(&self) -> &ExportSettings {
-        &self.settings
-    }
-
     /// Queues the result of `make`, about `count` spans, or drops them.
     pub(crate) fn push(&self, count: usize, make: impl FnOnce() -> EncodedSpans) {
         match self.queue.try_reserve() {

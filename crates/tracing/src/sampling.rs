@@ -35,7 +35,7 @@ pub struct SamplingRules {
 /// Tracing as configured.
 #[derive(Debug)]
 pub struct Tracing {
-    rules: SamplingRules,
+    pub rules: SamplingRules,
     pub exporter: Arc<Exporter>,
     clock: Clock,
 }
@@ -47,10 +47,6 @@ impl Tracing {
             exporter,
             clock: clock.clone(),
         }
-    }
-
-    pub fn rules(&self) -> &SamplingRules {
-        &self.rules
     }
 
     /// Begins the trace of a request with these headers.

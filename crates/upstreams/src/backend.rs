@@ -14,7 +14,7 @@ use http::HeaderValue;
 use super::{
     backend_state::{BackendState, KeepAlive},
     client_tls::BackendTls,
-    metrics::BackendMetrics,
+    metrics::{BackendFirstByte, BackendMetrics, NodeMetrics},
     node::NodeReport,
     target::Target,
     upstream_zone::Shared,
@@ -42,6 +42,10 @@ pub struct Backend {
     /// Cookie that keeps a browser on this backend, if the upstream is sticky.
     pub(super) cookie: Option<StickyValue>,
     pub(super) metrics: BackendMetrics,
+    /// Time to first byte, if the configuration asks for it.
+    pub(super) first_byte: Option<BackendFirstByte>,
+    /// Load that a Node app reports.
+    pub(super) node_metrics: NodeMetrics,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -77,7 +81,7 @@ impl Backend {
 
     /// Name that the certificate is for; `None` without TLS.
     pub(super) fn tls_name(&self) -> Option<&str> {
-        self.tls.as_ref().map(|tls| tls.identity().name())
+        self.tls.as_ref().map(|tls| tls.identity.name())
     }
 
     pub fn target(&self) -> &Target {

@@ -19,7 +19,7 @@ use super::{
     eject::Ejection,
     health::{Health, ProbeLog},
     latency::Latency,
-    metrics::BackendMetrics,
+    metrics::forget_backend,
     node::NodeState,
     silence::Silence,
     tls::LastTlsLine,
@@ -52,7 +52,7 @@ pub(super) struct BackendState {
     returned_at: AtomicU64,
     /// Copy of `ejection`'s streak, so that a success of a backend that never failed takes no lock.
     /// Written under that lock.
-    streak: AtomicU32,
+    pub(super) streak: AtomicU32,
     /// Turns of `least_conn` in which the backend was passed over, minus those it got in place of
     /// others. Any value is valid; it only shifts picks.
     pub(super) owed: AtomicI32,
@@ -94,7 +94,7 @@ impl Drop for BackendState {
     /// with each address that DNS ever returned.
     fn drop(&mut self) {
         if let Some((metrics, upstream)) = &self.series {
-            BackendMetrics::forget(metrics, upstream, &self.address);
+            forget_backend(metrics, upstream, &self.address);
         }
     }
 }
@@ -343,10 +343,6 @@ impl BackendState {
             self.returned_at.store(now.max(1), Ordering::Relaxed);
         }
         ended
-    }
-
-    pub(super) fn streak(&self) -> &AtomicU32 {
-        &self.streak
     }
 
     pub(super) fn keep_alive(&self) -> KeepAlive {

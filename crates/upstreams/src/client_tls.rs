@@ -45,7 +45,7 @@ impl TlsIdentity {
 pub(super) struct BackendTls {
     config: Arc<ClientConfig>,
     name: rustls_pki_types::ServerName<'static>,
-    identity: TlsIdentity,
+    pub(super) identity: TlsIdentity,
 }
 
 impl BackendTls {
@@ -85,10 +85,6 @@ impl BackendTls {
 
     pub(super) fn name(&self) -> rustls_pki_types::ServerName<'static> {
         self.name.clone()
-    }
-
-    pub(super) fn identity(&self) -> &TlsIdentity {
-        &self.identity
     }
 }
 

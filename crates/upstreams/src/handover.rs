@@ -187,7 +187,7 @@ impl BackendExport {
         state.set_healthy(health.is_up(), at);
         *state.health.lock() = health;
         let ejection = self.ejection.import(at);
-        state.streak().store(ejection.streak, Ordering::Relaxed);
+        state.streak.store(ejection.streak, Ordering::Relaxed);
         *state.ejection.lock() = ejection;
         if let Some(ms) = self.ejected_for_ms {
             state.eject(at.saturating_add(span(ms)));

@@ -16,7 +16,7 @@ use super::{
 /// Place on a backend. Dropping it returns the place, whatever happened.
 #[must_use = "dropping a lease releases its place"]
 pub struct Lease {
-    backend: Arc<Backend>,
+    pub backend: Arc<Backend>,
     /// Nanoseconds of the upstream's epoch.
     pub(super) since: u64,
     pub(super) by_cookie: bool,
@@ -63,10 +63,6 @@ impl Lease {
         self.backend.shared.live.instant(self.since)
     }
 
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
-    }
-
     /// Records that the whole of a request was sent: right after the place was taken, or later,
     /// behind its body.
     #[inline]
@@ -109,6 +105,7 @@ impl Lease {
             state,
             shared,
             metrics,
+            first_byte: histogram,
             ..
         } = &*self.backend;
         let fail = |cause, now| {
@@ -127,8 +124,8 @@ impl Lease {
                 metrics.ok.inc();
                 let seconds = first_byte.as_secs_f64();
                 shared.metrics.first_byte.observe(seconds);
-                if let Some(histogram) = &metrics.first_byte {
-                    histogram.observe(seconds);
+                if let Some(histogram) = histogram {
+                    histogram.seconds.observe(seconds);
                 }
                 state
                     .latency

@@ -306,7 +306,7 @@ impl Upstream {
         if lease.by_cookie {
             return None;
         }
-        let cookie = lease.backend().cookie.as_ref()?;
+        let cookie = lease.backend.cookie.as_ref()?;
         Some(cookie.set_cookie.clone())
     }
 

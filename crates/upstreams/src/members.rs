@@ -13,7 +13,7 @@ use super::{
     Upstream,
     backend::{Backend, BackendOrigin},
     balance::Members,
-    metrics::BackendMetrics,
+    metrics::{BackendFirstByte, BackendMetrics, NodeMetrics},
     operator_decisions::AddedBackend,
     target::Target,
 };
@@ -196,12 +196,7 @@ impl Upstream {
         let address = target.to_string();
         let state = self.shared.state(&address, self.probing.starts_up());
         let tls = self.wire.backend_tls(&state);
-        let metrics = BackendMetrics::new(
-            &self.shared.registry,
-            &self.name,
-            &address,
-            &self.optional_metrics,
-        );
+        let (registry, upstream) = (&self.shared.registry, &*self.name);
         let sticky = self.sticky.as_ref();
         Arc::new(Backend {
             cookie: sticky.map(|sticky| sticky.value(&self.name, &address)),
@@ -214,7 +209,10 @@ impl Upstream {
             origin,
             release,
             tls,
-            metrics,
+            metrics: BackendMetrics::register(registry, upstream, &address),
+            first_byte: (self.optional_metrics.backends)
+                .then(|| BackendFirstByte::new(registry, upstream, &address)),
+            node_metrics: NodeMetrics::default(),
         })
     }
 }

@@ -10,7 +10,7 @@ use super::{
     canary::{CanaryStatus, CanaryVerdict},
     eject::nanos,
     health::ProbeReport,
-    metrics::{LATENCY, latency_gauge},
+    metrics::BackendLatency,
     silence::SilenceStatus,
 };
 use crate::base::units::millis;
@@ -262,16 +262,22 @@ impl Upstream {
             let probed = &backend.state.probes.lock().last;
             let is_degraded = probed.as_ref().is_some_and(ProbeReport::is_degraded);
             gauges.degraded.set(is_degraded.into());
-            let labels = [("upstream", &*self.name), ("backend", backend.address())];
+            let (upstream, address) = (&*self.name, &**backend.address());
             let node = backend.state.node.status(now);
             let registry = &self.shared.registry;
             match backend.state.latency.recent(now) {
-                Some(average) => latency_gauge(registry, &labels).set(average.as_secs_f64()),
-                None => registry.forget(LATENCY, &labels),
+                Some(average) => BackendLatency::new(registry, upstream, address)
+                    .average
+                    .set(average.as_secs_f64()),
+                None => BackendLatency::forget(registry, upstream, address),
             }
-            gauges
-                .node
-                .publish(registry, &labels, node.as_ref(), self.restart_at);
+            let of_app = &backend.node_metrics;
+            of_app.publish(
+                registry,
+                (upstream, address),
+                node.as_ref(),
+                self.restart_at,
+            );
         }
     }
 
@@ -284,7 +290,7 @@ impl Upstream {
         let is_slow = is_up && share < 1.0;
         let in_flight = state.in_flight();
         let probes = state.probes.lock().clone();
-        let failed = state.streak().load(Ordering::Relaxed);
+        let failed = state.streak.load(Ordering::Relaxed);
         let is_failing = failed > 0;
         let out_for = match ejected_until {
             _ if state.is_drained() => None,

@@ -443,7 +443,7 @@ mod tests {
                 format!("{{ backends: [10.0.0.1:443], tls: {{ name: a, ca: {dir}/ca.pem }} }}");
             let upstream = Bench::new().upstream(&yaml);
             let lease = take(&upstream, &[]).unwrap();
-            lease.backend().tls.as_ref().unwrap().identity().clone()
+            lease.backend.tls.as_ref().unwrap().identity.clone()
         };
         assert_eq!(identity(&first), identity(&first));
         assert_ne!(identity(&first), identity(&second));

@@ -208,11 +208,11 @@ impl Shared {
 
     /// Records a successful request.
     pub(super) fn success(state: &BackendState) {
-        if state.streak().load(Ordering::Relaxed) == 0 {
+        if state.streak.load(Ordering::Relaxed) == 0 {
             return;
         }
         state.ejection.lock().success();
-        state.streak().store(0, Ordering::Relaxed);
+        state.streak.store(0, Ordering::Relaxed);
     }
 
     /// Records a failed request. Returns true if that ejected the backend.
@@ -224,7 +224,7 @@ impl Shared {
         }
         let mut ejection = state.ejection.lock();
         let until = ejection.failure(self.eject, cause, now, || self.others_allow(now));
-        state.streak().store(ejection.streak, Ordering::Relaxed);
+        state.streak.store(ejection.streak, Ordering::Relaxed);
         let Some(until) = until else { return false };
         let cause = ejection.cause().unwrap_or(cause);
         state.eject(until);

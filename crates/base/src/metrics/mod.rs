@@ -9,6 +9,7 @@
 mod exemplars;
 mod exposition;
 mod family;
+mod handles;
 mod process;
 
 use std::{

@@ -1,7 +1,7 @@
 //! Counts and metrics of a render budget.
 
 use super::{Kind, QueueRefusal};
-use crate::base::metrics::{IntCounter, IntGauge, Metrics};
+use crate::base::metrics::IntGauge;
 
 /// State of a budget at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,44 +18,23 @@ pub struct Counts {
     pub waiting: usize,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct BudgetMetrics {
-    in_flight: [IntGauge; Kind::ALL.len()],
-    pub(super) waiting: IntGauge,
-    pub(super) skipped: IntCounter,
-    pub(super) full: IntCounter,
-    pub(super) timed_out: IntCounter,
+edgeway_base::metric_handles! {
+    /// Metrics of the budget of one upstream.
+    #[derive(Clone, Debug)]
+    pub(super) struct BudgetMetrics(upstream) {
+        in_flight: [IntGauge; kind: Kind::label] = "edgeway_cache_renders",
+            "Misses and revalidations in flight; `crawler`: the part caused by crawlers.";
+        pub(super) waiting: IntGauge = "edgeway_cache_renders_waiting",
+            "Misses of crawlers queued for the render budget.";
+        pub(super) skipped { reason: "revalidation_skipped" },
+        pub(super) full { reason: QueueRefusal::Full.reason() },
+        pub(super) timed_out { reason: QueueRefusal::Late.reason() }:
+            IntCounter = "edgeway_cache_renders_refused_total",
+            "Revalidations postponed, and crawlers' misses refused with 503.";
+    }
 }
 
 impl BudgetMetrics {
-    pub(super) fn new(metrics: &Metrics, upstream: &str) -> Self {
-        let in_flight = |kind: Kind| {
-            metrics.gauge(
-                "edgeway_cache_renders",
-                "Misses and revalidations in flight; `crawler`: the part caused by crawlers.",
-                &[("upstream", upstream), ("kind", kind.label())],
-            )
-        };
-        let refused = |reason| {
-            metrics.counter(
-                "edgeway_cache_renders_refused_total",
-                "Revalidations postponed, and crawlers' misses refused with 503.",
-                &[("upstream", upstream), ("reason", reason)],
-            )
-        };
-        Self {
-            in_flight: Kind::ALL.map(in_flight),
-            waiting: metrics.gauge(
-                "edgeway_cache_renders_waiting",
-                "Misses of crawlers queued for the render budget.",
-                &[("upstream", upstream)],
-            ),
-            skipped: refused("revalidation_skipped"),
-            full: refused(QueueRefusal::Full.reason()),
-            timed_out: refused(QueueRefusal::Late.reason()),
-        }
-    }
-
     pub(super) fn gauge(&self, kind: Kind) -> &IntGauge {
         &self.in_flight[kind as usize]
     }

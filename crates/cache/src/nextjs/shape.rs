@@ -132,7 +132,7 @@ pub fn shape(
         bypass,
         personal: is_personal.then_some("cookies"),
         keeps_credentials: credentials_count,
-        build: build.map_or(0, Build::mark),
+        build: build.map_or(0, |build| build.mark),
         image_mark: build.map_or(0, |build| build.image_mark),
         image: match (kind, build) {
             (PathKind::Image { .. }, Some(build)) => {

@@ -162,11 +162,7 @@ impl RedisPurgeLog {
         let key = |name| format!("{}{{purge}}:{name}", redis.prefix()).into_bytes();
         Self {
             keys: [key("log"), key("gateways")],
-            signer: redis
-                .settings()
-                .signer
-                .clone()
-                .unwrap_or_else(Signer::alone),
+            signer: redis.settings.signer.clone().unwrap_or_else(Signer::alone),
             redis,
             sync: Script::new(concat!(
                 include_str!("ensure.lua"),

@@ -1,15 +1,22 @@
 //! Metrics of the store.
 
-use crate::base::metrics::{IntCounter, IntGauge, Metrics};
-
-#[derive(Clone, Debug)]
-pub(super) struct StoreMetrics {
-    pub(super) bytes: IntGauge,
-    pub(super) budget: IntGauge,
-    pub(super) objects: IntGauge,
-    pub(super) fills: IntGauge,
-    pub(super) evictions: IntCounter,
-    passes: [IntCounter; NotStoredReason::ALL.len()],
+edgeway_base::metric_handles! {
+    /// Metrics of the store of a process.
+    #[derive(Clone, Debug)]
+    pub(super) struct StoreMetrics() {
+        pub(super) bytes: IntGauge = "edgeway_cache_bytes",
+            "Bytes of memory that the cache uses, including fills and responses still being read.";
+        pub(super) budget: IntGauge = "edgeway_cache_budget_bytes",
+            "Bytes of memory that the cache may use.";
+        pub(super) objects: IntGauge = "edgeway_cache_objects",
+            "Responses in the cache's memory.";
+        pub(super) fills: IntGauge = "edgeway_cache_fills",
+            "Responses that are being read from an origin for the cache.";
+        pub(super) evictions: IntCounter = "edgeway_cache_evictions_total",
+            "Responses evicted from the cache's memory to make room.";
+        passes: [IntCounter; reason: NotStoredReason::name] = "edgeway_cache_not_stored_total",
+            "Responses that were forwarded but could not be stored, by reason.";
+    }
 }
 
 edgeway_base::enum_table! {
@@ -30,38 +37,6 @@ edgeway_base::enum_table! {
 }
 
 impl StoreMetrics {
-    pub(super) fn new(metrics: &Metrics) -> Self {
-        let gauge = |name, help| metrics.gauge(name, help, &[]);
-        Self {
-            bytes: gauge(
-                "edgeway_cache_bytes",
-                "Bytes of memory that the cache uses, including fills and responses still being \
-                 read.",
-            ),
-            budget: gauge(
-                "edgeway_cache_budget_bytes",
-                "Bytes of memory that the cache may use.",
-            ),
-            objects: gauge("edgeway_cache_objects", "Responses in the cache's memory."),
-            fills: gauge(
-                "edgeway_cache_fills",
-                "Responses that are being read from an origin for the cache.",
-            ),
-            evictions: metrics.counter(
-                "edgeway_cache_evictions_total",
-                "Responses evicted from the cache's memory to make room.",
-                &[],
-            ),
-            passes: NotStoredReason::ALL.map(|pass| {
-                metrics.counter(
-                    "edgeway_cache_not_stored_total",
-                    "Responses that were forwarded but could not be stored, by reason.",
-                    &[("reason", pass.name())],
-                )
-            }),
-        }
-    }
-
     pub(super) fn passed(&self, pass: NotStoredReason) {
         self.passes[pass as usize].inc();
     }

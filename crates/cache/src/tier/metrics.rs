@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::base::metrics::{Histogram, IntCounter, Metrics};
-
 /// Buckets around the usual deadline, to show whether it is met.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
@@ -20,26 +18,21 @@ edgeway_base::enum_table! {
     }
 }
 
-/// Histograms of the time that requests waited for a tier, by outcome.
-#[derive(Debug)]
-pub struct WaitHistograms(pub(super) [Histogram; LookupOutcome::ALL.len()]);
+edgeway_base::metric_handles! {
+    /// Histograms of the time that requests of one route waited for level 2, by outcome. Created
+    /// with the configuration.
+    #[derive(Debug)]
+    pub struct WaitHistograms(route) {
+        waits: [Histogram in BUCKETS; result: LookupOutcome::name] =
+            "edgeway_cache_level2_lookup_duration_seconds",
+            "Time that requests waited for cache entries in Redis, by outcome: `hit`, `miss` or \
+             `error`.";
+    }
+}
 
 impl WaitHistograms {
-    /// Creates the histograms of one route, with the configuration.
-    pub fn level2(metrics: &Metrics, route: &str) -> Self {
-        Self(LookupOutcome::ALL.map(|outcome| {
-            metrics.histogram_with(
-                "edgeway_cache_level2_lookup_duration_seconds",
-                "Time that requests waited for cache entries in Redis, by outcome: `hit`, `miss` \
-                 or `error`.",
-                &[("route", route), ("result", outcome.name())],
-                BUCKETS,
-            )
-        }))
-    }
-
     pub(super) fn add(&self, outcome: LookupOutcome, took: Duration) {
-        self.0[outcome as usize].observe(took.as_secs_f64());
+        self.waits[outcome as usize].observe(took.as_secs_f64());
     }
 }
 
@@ -76,56 +69,29 @@ edgeway_base::enum_table! {
     }
 }
 
-/// Metrics of one tier.
-#[derive(Debug)]
-pub(super) struct TierMetrics {
-    writes: [IntCounter; WriteOutcome::ALL.len()],
-    /// Parts whose entries no longer counted.
-    pub(super) resets: IntCounter,
-    pub(super) bytes_read: IntCounter,
-    pub(super) bytes_written: IntCounter,
-    dropped: [IntCounter; DiscardReason::ALL.len()],
+edgeway_base::metric_handles! {
+    /// Metrics of level 2.
+    #[derive(Debug)]
+    pub(super) struct TierMetrics() {
+        writes: [IntCounter; outcome: WriteOutcome::name] = "edgeway_cache_level2_writes_total",
+            "Entries to be written to Redis: `stored`; `purged`; `older` than the stored one; not \
+             written because the queue was full (`queue_full`) or Redis failed (`error`).";
+        /// Parts whose entries no longer counted.
+        pub(super) resets: IntCounter = "edgeway_cache_level2_resets_total",
+            "Resets of level 2: after a restart, a failover or a flush of Redis, all its entries \
+             (in a cluster: of a partition) count as purged.";
+        pub(super) bytes_read { direction: "read" },
+        pub(super) bytes_written { direction: "written" }:
+            IntCounter = "edgeway_cache_level2_bytes_total",
+            "Bytes of entries that were `read` from Redis and `written` to it.";
+        dropped: [IntCounter; reason: DiscardReason::name] = "edgeway_cache_level2_damaged_total",
+            "Entries from Redis that were not used, by reason: `version` (another one), \
+             `signature` (not of the fleet), `damaged`, `key` (another one), `bounds` (larger \
+             than any entry), `policy` (no shared cache may store it).";
+    }
 }
 
 impl TierMetrics {
-    pub(super) fn level2(metrics: &Metrics) -> Self {
-        let bytes = |direction| {
-            metrics.counter(
-                "edgeway_cache_level2_bytes_total",
-                "Bytes of entries that were `read` from Redis and `written` to it.",
-                &[("direction", direction)],
-            )
-        };
-        Self {
-            writes: WriteOutcome::ALL.map(|outcome| {
-                metrics.counter(
-                    "edgeway_cache_level2_writes_total",
-                    "Entries to be written to Redis: `stored`; `purged`; `older` than the stored \
-                     one; not written because the queue was full (`queue_full`) or Redis failed \
-                     (`error`).",
-                    &[("outcome", outcome.name())],
-                )
-            }),
-            resets: metrics.counter(
-                "edgeway_cache_level2_resets_total",
-                "Resets of level 2: after a restart, a failover or a flush of Redis, all its \
-                 entries (in a cluster: of a partition) count as purged.",
-                &[],
-            ),
-            bytes_read: bytes("read"),
-            bytes_written: bytes("written"),
-            dropped: DiscardReason::ALL.map(|why| {
-                metrics.counter(
-                    "edgeway_cache_level2_damaged_total",
-                    "Entries from Redis that were not used, by reason: `version` (another one), \
-                     `signature` (not of the fleet), `damaged`, `key` (another one), `bounds` \
-                     (larger than any entry), `policy` (no shared cache may store it).",
-                    &[("reason", why.name())],
-                )
-            }),
-        }
-    }
-
     pub(super) fn dropped(&self, why: DiscardReason) {
         self.dropped[why as usize].inc();
     }

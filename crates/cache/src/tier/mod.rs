@@ -53,7 +53,7 @@ const PURGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Registers the metrics of a configuration with level 2, all at zero.
 pub fn register(metrics: &Metrics) {
-    let _handles = TierMetrics::level2(metrics);
+    let _handles = TierMetrics::new(metrics);
 }
 
 /// The tiers below one store. They outlive configurations.
@@ -186,7 +186,7 @@ impl Tiers {
             return same;
         }
         let epoch = self.epochs.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let metrics = TierMetrics::level2(&self.metrics);
+        let metrics = TierMetrics::new(&self.metrics);
         let level2 = Level2::new(redis, self.store, self.clock.clone(), metrics, epoch);
         let level2 = Arc::new(level2);
         if let Some(old) = self.level2.swap(Some(Arc::clone(&level2))) {

@@ -3,7 +3,6 @@
 use http::StatusCode;
 
 use super::{AuditNote, Reply, RequestFacts, Verdict};
-use crate::base::metrics::{IntCounter, Metrics};
 
 /// Action of identity filters' refusals in the audit log.
 const ACTION: &str = "auth";
@@ -26,28 +25,19 @@ edgeway_base::enum_table! {
     }
 }
 
-/// Counters of one identity filter of one route.
-#[derive(Clone, Debug)]
-pub struct AuthMetrics([IntCounter; 5]);
+edgeway_base::metric_handles! {
+    /// Counters of one identity filter of one route.
+    #[derive(Clone, Debug)]
+    pub struct AuthMetrics(filter, route) {
+        by_outcome: [IntCounter; outcome: Outcome::name] = "edgeway_auth_total",
+            "Requests at filters that authenticate clients, by outcome.";
+    }
+}
 
 impl AuthMetrics {
-    pub fn new(filter: &'static str, route: &str, metrics: &Metrics) -> Self {
-        Self(Outcome::ALL.map(|outcome| {
-            metrics.counter(
-                "edgeway_auth_total",
-                "Requests at filters that authenticate clients, by outcome.",
-                &[
-                    ("filter", filter),
-                    ("route", route),
-                    ("outcome", outcome.name()),
-                ],
-            )
-        }))
-    }
-
     /// Counts a request that continues.
     pub fn count(&self, outcome: Outcome) {
-        self.0[outcome as usize].inc();
+        self.by_outcome[outcome as usize].inc();
     }
 
     /// Counts a request that is refused, and records it for the audit log. An unknown client may
@@ -85,12 +75,12 @@ impl AuditNote {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::clock::Clock;
+    use crate::base::{clock::Clock, metrics::Metrics};
 
     #[test]
     fn a_refusal_is_counted_logged_and_names_the_remedy() {
         let (clock, metrics) = (Clock::test(), Metrics::default());
-        let auth = AuthMetrics::new("jwt", "api", &metrics);
+        let auth = AuthMetrics::new(&metrics, "jwt", "api");
         let mut facts = RequestFacts::new(clock.now());
         let reply = Reply::refuse(StatusCode::UNAUTHORIZED, "jwt_expired");
         let refused = auth.refuse(&mut facts, Outcome::Invalid, reply, Some("u1"));

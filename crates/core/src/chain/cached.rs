@@ -23,6 +23,13 @@ edgeway_base::enum_table! {
     }
 }
 
+impl CacheOutcome {
+    /// Returns the name in metrics.
+    pub fn label(self) -> String {
+        self.name().to_ascii_lowercase()
+    }
+}
+
 /// Cache facts of a request on a route with a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheFacts {

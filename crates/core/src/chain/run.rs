@@ -231,11 +231,14 @@ pub struct Chain {
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     credentials: Box<[Credential]>,
-    changes_beside_credentials: RequestChanges,
+    /// Headers that the filters may change on the way to a backend, without those that only have
+    /// credentials.
+    pub changes_beside_credentials: RequestChanges,
     /// True if a filter changes `Location` in place of the gateway.
     pub replaces_location: bool,
-    /// True if no filter changes what the gateway tells backends about the client.
-    leaves_forwarding: bool,
+    /// True if no filter changes the headers that report the client to a backend, so that these may
+    /// bypass the header map.
+    pub leaves_forwarding: bool,
     /// Filters of which one is enough.
     any: Option<Arc<AnyOf>>,
     /// A selective filter, and the chain without it.
@@ -341,12 +344,6 @@ impl Chain {
     pub fn proves_identity(&self) -> bool {
         let mut filters = self.all.iter();
         filters.any(|each| each.traits.guard == Guard::Identity)
-    }
-
-    /// Returns true if no filter changes the headers that report the client to a backend, so that
-    /// these may bypass the header map.
-    pub fn leaves_forwarding(&self) -> bool {
-        self.leaves_forwarding
     }
 
     /// Returns true if [`Chain::short`] is enough for this request.
@@ -486,11 +483,6 @@ impl Chain {
     /// Returns all headers that the filters may change on the way to a backend.
     pub fn request_changes(&self) -> RequestChanges {
         request_changes(&self.all, |traits| traits.request_changes.clone())
-    }
-
-    /// Returns the same without headers that only have credentials.
-    pub fn changes_beside_credentials(&self) -> &RequestChanges {
-        &self.changes_beside_credentials
     }
 
     /// Applies to `headers` the changes that [`Chain::on_upstream`] would make; returns `false` if

@@ -22,11 +22,7 @@ use super::{
     strikes::{StrikeRule, Strikes},
 };
 use crate::{
-    base::{
-        clock::Clock,
-        metrics::{IntCounter, IntGauge, Metrics},
-        units::whole_millis,
-    },
+    base::{clock::Clock, metrics::Metrics, units::whole_millis},
     zones::Zone,
 };
 
@@ -87,26 +83,12 @@ pub struct Bans {
     metrics: BanMetrics,
 }
 
-struct BanMetrics {
-    now: IntGauge,
-    by_rule: IntCounter,
-    by_operator: IntCounter,
-}
-
-impl BanMetrics {
-    fn new(metrics: &Metrics) -> Self {
-        let set = |by| {
-            metrics.counter(
-                "edgeway_bans_total",
-                "Bans that were set, by source: `rule` (the flood guard) or `operator`.",
-                &[("by", by)],
-            )
-        };
-        Self {
-            now: metrics.gauge("edgeway_bans", "Clients that are banned now.", &[]),
-            by_rule: set("rule"),
-            by_operator: set("operator"),
-        }
+edgeway_base::metric_handles! {
+    struct BanMetrics() {
+        now: IntGauge = "edgeway_bans", "Clients that are banned now.";
+        by_rule { by: "rule" },
+        by_operator { by: "operator" }: IntCounter = "edgeway_bans_total",
+            "Bans that were set, by source: `rule` (the flood guard) or `operator`.";
     }
 }
 

@@ -16,10 +16,11 @@ use edgeway_base::units::whole_nanos;
 /// Rate and burst: `count` in each `per`, evenly, and `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
-    count: u32,
+    pub count: u32,
     /// Time in nanoseconds.
     per: u64,
-    burst: u32,
+    /// Number of requests that may come at once; also the maximum cost of one request.
+    pub burst: u32,
 }
 
 /// Time at which a bucket is full again, since an epoch chosen by its owner. The default is long
@@ -72,17 +73,8 @@ impl Quota {
         fits.then_some(quota)
     }
 
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
     pub fn per(&self) -> Duration {
         Duration::from_nanos(self.per)
-    }
-
-    /// Returns the number of requests that may come at once; also the maximum cost of one request.
-    pub fn burst(&self) -> u32 {
-        self.burst
     }
 
     /// Returns the part of one of `gateways`, rounded up. A request of `cost` passes a full bucket
@@ -264,8 +256,8 @@ mod tests {
     #[test]
     fn a_request_that_passes_a_full_bucket_passes_a_full_share() {
         let whole = quota(10, SECOND, 10);
-        assert_eq!(whole.share(9, 5).burst(), 5);
-        assert_eq!(whole.share(9, 11).burst(), 10);
+        assert_eq!(whole.share(9, 5).burst, 5);
+        assert_eq!(whole.share(9, 11).burst, 10);
         assert_eq!(whole.share(1, 1), whole);
     }
 

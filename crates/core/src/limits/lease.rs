@@ -89,14 +89,14 @@ impl Leases {
 
     /// Returns the maximum capacity of one lease: L in the bound.
     pub fn size(&self, quota: &Quota) -> u32 {
-        let size = f64::from(quota.burst()) * self.share.0 / 100.0;
+        let size = f64::from(quota.burst) * self.share.0 / 100.0;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a share of a u32, rounded down"
         )]
         let size = size as u32;
-        size.clamp(1, quota.burst())
+        size.clamp(1, quota.burst)
     }
 
     /// Spends from a lease, or returns what to request from Redis.
@@ -301,13 +301,13 @@ mod tests {
 
     /// Returns the largest excess over burst + N·t/T in any span that begins and ends with a pass.
     fn overshoot(passes: &[u64], quota: &Quota) -> f64 {
-        let per_micro = f64::from(quota.count()) / quota.per().as_secs_f64() / 1e6;
+        let per_micro = f64::from(quota.count) / quota.per().as_secs_f64() / 1e6;
         let mut most = f64::MIN;
         for (first, begin) in passes.iter().enumerate() {
             for (last, end) in passes.iter().enumerate().skip(first) {
                 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
                 let (count, span) = ((last - first + 1) as f64, (end - begin) as f64);
-                most = most.max(count - f64::from(quota.burst()) - span * per_micro);
+                most = most.max(count - f64::from(quota.burst) - span * per_micro);
             }
         }
         most

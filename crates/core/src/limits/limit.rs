@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     base::{
-        metrics::{IntCounter, Metrics},
+        metrics::IntCounter,
         net::CidrSet,
         units::{Rate, Span},
     },
@@ -100,13 +100,16 @@ pub enum LimitMatch {
     OtherClass,
 }
 
-/// Counts of requests by outcome.
-#[derive(Debug)]
-pub struct Counts {
-    pub passed: IntCounter,
-    pub delayed: IntCounter,
-    pub refused: IntCounter,
-    pub exempt: IntCounter,
+edgeway_base::metric_handles! {
+    /// Counts of requests by outcome.
+    #[derive(Debug)]
+    pub struct Counts(limit) {
+        pub passed { action: "passed" },
+        pub delayed { action: "delayed" },
+        pub refused { action: "refused" },
+        pub exempt { action: "exempt" }: IntCounter = "edgeway_rate_limit_total",
+            "Requests that a rate limit counted, delayed or refused, or that are exempt.";
+    }
 }
 
 /// Maximum delay: beyond it a client does better to retry.
@@ -180,7 +183,7 @@ impl Limit {
 
     /// Returns the smallest burst of all tiers: no request may cost more.
     pub fn smallest_burst(&self) -> u32 {
-        let bursts = self.tiers.iter().map(|tier| tier.quota.burst());
+        let bursts = self.tiers.iter().map(|tier| tier.quota.burst);
         bursts.fold(u32::MAX, u32::min)
     }
 
@@ -196,24 +199,6 @@ impl Limit {
 
 fn bit(class: Class) -> u8 {
     1 << class as u8
-}
-
-impl Counts {
-    fn new(metrics: &Metrics, limit: &str) -> Self {
-        let action = |action| {
-            metrics.counter(
-                "edgeway_rate_limit_total",
-                "Requests that a rate limit counted, delayed or refused, or that are exempt.",
-                &[("limit", limit), ("action", action)],
-            )
-        };
-        Self {
-            passed: action("passed"),
-            delayed: action("delayed"),
-            refused: action("refused"),
-            exempt: action("exempt"),
-        }
-    }
 }
 
 impl LimitConfig {
@@ -489,9 +474,9 @@ impl LimitCheck<'_, '_> {
 fn policy(name: &str, quota: &Quota) -> String {
     let (count, seconds) = quota.window();
     let policy = format!("\"{name}\";q={count};w={seconds}");
-    if quota.burst() == quota.count() {
+    if quota.burst == quota.count {
         policy
     } else {
-        format!("{policy};burst={}", quota.burst())
+        format!("{policy};burst={}", quota.burst)
     }
 }

@@ -33,7 +33,7 @@ const RENEW_BEFORE: Duration = Duration::from_hours(10 * 24);
 
 /// A CA of this user.
 pub struct LocalCa {
-    folder: PathBuf,
+    pub folder: PathBuf,
     key: KeyPair,
     params: CertificateParams,
     not_after: SystemTime,
@@ -146,10 +146,6 @@ impl LocalCa {
             not_after,
             clock,
         }))
-    }
-
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Returns the path of the CA's own certificate.

@@ -75,7 +75,7 @@ fn untrust() -> Result<(), String> {
     }
     out::note(&format!(
         "its key is still in {}; remove the folder to make another CA next time",
-        authority.folder().display()
+        authority.folder.display()
     ));
     Ok(())
 }

@@ -29,7 +29,7 @@ const END: Duration = Duration::from_secs(5);
 /// The command that runs the script on a port.
 pub(super) struct Command {
     words: Vec<String>,
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Command {
@@ -69,10 +69,6 @@ impl Command {
         }
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
         Self { words, port }
-    }
-
-    pub(super) fn port(&self) -> u16 {
-        self.port
     }
 }
 

@@ -265,7 +265,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
         return Err(Failure::CONFIG);
     };
     let shown = command.to_string();
-    let port = command.port();
+    let port = command.port;
     let dev_server = DevServer::start(command, &url)?;
     std::thread::spawn({
         let shown = shown.clone();

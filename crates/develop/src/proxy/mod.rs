@@ -292,7 +292,7 @@ fn hello(
         lines.push(format!("  hosts: {hosts}; others get 421"));
     }
     if let Some(authority) = authority {
-        let folder = authority.folder().display();
+        let folder = authority.folder.display();
         lines.push(format!("  certificate from the CA in {folder}"));
         lines.push(
             "  browsers accept it after `edgeway ca trust`, once for this machine".to_owned(),

@@ -111,7 +111,7 @@ impl ApiKeyConfig {
             strip: self.strip,
             counts: found.has_limits.then_some(found.counts),
             clock: cx.clock.clone(),
-            metrics: AuthMetrics::new("api_key", cx.route, cx.metrics),
+            metrics: AuthMetrics::new(cx.metrics, "api_key", cx.route),
         })
     }
 }

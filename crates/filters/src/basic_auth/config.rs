@@ -69,7 +69,7 @@ impl BasicAuthConfig {
             strip: self.strip,
             checks,
             clock: cx.clock.clone(),
-            metrics: AuthMetrics::new("basic_auth", cx.route, cx.metrics),
+            metrics: AuthMetrics::new(cx.metrics, "basic_auth", cx.route),
         })
     }
 }

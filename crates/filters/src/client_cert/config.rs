@@ -34,7 +34,7 @@ impl ClientCertConfig {
         ClientCert {
             subjects: subjects.filter_map(|s| subject(s, cx)).collect(),
             fingerprints: fingerprints.filter_map(|f| fingerprint(f, cx)).collect(),
-            metrics: AuthMetrics::new("client_cert", cx.route, cx.metrics),
+            metrics: AuthMetrics::new(cx.metrics, "client_cert", cx.route),
         }
     }
 }

@@ -17,7 +17,7 @@ use edgeway_base::{
         WeakenedTag, begins_with, content_length, decimal, has, has_token, list, list_of,
         varies_by, weakened,
     },
-    metrics::{IntCounter, Metrics},
+    metrics::Metrics,
     signature::is_signed,
 };
 use edgeway_config::model::StatusSet;
@@ -65,11 +65,10 @@ pub struct CompressionRules {
 /// A content coding on offer.
 #[derive(Debug)]
 pub struct Offer {
-    encoding: Encoding,
+    pub encoding: Encoding,
     level: u8,
     content_encoding: HeaderValue,
-    bytes_in: IntCounter,
-    bytes_out: IntCounter,
+    bytes: ByteCounters,
 }
 
 /// Response body being encoded, in its slot of the exchange.
@@ -162,8 +161,8 @@ impl Filter for Compression {
             log::error!(error:%; "compressed response ended early");
             return;
         }
-        offer.bytes_in.inc_by(input.len() as u64);
-        offer.bytes_out.inc_by(out.len() as u64);
+        offer.bytes.input.inc_by(input.len() as u64);
+        offer.bytes.output.inc_by(out.len() as u64);
         *chunk = Some(Bytes::from(out));
     }
 }
@@ -388,26 +387,23 @@ fn remove_vary(headers: &mut HeaderMap) {
     }
 }
 
+edgeway_base::metric_handles! {
+    #[derive(Debug)]
+    struct ByteCounters(encoding) {
+        input { direction: "in" },
+        output { direction: "out" }: IntCounter = "edgeway_compression_bytes_total",
+            "Bytes of responses before (in) and after (out) compression.";
+    }
+}
+
 impl Offer {
     fn new(encoding: Encoding, level: u8, metrics: &Metrics) -> Self {
-        let bytes = |direction| {
-            metrics.counter(
-                "edgeway_compression_bytes_total",
-                "Bytes of responses before (in) and after (out) compression.",
-                &[("encoding", encoding.name()), ("direction", direction)],
-            )
-        };
         Self {
             encoding,
             level,
             content_encoding: encoding.header_value(),
-            bytes_in: bytes("in"),
-            bytes_out: bytes("out"),
+            bytes: ByteCounters::new(metrics, encoding.name()),
         }
-    }
-
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
     }
 
     /// Returns the level for responses that are compressed once and sent many times: higher than

@@ -141,7 +141,7 @@ impl ForwardAuthConfig {
             }),
             is_lenient: self.on_error == OnError::Allow,
             has_own_refusals: self.refusals == Refusals::Own,
-            metrics: AuthMetrics::new("forward_auth", cx.route, cx.metrics),
+            metrics: AuthMetrics::new(cx.metrics, "forward_auth", cx.route),
             clock: cx.clock.clone(),
         })
     }

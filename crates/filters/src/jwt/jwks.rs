@@ -15,7 +15,7 @@ use edgeway_base::{
     clock::Clock,
     error::InvalidValue,
     http::{decimal, list_of},
-    metrics::{IntCounter, IntGauge, Metrics},
+    metrics::Metrics,
 };
 use edgeway_core::zones::Zone;
 use edgeway_net::fetch::{Fetch, FetchError};
@@ -46,14 +46,15 @@ const MIN_AGE: Duration = Duration::from_secs(10);
 const ACCEPT: HeaderValue =
     HeaderValue::from_static("application/jwk-set+json, application/json;q=0.9");
 
-const UP: (&str, &str) = (
-    "edgeway_jwks_up",
-    "1 if the last fetch of a JWK set succeeded.",
-);
-const FETCHES: (&str, &str) = (
-    "edgeway_jwks_fetches_total",
-    "Fetches of JWK sets by outcome: `ok` or `failed`.",
-);
+edgeway_base::metric_handles! {
+    #[derive(Debug)]
+    struct FetchMetrics(jwks) {
+        up: IntGauge = "edgeway_jwks_up", "1 if the last fetch of a JWK set succeeded.";
+        ok { outcome: "ok" },
+        failed { outcome: "failed" }: IntCounter = "edgeway_jwks_fetches_total",
+            "Fetches of JWK sets by outcome: `ok` or `failed`.";
+    }
+}
 
 /// Fetch settings of one configuration.
 #[derive(Debug)]
@@ -113,9 +114,7 @@ pub(super) struct Jwks {
     born: Instant,
     waiting: Semaphore,
     metrics: Metrics,
-    up: IntGauge,
-    ok: IntCounter,
-    failed: IntCounter,
+    fetches: FetchMetrics,
 }
 
 /// Result of a request for newer keys.
@@ -131,11 +130,6 @@ pub(super) enum RefreshOutcome {
 
 impl Jwks {
     pub(super) fn new(name: &str, clock: &Clock, metrics: &Metrics) -> Self {
-        let labels = [("jwks", name)];
-        let fetches = |outcome: &str| {
-            let labels = [("jwks", name), ("outcome", outcome)];
-            metrics.counter(FETCHES.0, FETCHES.1, &labels)
-        };
         Self {
             name: name.into(),
             clock: clock.clone(),
@@ -147,9 +141,7 @@ impl Jwks {
             born: clock.now(),
             waiting: Semaphore::new(MAX_WAITING),
             metrics: metrics.clone(),
-            up: metrics.gauge(UP.0, UP.1, &labels),
-            ok: fetches("ok"),
-            failed: fetches("failed"),
+            fetches: FetchMetrics::new(metrics, name),
         }
     }
 
@@ -232,8 +224,8 @@ impl Jwks {
         let before = self.state.load_full();
         let state = match found {
             Ok((keys, age)) => {
-                self.ok.inc();
-                self.up.set(1);
+                self.fetches.ok.inc();
+                self.fetches.up.set(1);
                 if before.known.is_none() || before.failures > 0 {
                     info!(jwks = &*self.name, keys = keys.keys.len(); "JWK set fetched");
                 }
@@ -248,8 +240,8 @@ impl Jwks {
                 }
             }
             Err(problem) => {
-                self.failed.inc();
-                self.up.set(0);
+                self.fetches.failed.inc();
+                self.fetches.up.set(0);
                 let retry = FIRST_RETRY.saturating_mul(1 << before.failures.min(5));
                 let failed = State {
                     known: before.known.clone(),
@@ -320,11 +312,7 @@ impl Jwks {
 
 impl Drop for Jwks {
     fn drop(&mut self) {
-        self.metrics.forget(UP.0, &[("jwks", &self.name)]);
-        for outcome in ["ok", "failed"] {
-            let labels = [("jwks", &*self.name), ("outcome", outcome)];
-            self.metrics.forget(FETCHES.0, &labels);
-        }
+        FetchMetrics::forget(&self.metrics, &self.name);
     }
 }
 

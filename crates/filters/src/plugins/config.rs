@@ -242,7 +242,7 @@ impl PluginConfig {
                 let on_error = self.on_error(&plugin, cx)?;
                 plugin.loaded(cx.clock.wall());
                 self::version(&plugin, cx);
-                let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
+                let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, plugin.name()));
                 let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));
                 cx.work.add(
                     format!("heap of plugin {name} on {}", cx.route),
@@ -435,7 +435,7 @@ fn tasks(cx: &CompileContext<'_>) -> Tasks {
 
 /// Creates the series of a version, which ends with the last configuration that has it.
 fn version(plugin: &Plugin, cx: &CompileContext<'_>) {
-    let (name, version) = (&**plugin.name(), &**plugin.version());
+    let (name, version) = (&**plugin.name(), &*plugin.version);
     let zone = format!("version {version} of plugin {name} on {}", cx.route);
     let known = || VersionMetric::new(cx.metrics, [cx.route, name, version]);
     cx.zones.get_or_create(&zone, known);

@@ -45,8 +45,8 @@ impl LoadedPlugins {
         referenced: &mut ReferencedFiles,
     ) -> Result<Arc<Plugin>, Failure> {
         let known = self.0.lock().get(&what).and_then(Weak::upgrade);
-        if let Some(known) = known.filter(|known| known.source().is_current()) {
-            known.source().note(referenced);
+        if let Some(known) = known.filter(|known| known.source.is_current()) {
+            known.source.note(referenced);
             return Ok(known);
         }
         let source = Source::read(&what.shown, &what.path)

@@ -2,81 +2,39 @@
 
 use std::time::Duration;
 
-use edgeway_base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
+use edgeway_base::metrics::{IntCounter, Metrics};
 use edgeway_core::zones::Zone;
 use edgeway_script::{Failure, FailureKind, Hook, Plugin};
 
-#[derive(Debug)]
-pub(super) struct PluginMetrics {
-    /// Calls by hook.
-    calls: Vec<IntCounter>,
-    /// Failures by kind.
-    failures: Vec<IntCounter>,
-    /// Hooks that were skipped because the breaker was open.
-    left_out: IntCounter,
-    /// `onLog` hooks that were skipped because too many others were waiting.
-    busy: IntCounter,
-    seconds: Histogram,
-    isolates: IntGauge,
-    is_open: IntGauge,
-    heap: IntGauge,
-    stuck: IntGauge,
+const FAILURES: &str = "edgeway_plugin_failures_total";
+const FAILURES_HELP: &str = "Plugin hooks that failed, by kind: `script` threw, `cpu`, `wall` and `memory` \
+     exceeded a limit, `stuck` held a thread beyond it or found none free, `breaker` were skipped \
+     after too many failures, and `busy` (`onLog` only) were skipped because too many were running.";
+
+edgeway_base::metric_handles! {
+    #[derive(Debug)]
+    pub(super) struct PluginMetrics(route, plugin) {
+        calls: [IntCounter; hook: Hook::name] = "edgeway_plugin_calls_total",
+            "Plugin hooks that were run.";
+        failures: [IntCounter; kind: FailureKind::word] = FAILURES, FAILURES_HELP;
+        /// Hooks that were skipped because the breaker was open.
+        left_out { kind: "breaker" },
+        /// `onLog` hooks that were skipped because too many others were waiting.
+        busy { kind: "busy" }: IntCounter = FAILURES, FAILURES_HELP;
+        seconds: Histogram = "edgeway_plugin_duration_seconds",
+            "Duration of plugin hooks, waiting included.";
+        isolates: IntGauge = "edgeway_plugin_isolates", "Instances of a plugin that are loaded.";
+        is_open: IntGauge = "edgeway_plugin_breaker_open",
+            "1 while a plugin is paused after too many failures.";
+        heap: IntGauge = "edgeway_plugin_heap_bytes",
+            "Heap size of a plugin's instances when last measured.";
+        stuck: IntGauge = "edgeway_plugin_stuck_threads",
+            "Threads of a plugin (`isolation: thread`) stuck beyond the deadline of a hook when \
+             last measured.";
+    }
 }
 
 impl PluginMetrics {
-    pub(super) fn new(metrics: &Metrics, route: &str, plugin: &Plugin) -> Self {
-        let name = &**plugin.name();
-        let labels = [("route", route), ("plugin", name)];
-        let calls = |hook: Hook| {
-            metrics.counter(
-                "edgeway_plugin_calls_total",
-                "Plugin hooks that were run.",
-                &[("route", route), ("plugin", name), ("hook", hook.name())],
-            )
-        };
-        let failures = |kind: &str| {
-            metrics.counter(
-                "edgeway_plugin_failures_total",
-                "Plugin hooks that failed, by kind: `script` threw, `cpu`, `wall` and `memory` \
-                 exceeded a limit, `stuck` held a thread beyond it or found none free, `breaker` \
-                 were skipped after too many failures, and `busy` (`onLog` only) were skipped \
-                 because too many were running.",
-                &[("route", route), ("plugin", name), ("kind", kind)],
-            )
-        };
-        let gauge = |name, help| metrics.gauge(name, help, &labels);
-        let isolates = gauge(
-            "edgeway_plugin_isolates",
-            "Instances of a plugin that are loaded.",
-        );
-        let is_open = gauge(
-            "edgeway_plugin_breaker_open",
-            "1 while a plugin is paused after too many failures.",
-        );
-        Self {
-            isolates,
-            calls: Hook::ALL.map(calls).into(),
-            failures: FailureKind::ALL.map(|kind| failures(kind.word())).into(),
-            left_out: failures("breaker"),
-            busy: failures("busy"),
-            seconds: metrics.histogram(
-                "edgeway_plugin_duration_seconds",
-                "Duration of plugin hooks, waiting included.",
-                &labels,
-            ),
-            is_open,
-            heap: gauge(
-                "edgeway_plugin_heap_bytes",
-                "Heap size of a plugin's instances when last measured.",
-            ),
-            stuck: gauge(
-                "edgeway_plugin_stuck_threads",
-                "Threads of a plugin (`isolation: thread`) stuck beyond the deadline of a hook \
-                 when last measured.",
-            ),
-        }
-    }
-
     /// Sets the gauges when the configuration takes over: until then they belong to the previous
     /// configuration, and the new one may be refused.
     pub(super) fn taken(&self, plugin: &Plugin) {
@@ -141,6 +99,13 @@ impl PluginMetrics {
     }
 }
 
+edgeway_base::metric_handles! {
+    struct VersionGauge(route, plugin, version) {
+        is_loaded: IntGauge = "edgeway_plugin_info",
+            "Always 1; labels show the loaded version of a plugin, as a short hash of its files.";
+    }
+}
+
 /// Version of a plugin on a route, as a metric that exists while the version is loaded.
 pub(super) struct VersionMetric {
     metrics: Metrics,
@@ -149,22 +114,14 @@ pub(super) struct VersionMetric {
 }
 
 impl VersionMetric {
-    const FAMILY: &'static str = "edgeway_plugin_info";
-
     pub(super) fn new(metrics: &Metrics, values: [&str; 3]) -> Self {
-        let version = Self {
+        let [route, plugin, version] = values;
+        let gauge = VersionGauge::new(metrics, route, plugin, version);
+        gauge.is_loaded.set(1);
+        Self {
             metrics: metrics.clone(),
             values: values.map(str::to_owned),
-        };
-        let help =
-            "Always 1; labels show the loaded version of a plugin, as a short hash of its files.";
-        metrics.gauge(Self::FAMILY, help, &version.labels()).set(1);
-        version
-    }
-
-    fn labels(&self) -> [(&'static str, &str); 3] {
-        let [route, plugin, version] = &self.values;
-        [("route", route), ("plugin", plugin), ("version", version)]
+        }
     }
 }
 
@@ -172,7 +129,8 @@ impl Zone for VersionMetric {}
 
 impl Drop for VersionMetric {
     fn drop(&mut self) {
-        self.metrics.forget(Self::FAMILY, &self.labels());
+        let [route, plugin, version] = &self.values;
+        VersionGauge::forget(&self.metrics, route, plugin, version);
     }
 }
 
@@ -199,10 +157,10 @@ mod tests {
                 assert!(text.contains(&line), "{line}: {text}");
             }
         };
-        let runs = PluginMetrics::new(&metrics, "r", &one);
+        let runs = PluginMetrics::new(&metrics, "r", one.name());
         runs.taken(&one);
         runs.breaker(true);
-        let candidate = PluginMetrics::new(&metrics, "r", &two);
+        let candidate = PluginMetrics::new(&metrics, "r", two.name());
         shows(1, 1);
         candidate.taken(&two);
         shows(0, 2);

@@ -18,7 +18,7 @@ impl RoutePlugin {
         Report {
             name: Arc::clone(self.plugin.name()),
             file: Arc::clone(&self.file),
-            version: Arc::clone(self.plugin.version()),
+            version: Arc::clone(&self.plugin.version),
             loaded: self.plugin.loaded(self.clock.wall()),
             isolates: self.plugin.isolates(),
             heap: self.metrics.last_heap(),

@@ -401,11 +401,7 @@ impl Charge {
             (None, Some(item)) => item.to_string(),
             (None, None) => format!("client.ip, in the absence of {}", limit.keys),
         };
-        let mut text = format!(
-            "{name}: {} by {by}, burst {}",
-            tier.rate,
-            tier.quota.burst()
-        );
+        let mut text = format!("{name}: {} by {by}, burst {}", tier.rate, tier.quota.burst);
         if let Some(who) = &tier.who {
             text = format!("{text}, for {who}");
         }

@@ -122,7 +122,7 @@ impl RateLimit {
                     denying = denying.or(Some((*charge, *tier)));
                     continue;
                 }
-                OnStoreError::Local => remote.shared.redis().gateways(),
+                OnStoreError::Local => remote.shared.redis.gateways(),
                 OnStoreError::Full => 1,
             };
             match self.take(*charge, *tier, gateways, (now, ex)) {

@@ -110,7 +110,7 @@ impl RateLimit {
         // A point in time, as in the middleware for Node.
         let full = self.clock.wall() + take.reset;
         let full = full.duration_since(UNIX_EPOCH).unwrap_or_default();
-        headers.append(X_RATELIMIT_LIMIT, HeaderValue::from(quota.burst()));
+        headers.append(X_RATELIMIT_LIMIT, HeaderValue::from(quota.burst));
         headers.append(X_RATELIMIT_REMAINING, HeaderValue::from(take.remaining));
         headers.append(X_RATELIMIT_RESET, HeaderValue::from(whole_seconds(full)));
     }

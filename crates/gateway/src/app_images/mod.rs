@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway_base::metrics::{IntCounter, Metrics};
 use edgeway_cache::nextjs::{BuildWatch, ImageRequest, Optimizer, PathSet, Releases, RemoteSource};
 use edgeway_config::{
     model::{ImagesAt, UpstreamConfig},
@@ -94,39 +93,15 @@ enum Builds {
     Releases(Arc<Releases>),
 }
 
-struct ImageMetrics {
-    made: IntCounter,
-    original: IntCounter,
-    refused: IntCounter,
-    left: [IntCounter; ImageFailure::ALL.len()],
-}
-
-impl ImageMetrics {
-    fn new(metrics: &Metrics, upstream: &str) -> Self {
-        let made = |kind| {
-            metrics.counter(
-                "edgeway_images_total",
-                "Images made at the edge; original: sources sent as they are.",
-                &[("upstream", upstream), ("kind", kind)],
-            )
-        };
-        let left = |failure: ImageFailure| {
-            metrics.counter(
-                "edgeway_images_left_to_app_total",
-                "Image requests that go to the app although `images: edge` is set.",
-                &[("upstream", upstream), ("reason", failure.label())],
-            )
-        };
-        Self {
-            made: made("made"),
-            original: made("original"),
-            refused: metrics.counter(
-                "edgeway_images_refused_total",
-                "Image requests that were refused at the edge, because their source is no image.",
-                &[("upstream", upstream)],
-            ),
-            left: ImageFailure::ALL.map(left),
-        }
+edgeway_base::metric_handles! {
+    struct ImageMetrics(upstream) {
+        made { kind: "made" },
+        original { kind: "original" }: IntCounter = "edgeway_images_total",
+            "Images made at the edge; original: sources sent as they are.";
+        refused: IntCounter = "edgeway_images_refused_total",
+            "Image requests that were refused at the edge, because their source is no image.";
+        left: [IntCounter; reason: ImageFailure::label] = "edgeway_images_left_to_app_total",
+            "Image requests that go to the app although `images: edge` is set.";
     }
 }
 
@@ -215,12 +190,12 @@ impl AppImages {
             Builds::Folder(watch) => {
                 let build = watch.now();
                 let (request, optimizer) = build.image(path, query, accept)?;
-                (request, optimizer, build.mark())
+                (request, optimizer, build.mark)
             }
             Builds::Releases(releases) => {
                 let build = releases.build(release?)?;
                 let (request, optimizer) = build.image(path, query, accept)?;
-                (request, optimizer, build.mark())
+                (request, optimizer, build.mark)
             }
         };
         if request.remote.is_some() && self.remote.is_none() {

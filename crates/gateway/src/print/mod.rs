@@ -203,7 +203,7 @@ fn route(file: &File, node: &RouteNode, route: &Route, hidden: &[Place]) -> Valu
         && respond.value.status.is_none()
         && let Action::Respond(compiled) = &route.action
     {
-        printed["respond"]["status"] = json!(compiled.status().as_u16());
+        printed["respond"]["status"] = json!(compiled.status.as_u16());
     }
     if let Some(upstream) = &route.upstream {
         let idle = Span(upstream.timeouts.stream_idle);

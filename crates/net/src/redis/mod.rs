@@ -45,7 +45,7 @@ pub use self::{
 
 /// A Redis: a single instance, a cluster, or a primary that sentinels watch.
 pub struct Redis {
-    settings: RedisSettings,
+    pub settings: RedisSettings,
     clock: Clock,
     metrics: RedisMetrics,
     /// Runtime that serves the connections, the same as that of the requests that use them. `None`:
@@ -151,10 +151,6 @@ impl Redis {
         }
     }
 
-    pub fn settings(&self) -> &RedisSettings {
-        &self.settings
-    }
-
     /// Returns the prefix of every key.
     pub fn prefix(&self) -> &str {
         &self.settings.prefix
@@ -173,7 +169,7 @@ impl Redis {
 
     /// Returns true if a family of metrics belongs to this client.
     pub fn has_family(name: &str) -> bool {
-        metrics::FAMILIES.contains(&name)
+        RedisMetrics::FAMILIES.contains(&name)
     }
 
     pub fn status(&self) -> RedisStatus {

@@ -48,7 +48,7 @@ pub(super) fn look(findings: &mut Findings, file: &File, gateway: &Gateway, runn
     for listener in &gateway.listeners {
         self::listener(findings, &listener.address, running);
         if let Some(tls) = &listener.tls {
-            for (name, not_after) in tls.certificates().ends_of_validity() {
+            for (name, not_after) in tls.certificates.ends_of_validity() {
                 certificate(findings, &name, not_after - Utc::now().timestamp());
             }
         }

@@ -320,7 +320,7 @@ async fn examine(
     }
     times.sort_unstable();
     let median = times[PINGS / 2];
-    let limit = redis.settings().timeout;
+    let limit = redis.settings.timeout;
     let micros = median.as_micros();
     if median > limit / 4 {
         findings.warning(

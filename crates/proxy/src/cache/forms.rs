@@ -43,7 +43,7 @@ pub(super) fn choose(
     if !has_forms {
         return None;
     }
-    let encoding = offer.encoding();
+    let encoding = offer.encoding;
     let Some(form) = entry.form(encoding) else {
         if entry.hits() >= MIN_REQUESTS {
             make(live, cache, entry, encoding, offer.level_at_rest());

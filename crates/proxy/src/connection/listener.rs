@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use edgeway_base::metrics::{IntCounter, IntGauge, Metrics};
+use edgeway_base::metrics::Metrics;
 use edgeway_gateway::{Gateway, Listener};
 use http::HeaderValue;
 
@@ -29,34 +29,15 @@ pub struct ListenerFacts {
     is_draining: AtomicBool,
 }
 
-/// Metrics of a listener.
-#[derive(Debug)]
-pub struct ListenerMetrics {
-    pub accepted: IntCounter,
-    pub open: IntGauge,
-    /// Open connections without a request, counted on demand.
-    pub idle: IntGauge,
-}
-
-impl ListenerMetrics {
-    pub fn new(metrics: &Metrics, name: &str) -> Self {
-        Self {
-            accepted: metrics.counter(
-                "edgeway_connections_accepted_total",
-                "Client connections accepted since the start.",
-                &[("listener", name)],
-            ),
-            open: metrics.gauge(
-                "edgeway_connections",
-                "Open client connections, idle ones included.",
-                &[("listener", name)],
-            ),
-            idle: metrics.gauge(
-                "edgeway_connections_idle",
-                "Client connections without a request.",
-                &[("listener", name)],
-            ),
-        }
+edgeway_base::metric_handles! {
+    /// Metrics of a listener.
+    #[derive(Debug)]
+    pub struct ListenerMetrics(listener) {
+        pub accepted: IntCounter = "edgeway_connections_accepted_total",
+            "Client connections accepted since the start.";
+        pub open: IntGauge = "edgeway_connections", "Open client connections, idle ones included.";
+        /// Open connections without a request, counted on demand.
+        pub idle: IntGauge = "edgeway_connections_idle", "Client connections without a request.";
     }
 }
 

@@ -210,7 +210,7 @@ impl Context {
     /// rotation.
     pub(crate) fn is_at_other_release(&self) -> bool {
         match (&self.facts.release, &self.lease) {
-            (Some(own), Some(lease)) => lease.backend().release() != Some(own),
+            (Some(own), Some(lease)) => lease.backend.release() != Some(own),
             _ => false,
         }
     }

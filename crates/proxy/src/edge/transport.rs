@@ -283,46 +283,18 @@ impl AsyncWrite for Socket {
 }
 
 impl AsyncRead for Transport {
-    #[inline]
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        on_transport!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
-    }
+    edgeway_base::inner_stream!(on_transport!: poll_read);
 }
 
 impl AsyncWrite for Transport {
-    #[inline]
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        on_transport!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, data))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        on_transport!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
+    edgeway_base::inner_stream!(
+        on_transport!: poll_write, poll_write_vectored, is_write_vectored, poll_shutdown
+    );
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

@@ -91,7 +91,7 @@ async fn prepare(
     ctx.facts.first_byte = Some(now - ctx.facts.started);
     // The client has the encoding that it prefers among those on disk.
     ctx.facts.is_coding_settled = response.is_encoded();
-    let part = match response.status() {
+    let part = match response.status {
         StatusCode::PARTIAL_CONTENT => FilePart::Range,
         StatusCode::NOT_MODIFIED => FilePart::NotModified,
         StatusCode::NOT_FOUND => FilePart::NotFound,

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edgeway_base::metrics::{Histogram, Metrics};
 use tokio::{
     runtime::Handle,
     task::JoinSet,
@@ -20,32 +19,18 @@ const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 ];
 
-/// Name of the histograms.
-const NAME: &str = "edgeway_event_loop_lag_seconds";
-
-/// Histograms of the lag, one for each runtime.
-#[derive(Clone, Debug)]
-pub(super) struct EventLoops {
-    main: Histogram,
-    workers: Histogram,
+edgeway_base::metric_handles! {
+    /// Histograms of the lag, one for each runtime.
+    #[derive(Clone, Debug)]
+    pub(super) struct EventLoops() {
+        main { runtime: "main" },
+        workers { runtime: "workers" }:
+            (Histogram in BUCKETS) = "edgeway_event_loop_lag_seconds",
+            "Time that work waits for a thread: of the `workers`, which serve requests, and of `main` with its timers. Has buckets of its own, from 0.001 to 2.5.";
+    }
 }
 
 impl EventLoops {
-    pub(super) fn new(metrics: &Metrics) -> Self {
-        let histogram = |runtime| {
-            metrics.histogram_with(
-                NAME,
-                "Time that work waits for a thread: of the `workers`, which serve requests, and of `main` with its timers. Has buckets of its own, from 0.001 to 2.5.",
-                &[("runtime", runtime)],
-                BUCKETS,
-            )
-        };
-        Self {
-            main: histogram("main"),
-            workers: histogram("workers"),
-        }
-    }
-
     /// Measures the lag of this thread and of the `workers`, for ever, unless the process is quiet.
     ///
     /// Workers are measured by work that this thread hands to them: a timer of their own would
@@ -81,6 +66,8 @@ impl EventLoops {
 
 #[cfg(test)]
 mod tests {
+    use edgeway_base::metrics::{Histogram, Metrics};
+
     use super::*;
 
     /// Number of measurements, and the sum of their lags.

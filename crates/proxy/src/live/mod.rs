@@ -17,10 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use edgeway_base::{
-    clock::rfc3339,
-    metrics::{IntGauge, Metrics},
-};
+use edgeway_base::{clock::rfc3339, metrics::Metrics};
 use edgeway_gateway::{Gateway, World, metrics::HttpMetrics};
 use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
@@ -50,6 +47,7 @@ pub struct Live {
     pub total: Arc<ConnectionTotal>,
     pub http: HttpMetrics,
     pub process: ProcessMetrics,
+    event_loops: EventLoops,
     /// Requests that ended, for operators who look.
     pub history: Arc<RequestHistory>,
     /// Requests that the gateway sends on its own behalf.
@@ -97,86 +95,58 @@ pub enum SwitchReason {
     TakenBack,
 }
 
-/// Name of the metric with a series for each problem.
-pub const PROBLEM: &str = "edgeway_problem";
+edgeway_base::metric_handles! {
+    /// Problem that lasts; there is a series while it does.
+    pub struct ProblemMetric(problem, severity, subject) {
+        pub lasts: IntGauge = "edgeway_problem",
+            "1 while the problem lasts, for at most 100 problems of the status page; `subject` \
+             names the backend, route, certificate or the like.";
+    }
+}
 
-/// Metrics of this process beside those of its requests.
-pub struct ProcessMetrics {
-    pub ready: IntGauge,
-    /// Predecessors that still finish requests.
-    pub predecessors: IntGauge,
-    /// Problems that the status page shows.
-    pub errors: IntGauge,
-    pub warnings: IntGauge,
-    event_loops: EventLoops,
+edgeway_base::metric_handles! {
+    /// Metrics of this process beside those of its requests.
+    pub struct ProcessMetrics() {
+        pub ready: IntGauge = "edgeway_ready", "1 while `/readyz` reports ready.";
+        /// Predecessors that still finish requests.
+        pub predecessors: IntGauge = "edgeway_predecessors",
+            "Processes before this one that still finish requests after an upgrade.";
+        /// Problems that the status page shows.
+        pub errors { severity: "error" },
+        pub warnings { severity: "warning" }: IntGauge = "edgeway_problems",
+            "Problems that the status page shows, by severity: `error` if requests fail or soon \
+             will, `warning` otherwise.";
+    }
 }
 
 impl ProcessMetrics {
-    pub fn new(metrics: &Metrics) -> Self {
+    /// Creates the handles of the process, and registers the metrics that come and go.
+    pub fn register(metrics: &Metrics) -> Self {
         // CPU time, memory and descriptors.
         metrics.serve_process();
-        let problems = |severity| {
-            metrics.gauge(
-                "edgeway_problems",
-                "Problems that the status page shows, by severity: `error` if requests fail or \
-                 soon will, `warning` otherwise.",
-                &[("severity", severity)],
-            )
-        };
-        // Registers the metric; there is a series while there is a problem.
-        let nothing = [("problem", ""), ("severity", ""), ("subject", "")];
-        Self::problem(metrics, &nothing);
-        metrics.forget(PROBLEM, &nothing);
-        Self {
-            errors: problems("error"),
-            warnings: problems("warning"),
-            ready: metrics.gauge("edgeway_ready", "1 while `/readyz` reports ready.", &[]),
-            predecessors: metrics.gauge(
-                "edgeway_predecessors",
-                "Processes before this one that still finish requests after an upgrade.",
-                &[],
-            ),
-            event_loops: EventLoops::new(metrics),
-        }
-    }
-
-    /// Returns the gauge of a problem.
-    pub fn problem(metrics: &Metrics, labels: &[(&'static str, &str)]) -> IntGauge {
-        metrics.gauge(
-            PROBLEM,
-            "1 while the problem lasts, for at most 100 problems of the status page; `subject` \
-             names the backend, route, certificate or the like.",
-            labels,
-        )
+        let _handles = ProblemMetric::new(metrics, "", "", "");
+        ProblemMetric::forget(metrics, "", "", "");
+        Self::new(metrics)
     }
 }
 
-/// Metrics of configurations.
-struct ReloadMetrics {
-    is_current: IntGauge,
-    generation: IntGauge,
-    loaded_at: IntGauge,
+edgeway_base::metric_handles! {
+    /// Metrics of configurations.
+    struct ReloadMetrics() {
+        is_current: IntGauge = "edgeway_config_last_reload_success",
+            "1 if the configuration last read is the active one.";
+        generation: IntGauge = "edgeway_config_generation",
+            "Generation of the active configuration, counted from 1.";
+        loaded_at: IntGauge = "edgeway_config_last_reload_success_timestamp_seconds",
+            "Time when the active configuration was loaded, in seconds since 1970.";
+        // Both series exist from the start, so that a first reload shows as an increase.
+        ok { outcome: "ok" },
+        refused { outcome: "refused" }: IntCounter = "edgeway_config_reloads_total",
+            "Configurations that were read while the gateway served, by outcome: `ok` or `refused`.";
+    }
 }
 
 impl ReloadMetrics {
-    fn new(world: &World) -> Self {
-        let gauge = |name, help| world.metrics.gauge(name, help, &[]);
-        Self {
-            is_current: gauge(
-                "edgeway_config_last_reload_success",
-                "1 if the configuration last read is the active one.",
-            ),
-            generation: gauge(
-                "edgeway_config_generation",
-                "Generation of the active configuration, counted from 1.",
-            ),
-            loaded_at: gauge(
-                "edgeway_config_last_reload_success_timestamp_seconds",
-                "Time when the active configuration was loaded, in seconds since 1970.",
-            ),
-        }
-    }
-
     fn set(&self, loaded: &ServingConfiguration) {
         let since = loaded.at.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since.unwrap_or_default().as_secs();
@@ -203,11 +173,8 @@ impl Live {
             last_error: None,
         };
         gateway.profiles.hold();
-        let metrics = ReloadMetrics::new(&world);
+        let metrics = ReloadMetrics::new(&world.metrics);
         metrics.set(&loaded);
-        // Both series exist from the start, so that a first reload shows as an increase.
-        reloads(&world, "ok");
-        reloads(&world, "refused");
         Self {
             gateway: ArcSwap::from_pointee(gateway),
             loaded: Mutex::new(loaded),
@@ -221,7 +188,8 @@ impl Live {
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
-            process: ProcessMetrics::new(&world.metrics),
+            process: ProcessMetrics::register(&world.metrics),
+            event_loops: EventLoops::new(&world.metrics),
             history: Arc::default(),
             background: Tasks::default(),
             started: world.clock.wall(),
@@ -249,7 +217,7 @@ impl Live {
         if how == SwitchReason::Read {
             loaded.at = self.world.clock.wall();
             loaded.last_error = None;
-            reloads(&self.world, "ok").inc();
+            self.metrics.ok.inc();
         }
         self.metrics.set(&loaded);
         loaded.generation
@@ -263,7 +231,7 @@ impl Live {
             self.metrics.set(&loaded);
             loaded.generation
         };
-        reloads(&self.world, "refused").inc();
+        self.metrics.refused.inc();
         self.remember(generation, Err(why));
     }
 
@@ -291,12 +259,4 @@ impl Live {
     pub fn loaded(&self) -> ServingConfiguration {
         self.loaded.lock().clone()
     }
-}
-
-fn reloads(world: &World, outcome: &str) -> edgeway_base::metrics::IntCounter {
-    world.metrics.counter(
-        "edgeway_config_reloads_total",
-        "Configurations that were read while the gateway served, by outcome: `ok` or `refused`.",
-        &[("outcome", outcome)],
-    )
 }

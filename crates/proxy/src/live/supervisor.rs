@@ -16,7 +16,8 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Tasks beside the requests. Dropping it stops all of them.
 pub struct Supervisor {
-    process: Tasks,
+    /// Tasks of the process, to which callers add their own.
+    pub process: Tasks,
     gateway: Mutex<Tasks>,
     /// Tasks of the configuration that serves beside one on trial.
     beside: Mutex<Tasks>,
@@ -32,7 +33,7 @@ impl Supervisor {
         let activity = live.connections.activity();
         let traffic = live.traffic.clone();
         process.spawn("traffic", traffic.supervise(Arc::clone(activity)));
-        let event_loops = live.process.event_loops.clone();
+        let event_loops = live.event_loops.clone();
         let workers = live.world.workers.clone();
         process.spawn(
             "event loops",
@@ -44,11 +45,6 @@ impl Supervisor {
             beside: Mutex::default(),
             activity: Arc::clone(activity),
         }
-    }
-
-    /// Tasks of the process, to which callers add their own.
-    pub fn process(&self) -> &Tasks {
-        &self.process
     }
 
     /// Switches to the tasks of another gateway.

@@ -10,10 +10,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use derive_more::Display;
-use edgeway_base::{
-    metrics::{IntCounter, Metrics},
-    units::Percent,
-};
+use edgeway_base::{metrics::Metrics, units::Percent};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +61,17 @@ pub struct ConfigTrials {
     /// Set while there is a split. Requests read it first.
     is_split: AtomicBool,
     split: ArcSwapOption<TrialSplit>,
-    ended: [IntCounter; TrialOutcome::ALL.len()],
+    verdicts: VerdictCounters,
+}
+
+edgeway_base::metric_handles! {
+    #[derive(Debug)]
+    struct VerdictCounters() {
+        by_outcome: [IntCounter; verdict: TrialOutcome::as_str] =
+            "edgeway_config_canary_verdicts_total",
+            "Trials of configurations by their end: `kept`, `taken_back`, or `superseded` by \
+             another configuration.";
+    }
 }
 
 /// The trial in progress and the last verdict.
@@ -76,19 +83,11 @@ pub struct TrialState {
 
 impl ConfigTrials {
     pub(super) fn new(metrics: &Metrics) -> Self {
-        let ended = TrialOutcome::ALL.map(|verdict| {
-            metrics.counter(
-                "edgeway_config_canary_verdicts_total",
-                "Trials of configurations by their end: `kept`, `taken_back`, or `superseded` by \
-                 another configuration.",
-                &[("verdict", verdict.as_str())],
-            )
-        });
         Self {
             state: Mutex::default(),
             is_split: AtomicBool::new(false),
             split: ArcSwapOption::empty(),
-            ended,
+            verdicts: VerdictCounters::new(metrics),
         }
     }
 
@@ -123,7 +122,7 @@ impl ConfigTrials {
     }
 
     pub fn end(&self, verdict: ConfigVerdict) {
-        self.ended[verdict.outcome as usize].inc();
+        self.verdicts.by_outcome[verdict.outcome as usize].inc();
         let mut state = self.state.lock();
         // A later trial has taken its place.
         let is_last = |trial: &mut ConfigTrial| trial.generation == verdict.generation;

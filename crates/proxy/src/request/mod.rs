@@ -155,7 +155,7 @@ fn set_up(
     if known.is_none() {
         normalise_host(request, &ctx.facts.client);
     }
-    if ctx.gateway.reserved.is_read() {
+    if ctx.gateway.reserved.is_read {
         write_forwarding(request, ctx);
         ctx.facts.client.is_reported = true;
     }

@@ -93,10 +93,10 @@ pub(super) async fn lease(client: &mut Client, ctx: &mut Context) -> Result<Arc<
     ctx.tried_at = lease.since();
     let facts = &mut ctx.facts;
     facts.upstream.name = Some(Arc::clone(&upstream.name));
-    facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
+    facts.upstream.backend = Some(Arc::clone(lease.backend.address()));
     facts.upstream.attempts += 1;
     facts.upstream.started = Some(ctx.tried_at - facts.started);
-    trace::begin_attempt(facts, lease.backend().address(), asked_at, ctx.tried_at);
+    trace::begin_attempt(facts, lease.backend.address(), asked_at, ctx.tried_at);
     ctx.lease = Some(lease);
     Ok(upstream)
 }
@@ -285,12 +285,12 @@ pub(super) fn not_connected(
     // backend.
     let was_there = *error.etype() == ErrorType::H2Error;
     if let Some(lease) = ctx.lease.take() {
-        ctx.tried.push(lease.backend().id());
+        ctx.tried.push(lease.backend.id());
         if failure == Failure::Tls {
-            lease.backend().report_tls(&error);
+            lease.backend.report_tls(&error);
         }
         if *error.root_etype() == ErrorType::ConnectRefused {
-            lease.backend().close_idle();
+            lease.backend.close_idle();
         }
         if was_there {
             lease.finish(Outcome::Stale);
@@ -326,7 +326,7 @@ pub(super) fn failed(
         trace::attempt_failed(&mut ctx.facts, None);
         retry::record(&mut ctx.facts, BAD_STATUS);
         if let Some(lease) = ctx.lease.take() {
-            ctx.tried.push(lease.backend().id());
+            ctx.tried.push(lease.backend.id());
             lease.finish(Outcome::Status(status));
         }
         return error;
@@ -364,7 +364,7 @@ pub(super) fn failed(
         let stays = upstream.is_some_and(|upstream| upstream.keeps_clients());
         if let Some(lease) = ctx.lease.take() {
             if !stays || ctx.stale_attempts > 0 {
-                ctx.tried.push(lease.backend().id());
+                ctx.tried.push(lease.backend.id());
             }
             lease.finish(Outcome::Stale);
         }
@@ -375,9 +375,9 @@ pub(super) fn failed(
         return error;
     }
     if let Some(lease) = ctx.lease.take() {
-        ctx.tried.push(lease.backend().id());
+        ctx.tried.push(lease.backend.id());
         if failure == Failure::Tls {
-            lease.backend().report_tls(&error);
+            lease.backend.report_tls(&error);
         }
         lease.finish(match failure {
             Failure::Tls => Outcome::ConnectFailed,

@@ -135,7 +135,7 @@ fn clean(
     } else if let Some(lease) = &ctx.lease {
         let report = response.headers.get(NODE_REPORT_HEADER);
         let report = report.filter(|_| directives.is_internal);
-        lease.backend().learn_node_report(report, now);
+        lease.backend.learn_node_report(report, now);
     }
     if directives.is_internal {
         forwarded::strip_internal_response(response);
@@ -158,7 +158,7 @@ fn make_public(
     let Some(lease) = &ctx.lease else {
         return Ok(());
     };
-    let backend = lease.backend().address();
+    let backend = lease.backend.address();
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         if let Some(value) = response.headers.get(&name)
             && let Some(public) = public_location(request, value, backend, ctx)
@@ -269,7 +269,7 @@ impl GatewayDirectives {
         }
         seen.has_keep_alive = keep_alive.is_some();
         if let Some(lease) = &ctx.lease {
-            lease.backend().learn_keep_alive(keep_alive);
+            lease.backend.learn_keep_alive(keep_alive);
         }
         seen
     }

@@ -15,7 +15,7 @@ use crate::{
 /// A compiled redirect.
 #[derive(Debug)]
 pub struct Redirect {
-    status: StatusCode,
+    pub status: StatusCode,
     to: Template,
     needs_host: bool,
 }
@@ -51,10 +51,6 @@ impl Redirect {
             needs_host: to.pieces.contains(&Piece::Host),
             to,
         }))
-    }
-
-    pub fn status(&self) -> StatusCode {
-        self.status
     }
 
     /// Returns the `Location` for this request; `None` if that needs a host and the client sent

@@ -27,7 +27,7 @@ use crate::{
 /// A compiled fixed response.
 #[derive(Debug)]
 pub struct Respond {
-    status: StatusCode,
+    pub status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Body,
 }
@@ -71,10 +71,6 @@ impl Respond {
             headers,
             body,
         })
-    }
-
-    pub fn status(&self) -> StatusCode {
-        self.status
     }
 
     pub fn refuses(&self) -> bool {

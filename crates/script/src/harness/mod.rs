@@ -61,7 +61,7 @@ pub async fn run(
     report: Arc<dyn Fn(Event) + Send + Sync>,
 ) -> Result<(), Failure> {
     let source = Source::read_tests(shown, file)?;
-    let kit = Arc::new(TestKit::new(shown, source.folder(), report));
+    let kit = Arc::new(TestKit::new(shown, &source.folder, report));
     let log: Arc<dyn Log> = kit.clone();
     let isolate = Isolate::new(
         &source,

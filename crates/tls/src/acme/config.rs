@@ -99,7 +99,7 @@ impl Acme {
         let now = cx.clock.wall();
         let names = names.into_iter().map(|found| {
             // Keyed by folder: a different folder holds different certificates.
-            let zone = format!("acme {} in {}", found.name, store.folder().display());
+            let zone = format!("acme {} in {}", found.name, store.folder.display());
             let metrics = cx.metrics;
             let managed = zones.get_or_create(&zone, || ManagedName::new(found.name, metrics));
             managed.begin(&store, now);

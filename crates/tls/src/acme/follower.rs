@@ -25,7 +25,7 @@ pub static FORWARDED: HeaderName = HeaderName::from_static("edgeway-acme-forward
 /// Client for the gateway that orders certificates.
 #[derive(Debug)]
 pub(super) struct Issuer {
-    address: String,
+    pub(super) address: String,
     client: Fetch,
     slots: Semaphore,
 }
@@ -37,10 +37,6 @@ impl Issuer {
             client: Fetch::new(&Trust::Plain).expect("without TLS nothing is loaded"),
             slots: Semaphore::new(MAX_IN_FLIGHT),
         }
-    }
-
-    pub(super) fn address(&self) -> &str {
-        &self.address
     }
 
     /// Requests the key authorization of `token` from the issuer, for the host of the CA's request.

@@ -22,7 +22,7 @@ use crate::{
     Certificates,
     base::{
         error::chain,
-        metrics::{IntCounter, IntGauge, Metrics, Series},
+        metrics::{Metrics, Series},
     },
     config::model::ChallengeConfig,
     zones::Zone,
@@ -82,18 +82,19 @@ struct ServedCertificate {
     window_asked: Option<SystemTime>,
 }
 
-#[derive(Debug)]
-struct NameMetrics {
-    orders: [IntCounter; OrderOutcome::ALL.len()],
-    stand_in: IntGauge,
+edgeway_base::metric_handles! {
+    #[derive(Debug)]
+    struct NameMetrics(name) {
+        orders: [IntCounter; outcome: OrderOutcome::label] = "edgeway_acme_orders_total",
+            "Certificates requested by ACME, by outcome.";
+        stand_in: IntGauge = "edgeway_acme_self_signed",
+            "1 while a self-signed certificate stands in for one that is not issued yet.";
+    }
 }
-
-const ORDERS: &str = "edgeway_acme_orders_total";
-const STAND_IN: &str = "edgeway_acme_self_signed";
 
 /// Name that an ACME series belongs to.
 pub(super) fn name_of(series: Series<'_>) -> Option<&str> {
-    let is_ours = [ORDERS, STAND_IN].contains(&series.family);
+    let is_ours = NameMetrics::FAMILIES.contains(&series.family);
     is_ours.then(|| series.get("name"))?
 }
 
@@ -315,23 +316,5 @@ impl Certificate {
     /// Spreads renewals. The value stays the same for the life of a certificate.
     fn dice(&self) -> f64 {
         schedule::dice(&self.serial)
-    }
-}
-
-impl NameMetrics {
-    fn new(metrics: &Metrics, name: &str) -> Self {
-        let orders = OrderOutcome::ALL.map(|outcome| {
-            metrics.counter(
-                ORDERS,
-                "Certificates requested by ACME, by outcome.",
-                &[("name", name), ("outcome", outcome.label())],
-            )
-        });
-        let stand_in = metrics.gauge(
-            STAND_IN,
-            "1 while a self-signed certificate stands in for one that is not issued yet.",
-            &[("name", name)],
-        );
-        Self { orders, stand_in }
     }
 }

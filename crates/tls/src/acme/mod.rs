@@ -212,7 +212,7 @@ impl Acme {
                 Ok(None) => {}
                 // The pair may be half written: the other half changes the stamp.
                 Err(problem) => {
-                    warn!(name = &*managed.name, issuer = issuer.address(), error:% = chain(&problem); "certificate of the issuer unusable");
+                    warn!(name = &*managed.name, issuer = &*issuer.address, error:% = chain(&problem); "certificate of the issuer unusable");
                 }
             }
         }

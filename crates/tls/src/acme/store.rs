@@ -26,7 +26,7 @@ const LOCK: &str = "lock";
 /// The folder from the configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 /// State of a name that is stored beside its certificate.
@@ -89,10 +89,6 @@ pub(super) enum StoreError {
 impl Store {
     pub(super) fn new(folder: PathBuf) -> Self {
         Self { folder }
-    }
-
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// The certificate of `name`, if there is a usable one.

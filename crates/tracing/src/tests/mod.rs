@@ -247,7 +247,7 @@ fn a_full_queue_drops_and_counts() {
     let metrics = Metrics::default();
     let settings = tracing(rules(1.0, ParentTrust::All), &clock)
         .exporter
-        .settings()
+        .settings
         .clone();
     let exporters = Exporters::default();
     let exporter = exporters.get_or_create(settings.clone(), &metrics);
@@ -430,7 +430,7 @@ fn a_batch_names_its_resource_once() {
             ("service.version".to_owned(), "given".to_owned()),
             ("service.name".to_owned(), "not this".to_owned()),
         ],
-        ..tracing.exporter.settings().clone()
+        ..tracing.exporter.settings.clone()
     };
     let trace = RequestTrace::new(None, true, &clock);
     let facts = RequestFacts::new(clock.now());

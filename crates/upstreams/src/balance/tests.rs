@@ -18,7 +18,7 @@ const MILLI: u64 = 1_000_000;
 type Served = HashMap<char, u32>;
 
 fn name(lease: &Lease) -> char {
-    let address = lease.backend().address();
+    let address = lease.backend.address();
     let ip = address.split(':').next().unwrap();
     ip.chars().last().unwrap()
 }
@@ -405,7 +405,7 @@ proptest! {
         let mut held = Vec::new();
         for _ in 0..40 {
             let lease = take(&upstream, &[]).expect("1024 places each");
-            let is_up = lease.backend().state.is_up(1);
+            let is_up = lease.backend.state.is_up(1);
             prop_assert_eq!(is_up, some_up, "who is out is chosen only if all are");
             held.push(lease);
             check_invariants(&upstream, held.len());

@@ -18,10 +18,7 @@ use super::{
 };
 use crate::{
     balance::hash64,
-    base::{
-        metrics::{IntCounter, Metrics as Registry},
-        units::Percent,
-    },
+    base::{metrics::Metrics as Registry, units::Percent},
     config::model::CanarySplit,
 };
 
@@ -53,10 +50,15 @@ struct Arm {
     metrics: Option<ArmMetrics>,
 }
 
-#[derive(Clone, Debug)]
-struct ArmMetrics {
-    ok: IntCounter,
-    failed: IntCounter,
+edgeway_base::metric_handles! {
+    /// Counters of the requests that one release got.
+    #[derive(Clone, Debug)]
+    struct ArmMetrics(upstream, release) {
+        ok { outcome: "ok" },
+        failed { outcome: "failed" }: IntCounter = "edgeway_canary_requests_total",
+            "Requests that were compared while a release was on trial, by release (`new`, \
+             `current`) and outcome.";
+    }
 }
 
 /// Counters of an upstream's canaries; `None` without `releases`.
@@ -67,48 +69,30 @@ pub(crate) struct Metrics(Option<Counters>);
 struct Counters {
     new: ArmMetrics,
     current: ArmMetrics,
-    /// In the order of [`CanaryOutcome::ALL`].
-    verdicts: [IntCounter; CanaryOutcome::ALL.len()],
+    verdicts: VerdictCounters,
+}
+
+edgeway_base::metric_handles! {
+    /// Counters of the ends of trials.
+    #[derive(Clone, Debug)]
+    struct VerdictCounters(upstream) {
+        by_outcome: [IntCounter; verdict: CanaryOutcome::as_str] = "edgeway_canary_verdicts_total",
+            "Trials of releases by their end: `promoted`, `rolled_back`, or `ended` by an operator.";
+    }
 }
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry, upstream: &str, has_releases: bool) -> Self {
-        let arm = |release| {
-            let counter = |outcome| {
-                registry.counter(
-                    "edgeway_canary_requests_total",
-                    "Requests that were compared while a release was on trial, by release (`new`, \
-                     `current`) and outcome.",
-                    &[
-                        ("upstream", upstream),
-                        ("release", release),
-                        ("outcome", outcome),
-                    ],
-                )
-            };
-            ArmMetrics {
-                ok: counter("ok"),
-                failed: counter("failed"),
-            }
-        };
-        let verdict = |verdict: CanaryOutcome| {
-            registry.counter(
-                "edgeway_canary_verdicts_total",
-                "Trials of releases by their end: `promoted`, `rolled_back`, or `ended` by an \
-                 operator.",
-                &[("upstream", upstream), ("verdict", verdict.as_str())],
-            )
-        };
         Self(has_releases.then(|| Counters {
-            new: arm("new"),
-            current: arm("current"),
-            verdicts: CanaryOutcome::ALL.map(verdict),
+            new: ArmMetrics::new(registry, upstream, "new"),
+            current: ArmMetrics::new(registry, upstream, "current"),
+            verdicts: VerdictCounters::new(registry, upstream),
         }))
     }
 
     pub(super) fn count(&self, outcome: CanaryOutcome) {
         if let Some(counters) = &self.0 {
-            counters.verdicts[outcome as usize].inc();
+            counters.verdicts.by_outcome[outcome as usize].inc();
         }
     }
 }

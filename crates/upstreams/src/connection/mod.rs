@@ -170,10 +170,10 @@ impl Upstream {
         must_be_new: bool,
         time: Duration,
     ) -> Result<BackendConnection> {
-        let backend = lease.backend();
+        let backend = &lease.backend;
         let tls = backend.tls.as_ref();
         if !must_be_new
-            && let identity = tls.map(BackendTls::identity)
+            && let identity = tls.map(|tls| &tls.identity)
             && let Some(connection) = backend.state.idle.take(identity, lease.since())
         {
             return Ok(connection);
@@ -184,7 +184,7 @@ impl Upstream {
 
     /// Puts back a connection whose request is over, for the next one.
     pub fn put_back(&self, lease: &Lease, connection: BackendConnection, now: Instant) {
-        let state = &lease.backend().state;
+        let state = &lease.backend.state;
         let idle = self.pool.idle(state.keep_alive());
         if !idle.is_zero() {
             let until = now + idle;

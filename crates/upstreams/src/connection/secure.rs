@@ -1,7 +1,7 @@
 //! TLS connection to a backend.
 
 use std::{
-    io::{self, IoSlice, Write},
+    io::{self, Write},
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -27,7 +27,7 @@ const IDLE_ROOM: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct SecureStream {
     pub(super) stream: TlsStream<RecordSocket>,
-    identity: TlsIdentity,
+    pub(super) identity: TlsIdentity,
 }
 
 impl SecureStream {
@@ -37,21 +37,17 @@ impl SecureStream {
             .connect(tls.name(), RecordSocket::from(socket))
             .await;
         let stream = connected.map_err(|error| {
-            let why = format!("TLS handshake with a backend as {}", tls.identity().name());
+            let why = format!("TLS handshake with a backend as {}", tls.identity.name());
             Error::because(ErrorType::TLSHandshakeFailure, why, error)
         })?;
         Ok(Self {
             stream,
-            identity: tls.identity().clone(),
+            identity: tls.identity.clone(),
         })
     }
 
     pub(super) fn socket(&self) -> &Socket {
         &self.stream.get_ref().0.socket
-    }
-
-    pub(super) fn identity(&self) -> &TlsIdentity {
-        &self.identity
     }
 
     /// Returns true if the handshake chose HTTP/2.
@@ -181,31 +177,7 @@ impl AsyncRead for RecordSocket {
 }
 
 impl AsyncWrite for RecordSocket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
-    }
+    edgeway_base::inner_stream!(
+        self.socket: poll_write, poll_write_vectored, is_write_vectored, poll_flush, poll_shutdown
+    );
 }

@@ -14,7 +14,7 @@ use pingora::{
     protocols::l4::ext::{connect, connect_uds, set_tcp_keepalive},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
 
@@ -102,23 +102,11 @@ fn own_if_lacking<T>(connected: Result<T>) -> Result<T> {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        room: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        on_socket!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, room))
-    }
+    edgeway_base::inner_stream!(on_socket!: poll_read);
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        on_socket!(self.get_mut(), socket => Pin::new(socket).poll_write(cx, data))
-    }
+    edgeway_base::inner_stream!(on_socket!: poll_write, is_write_vectored, poll_shutdown);
 
     /// Avoids `writev` for a single slice: rustls always writes vectors, and `send` is cheaper.
     fn poll_write_vectored(
@@ -133,16 +121,8 @@ impl AsyncWrite for Socket {
         on_socket!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, slices))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // All written bytes are already in the kernel.
         Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
     }
 }

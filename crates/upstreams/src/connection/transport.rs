@@ -1,13 +1,7 @@
 //! Transport to a backend: a socket, or TLS over it.
 
-use std::{
-    io::{self, IoSlice},
-    pin::Pin,
-    task::{Context, Poll},
-};
-
 use pingora::Result;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{secure::SecureStream, socket::Socket};
 use crate::{
@@ -22,16 +16,13 @@ pub(crate) enum Transport {
     Tls(Box<SecureStream>),
 }
 
-/// Polls the same function of either kind.
-macro_rules! poll_transport {
+/// Calls the same function of either kind.
+macro_rules! on_transport {
     ($transport:expr, $name:ident => $call:expr) => {
-        match $transport.get_mut() {
-            Self::Plain($name) => {
-                let $name = Pin::new($name);
-                $call
-            }
-            Self::Tls($name) => {
-                let $name = Pin::new(&mut $name.stream);
+        match $transport {
+            Self::Plain($name) => $call,
+            Self::Tls(secure) => {
+                let $name = &mut secure.stream;
                 $call
             }
         }
@@ -58,7 +49,7 @@ impl Transport {
     pub(super) fn identity(&self) -> Option<&TlsIdentity> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(stream) => Some(stream.identity()),
+            Self::Tls(stream) => Some(&stream.identity),
         }
     }
 
@@ -72,41 +63,11 @@ impl Transport {
 }
 
 impl AsyncRead for Transport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        room: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        poll_transport!(self, stream => stream.poll_read(cx, room))
-    }
+    edgeway_base::inner_stream!(on_transport!: poll_read);
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        poll_transport!(self, stream => stream.poll_write(cx, data))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        poll_transport!(self, stream => stream.poll_write_vectored(cx, data))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_transport!(self, stream => stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_transport!(self, stream => stream.poll_shutdown(cx))
-    }
+    edgeway_base::inner_stream!(
+        on_transport!: poll_write, poll_write_vectored, is_write_vectored, poll_flush, poll_shutdown
+    );
 }

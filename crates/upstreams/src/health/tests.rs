@@ -204,7 +204,7 @@ async fn a_killed_backend_is_back_within_seconds_of_its_restart() {
     tasks.spawn("supervise", supervise(upstream.clone()));
     while upstream.snapshot().backends[0].state != "ejected" {
         let lease = take(&upstream, &[]).unwrap();
-        let is_dead = *lease.backend().target() == crate::Target::Inet(address);
+        let is_dead = *lease.backend.target() == crate::Target::Inet(address);
         lease.finish(if is_dead {
             Outcome::ConnectFailed
         } else {

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use self::{node::NodeMetrics, server_timing::ServerTiming, sessions::Sessions};
+pub(super) use self::node::NodeMetrics;
+use self::{server_timing::ServerTiming, sessions::Sessions};
 use super::Upstream;
 use crate::{
     base::{
         http::is_token_byte,
-        metrics::{Gauge, Histogram, IntCounter, IntGauge, Metrics, Series},
+        metrics::{Metrics, Series},
     },
     chain::CompileContext,
     config::model::UpstreamMetricsConfig,
@@ -24,18 +25,26 @@ use crate::{
 /// Most names of `server_timing`: each is a histogram for each upstream.
 const MAX_TIMINGS: usize = 16;
 
-/// Counters and gauges of one upstream.
-#[derive(Clone, Debug)]
-pub(super) struct UpstreamMetrics {
-    pub(super) retries: IntCounter,
-    pub(super) queue: IntGauge,
-    pub(super) panic: IntGauge,
-    pub(super) ready: IntGauge,
-    pub(super) first_byte: Histogram,
-    /// Bytes of request bodies to backends.
-    pub(super) sent: IntCounter,
-    /// Bytes of response bodies from backends.
-    pub(super) received: IntCounter,
+edgeway_base::metric_handles! {
+    /// Counters and gauges of one upstream.
+    #[derive(Clone, Debug)]
+    pub(super) struct UpstreamMetrics(upstream) {
+        pub(super) retries: IntCounter = "edgeway_upstream_retries_total",
+            "Retries, each on another backend where there is one.";
+        pub(super) queue: IntGauge = "edgeway_upstream_queue", "Requests queued for a backend.";
+        pub(super) panic: IntGauge = "edgeway_upstream_panic",
+            "1 while all backends are out of rotation and therefore all are used.";
+        pub(super) ready: IntGauge = "edgeway_upstream_ready",
+            "1 while at least one backend is in rotation.";
+        pub(super) first_byte: Histogram = "edgeway_upstream_first_byte_seconds",
+            "Time from the start of an attempt to the headers of its response.";
+        /// Bytes of request bodies to backends.
+        pub(super) sent { direction: "sent" },
+        /// Bytes of response bodies from backends.
+        pub(super) received { direction: "received" }:
+            IntCounter = "edgeway_upstream_bytes_total",
+            "Bytes of bodies `sent` to backends and `received` from them.";
+    }
 }
 
 /// Metrics that a configuration asks for.
@@ -160,186 +169,68 @@ impl Upstream {
     }
 }
 
-impl UpstreamMetrics {
-    pub(super) fn new(metrics: &Metrics, upstream: &str) -> Self {
-        let labels = [("upstream", upstream)];
-        Self {
-            retries: metrics.counter(
-                "edgeway_upstream_retries_total",
-                "Retries, each on another backend where there is one.",
-                &labels,
-            ),
-            queue: metrics.gauge(
-                "edgeway_upstream_queue",
-                "Requests queued for a backend.",
-                &labels,
-            ),
-            panic: metrics.gauge(
-                "edgeway_upstream_panic",
-                "1 while all backends are out of rotation and therefore all are used.",
-                &labels,
-            ),
-            ready: metrics.gauge(
-                "edgeway_upstream_ready",
-                "1 while at least one backend is in rotation.",
-                &labels,
-            ),
-            first_byte: metrics.histogram(
-                "edgeway_upstream_first_byte_seconds",
-                "Time from the start of an attempt to the headers of its response.",
-                &labels,
-            ),
-            sent: bytes(metrics, upstream, "sent"),
-            received: bytes(metrics, upstream, "received"),
-        }
+edgeway_base::metric_handles! {
+    /// Counters and gauges of one backend.
+    #[derive(Clone, Debug)]
+    pub(super) struct BackendMetrics(upstream, backend) {
+        pub(super) ok { outcome: "ok" },
+        pub(super) connect_failed { outcome: "connect_failed" },
+        pub(super) reset { outcome: "reset" },
+        pub(super) timeout { outcome: "timeout" },
+        pub(super) bad_status { outcome: "bad_status" },
+        pub(super) client_gone { outcome: "client_gone" },
+        pub(super) stale { outcome: "stale" }: IntCounter = "edgeway_upstream_requests_total",
+            "Attempts by backend and outcome; bad_status is 502, 503 or 504, stale a connection that had ended.";
+        pub(super) ejections: IntCounter = "edgeway_upstream_ejections_total",
+            "Ejections of a backend from rotation after failures.";
+        pub(super) healthy: IntGauge = "edgeway_backend_healthy",
+            "1 while a backend is in rotation: neither down nor ejected.";
+        pub(super) in_flight: IntGauge = "edgeway_backend_in_flight",
+            "Requests in flight to a backend.";
+        pub(super) streams: IntGauge = "edgeway_backend_streams",
+            "Streams in flight to a backend: WebSockets, event streams and gRPC calls.";
+        pub(super) draining: IntGauge = "edgeway_backend_draining",
+            "1 while a backend is drained: it gets no new requests.";
+        pub(super) degraded: IntGauge = "edgeway_backend_degraded",
+            "1 while a backend's health check passes as `degraded`.";
     }
 }
 
-fn bytes(metrics: &Metrics, upstream: &str, direction: &str) -> IntCounter {
-    metrics.counter(
-        "edgeway_upstream_bytes_total",
-        "Bytes of bodies `sent` to backends and `received` from them.",
-        &[("upstream", upstream), ("direction", direction)],
-    )
+edgeway_base::metric_handles! {
+    /// Latency of a backend that has responded.
+    pub(super) struct BackendLatency(upstream, backend) {
+        pub(super) average: Gauge = "edgeway_backend_latency_seconds",
+            "Moving average of the time from the start of an attempt to the headers of its response.";
+    }
 }
 
-/// Counters and gauges of one backend.
-#[derive(Clone, Debug)]
-pub(super) struct BackendMetrics {
-    pub(super) ok: IntCounter,
-    pub(super) connect_failed: IntCounter,
-    pub(super) reset: IntCounter,
-    pub(super) timeout: IntCounter,
-    pub(super) bad_status: IntCounter,
-    pub(super) client_gone: IntCounter,
-    pub(super) stale: IntCounter,
-    pub(super) ejections: IntCounter,
-    pub(super) healthy: IntGauge,
-    pub(super) in_flight: IntGauge,
-    pub(super) streams: IntGauge,
-    pub(super) draining: IntGauge,
-    pub(super) degraded: IntGauge,
-    /// Time to first byte, if the configuration asks for it.
-    pub(super) first_byte: Option<Histogram>,
-    /// Load that a Node app reports.
-    pub(super) node: NodeMetrics,
-}
-
-const REQUESTS: &str = "edgeway_upstream_requests_total";
-const EJECTIONS: &str = "edgeway_upstream_ejections_total";
-const HEALTHY: &str = "edgeway_backend_healthy";
-const DRAINING: &str = "edgeway_backend_draining";
-const IN_FLIGHT: &str = "edgeway_backend_in_flight";
-const STREAMS: &str = "edgeway_backend_streams";
-const DEGRADED: &str = "edgeway_backend_degraded";
-pub(super) const LATENCY: &str = "edgeway_backend_latency_seconds";
 const FIRST_BYTE: &str = "edgeway_backend_first_byte_seconds";
-const OUTCOMES: [&str; 7] = [
-    "ok",
-    "connect_failed",
-    "reset",
-    "timeout",
-    "bad_status",
-    "client_gone",
-    "stale",
-];
+
+edgeway_base::metric_handles! {
+    /// Time to first byte of a backend, if the configuration asks for it.
+    #[derive(Clone, Debug)]
+    pub(super) struct BackendFirstByte(upstream, backend) {
+        pub(super) seconds: Histogram = FIRST_BYTE,
+            "Time from the start of an attempt to the headers of its response, with `metrics: { backends: true }`.";
+    }
+}
+
+/// Drops the time series of a backend that no longer exists.
+pub(super) fn forget_backend(metrics: &Metrics, upstream: &str, backend: &str) {
+    BackendMetrics::forget(metrics, upstream, backend);
+    BackendLatency::forget(metrics, upstream, backend);
+    BackendFirstByte::forget(metrics, upstream, backend);
+    node::forget(metrics, upstream, backend);
+}
 
 impl BackendMetrics {
-    pub(super) fn new(
-        metrics: &Metrics,
-        upstream: &str,
-        backend: &str,
-        optional: &OptionalMetrics,
-    ) -> Self {
-        let requests = |outcome| {
-            metrics.counter(
-                REQUESTS,
-                "Attempts by backend and outcome; bad_status is 502, 503 or 504, stale a connection that had ended.",
-                &[
-                    ("upstream", upstream),
-                    ("backend", backend),
-                    ("outcome", outcome),
-                ],
-            )
-        };
-        let labels = [("upstream", upstream), ("backend", backend)];
-        let [
-            ok,
-            connect_failed,
-            reset,
-            timeout,
-            bad_status,
-            client_gone,
-            stale,
-        ] = OUTCOMES.map(requests);
-        // Registers the metric; a backend has a series once it has responded. The series of others
-        // stay: this may be a configuration that is refused.
-        let nobody = [("upstream", ""), ("backend", "")];
-        latency_gauge(metrics, &nobody);
-        metrics.forget(LATENCY, &nobody);
-        Self {
-            ok,
-            connect_failed,
-            reset,
-            timeout,
-            bad_status,
-            client_gone,
-            stale,
-            ejections: metrics.counter(
-                EJECTIONS,
-                "Ejections of a backend from rotation after failures.",
-                &labels,
-            ),
-            healthy: metrics.gauge(
-                HEALTHY,
-                "1 while a backend is in rotation: neither down nor ejected.",
-                &labels,
-            ),
-            in_flight: metrics.gauge(IN_FLIGHT, "Requests in flight to a backend.", &labels),
-            streams: metrics.gauge(
-                STREAMS,
-                "Streams in flight to a backend: WebSockets, event streams and gRPC calls.",
-                &labels,
-            ),
-            draining: metrics.gauge(
-                DRAINING,
-                "1 while a backend is drained: it gets no new requests.",
-                &labels,
-            ),
-            node: NodeMetrics::default(),
-            degraded: metrics.gauge(
-                DEGRADED,
-                "1 while a backend's health check passes as `degraded`.",
-                &labels,
-            ),
-            first_byte: optional.backends.then(|| {
-                metrics.histogram(
-                    FIRST_BYTE,
-                    "Time from the start of an attempt to the headers of its response, with `metrics: { backends: true }`.",
-                    &labels,
-                )
-            }),
-        }
-    }
-
-    /// Drops the time series of a backend that no longer exists.
-    pub(super) fn forget(metrics: &Metrics, upstream: &str, backend: &str) {
-        for outcome in OUTCOMES {
-            metrics.forget(
-                REQUESTS,
-                &[
-                    ("upstream", upstream),
-                    ("backend", backend),
-                    ("outcome", outcome),
-                ],
-            );
-        }
-        let of_backend = [
-            EJECTIONS, HEALTHY, IN_FLIGHT, STREAMS, DRAINING, DEGRADED, LATENCY, FIRST_BYTE,
-        ];
-        for name in of_backend.into_iter().chain(node::NAMES) {
-            metrics.forget(name, &[("upstream", upstream), ("backend", backend)]);
-        }
+    /// Creates the handles of a backend, and registers those that it has later.
+    pub(super) fn register(metrics: &Metrics, upstream: &str, backend: &str) -> Self {
+        // A backend has this series once it has responded. The series of others stay: this may be a
+        // configuration that is refused.
+        let _handles = BackendLatency::new(metrics, "", "");
+        BackendLatency::forget(metrics, "", "");
+        Self::new(metrics, upstream, backend)
     }
 
     /// Number of attempts that ended, with any outcome.
@@ -350,13 +241,4 @@ impl BackendMetrics {
     pub(super) fn failures(&self) -> u64 {
         self.connect_failed.get() + self.reset.get() + self.timeout.get() + self.bad_status.get()
     }
-}
-
-/// Returns the gauge of the moving average of a backend's times to the first byte.
-pub(super) fn latency_gauge(metrics: &Metrics, labels: &[(&'static str, &str)]) -> Gauge {
-    metrics.float_gauge(
-        LATENCY,
-        "Moving average of the time from the start of an attempt to the headers of its response.",
-        labels,
-    )
 }

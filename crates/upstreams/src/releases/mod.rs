@@ -344,7 +344,7 @@ mod tests {
             release,
         };
         let lease = upstream.acquire(&ask).await?;
-        let address = lease.backend().address().to_string();
+        let address = lease.backend.address().to_string();
         lease.finish(Outcome::Status(200));
         Ok(address.rsplit_once(':').unwrap().1.to_owned())
     }

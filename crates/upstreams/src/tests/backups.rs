@@ -62,7 +62,7 @@ proptest! {
                     };
                     let (usual_can, backup_can) = (can(false), can(true));
                     let lease = take(&upstream, &tried);
-                    let by_backup = lease.as_ref().map(|lease| lease.backend().is_backup);
+                    let by_backup = lease.as_ref().map(|lease| lease.backend.is_backup);
                     if usual_can {
                         prop_assert_eq!(by_backup, Some(false));
                     } else if backup_can {

@@ -157,7 +157,7 @@ async fn acquire(upstream: &Upstream) -> Result<Lease, Unavailable> {
 }
 
 fn address(lease: &Lease) -> String {
-    lease.backend().address().to_string()
+    lease.backend.address().to_string()
 }
 
 const FINE: Outcome = Outcome::Ok {
@@ -238,7 +238,7 @@ fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
         let mut lease = take(&upstream, &[]).unwrap();
         if address(&lease) == dead {
             refused += 1;
-            let tried = [lease.backend().id()];
+            let tried = [lease.backend.id()];
             lease.finish(Outcome::ConnectFailed);
             assert!(
                 upstream.retry(1, AttemptFailure::Connect, true, true),
@@ -262,14 +262,14 @@ fn a_retry_goes_elsewhere_and_back_only_if_there_is_no_other() {
     let upstream = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
     for _ in 0..20 {
         let first = take(&upstream, &[]).unwrap();
-        let second = take(&upstream, &[first.backend().id()]).unwrap();
-        assert_ne!(first.backend().id(), second.backend().id());
-        let both = [first.backend().id(), second.backend().id()];
+        let second = take(&upstream, &[first.backend.id()]).unwrap();
+        assert_ne!(first.backend.id(), second.backend.id());
+        let both = [first.backend.id(), second.backend.id()];
         assert!(take(&upstream, &both).is_some());
     }
     let single = bench.upstream("{ backends: [10.0.0.1:80] }");
     let lease = take(&single, &[]).unwrap();
-    assert!(take(&single, &[lease.backend().id()]).is_some());
+    assert!(take(&single, &[lease.backend.id()]).is_some());
 }
 
 #[test]
@@ -401,7 +401,7 @@ async fn a_thousand_waiters_share_two_places_and_none_is_lost() {
         let upstream = upstream.clone();
         set.spawn(async move {
             let lease = acquire(&upstream).await.unwrap();
-            assert!(lease.backend().in_flight() <= 1);
+            assert!(lease.backend.in_flight() <= 1);
             tokio::time::sleep(Duration::from_millis(10)).await;
             lease.finish(FINE);
         });
@@ -482,7 +482,7 @@ async fn permits_stay_bounded_under_threads_and_no_waiter_is_forgotten() {
         lanes.spawn(async move {
             for turn in 0..EACH {
                 let lease = acquire(&upstream).await.expect("a minute is enough");
-                assert!(lease.backend().in_flight() <= 2, "never above per_backend");
+                assert!(lease.backend.in_flight() <= 2, "never above per_backend");
                 // Places are returned from other threads than they were taken on.
                 if turn % 3 == 0 {
                     tokio::task::yield_now().await;

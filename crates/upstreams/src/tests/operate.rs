@@ -81,9 +81,7 @@ fn a_cookie_does_not_lead_to_a_drained_backend_and_is_replaced() {
             .unwrap()
     };
     assert_eq!(address(&ask()), address(&first));
-    upstream
-        .drain(first.backend().address(), Force::No)
-        .unwrap();
+    upstream.drain(first.backend.address(), Force::No).unwrap();
     let other = ask();
     assert_ne!(address(&other), address(&first));
     assert!(

@@ -136,7 +136,7 @@ async fn a_stream_over_the_limit_is_refused_at_once_and_delays_no_other() {
         .acquire(&ask(request("x", "y"), true))
         .await
         .unwrap();
-    assert_eq!(socket.backend().in_flight(), 1, "the one that has room");
+    assert_eq!(socket.backend.in_flight(), 1, "the one that has room");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -164,7 +164,7 @@ async fn permits_and_streams_stay_bounded_under_threads_and_no_waiter_is_forgott
                     lease.begin_stream();
                     tokio::task::yield_now().await;
                 }
-                let backend = lease.backend();
+                let backend = &lease.backend;
                 assert!(backend.in_flight() <= 2 + 3);
                 assert!(backend.state.streams() <= 3);
                 lease.finish(SLOW);
@@ -191,13 +191,13 @@ fn streams_count_as_load_when_balancing() {
         let mut open = Vec::new();
         for _ in 0..6 {
             let mut lease = take(&upstream, &[other]).expect("there are places");
-            assert_ne!(lease.backend().id(), other);
+            assert_ne!(lease.backend.id(), other);
             assert!(lease.begin_stream());
             open.push(lease);
         }
         for _ in 0..4 {
             let lease = take(&upstream, &[]).expect("there are places");
-            assert_eq!(lease.backend().id(), other, "{balance}");
+            assert_eq!(lease.backend.id(), other, "{balance}");
             open.push(lease);
         }
     }

@@ -66,7 +66,8 @@ const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct Build {
     id: Option<Box<str>>,
-    mark: u128,
+    /// Digest that identifies this build; 0 if there is none.
+    pub mark: u128,
     base_path: Box<str>,
     /// Path before that of files of the build, if it is not the base path (`assetPrefix`).
     asset_prefix: Option<Box<str>>,
@@ -212,11 +213,6 @@ impl Build {
 
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
-    }
-
-    /// Returns the digest that identifies this build; 0 if there is none.
-    pub fn mark(&self) -> u128 {
-        self.mark
     }
 
     /// Returns the time at which the build was put into place.

@@ -457,7 +457,7 @@ fn a_build_differs_if_any_of_its_marks_differs() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        folder.build().mark()
+        folder.build().mark
     };
     let first = files(&routes("d1"));
     assert_eq!(mark(&first), mark(&first), "a copy");

@@ -92,7 +92,7 @@ impl BuildWatch {
             Ok(build) => {
                 let build = Arc::new(build);
                 let before = self.build.swap(Arc::clone(&build));
-                if before.mark() == build.mark() {
+                if before.mark == build.mark {
                     // The folder was copied or touched, but not built again.
                     return BuildCheck::Same;
                 }

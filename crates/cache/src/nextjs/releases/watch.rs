@@ -28,7 +28,7 @@ const MAX_RELEASES: usize = 64;
 #[derive(Debug)]
 pub struct Releases {
     upstream: Box<str>,
-    folder: PathBuf,
+    pub folder: PathBuf,
     table: ArcSwap<ReleaseTable>,
 }
 
@@ -61,10 +61,6 @@ impl Releases {
 
     pub fn now(&self) -> Guard<Arc<ReleaseTable>> {
         self.table.load()
-    }
-
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Returns the build of a release.

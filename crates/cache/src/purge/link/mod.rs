@@ -40,7 +40,7 @@ use super::{
     Purge, Trust,
     follower::{Follower, FollowerAction},
     log::{LEASE, Lease, LogResponse, Position, PurgeLogStore, RedisPurgeLog},
-    metrics::{PurgeMetrics, Source},
+    metrics::{LinkMetrics, PurgeCounters, Source},
     receipt::{AppliedGateway, DEFAULT_WAIT, PeerStates, Peers, Receipt},
     successor_purges::SuccessorPurges,
 };
@@ -109,7 +109,8 @@ pub struct PurgeLink {
     name: String,
     caches: Arc<dyn Caches>,
     clock: Clock,
-    metrics: PurgeMetrics,
+    metrics: LinkMetrics,
+    purges: PurgeCounters,
     began: Instant,
     /// Milliseconds since `began` until which every purge that is over is applied here, according
     /// to the follower; [`ALWAYS`] for a gateway that shares with no other. Read by requests.
@@ -223,7 +224,8 @@ impl PurgeLink {
             // Two processes on one machine are two gateways, for example during an upgrade.
             name: format!("{host}/{:08x}", fastrand::u32(..)),
             caches,
-            metrics: PurgeMetrics::new(metrics),
+            metrics: LinkMetrics::new(metrics),
+            purges: PurgeCounters::new(metrics),
             began: clock.now(),
             trusted_until: AtomicU64::new(0),
             state: Mutex::default(),
@@ -327,7 +329,8 @@ impl PurgeLink {
     async fn apply(&self, purges: &[Purge], source: Source) -> Vec<u64> {
         let dropped = self.caches.apply(purges).await;
         for (purge, dropped) in purges.iter().zip(&dropped) {
-            self.metrics.count(purge, source, *dropped);
+            self.purges.count(purge, source);
+            self.metrics.objects[source as usize].inc_by(*dropped);
         }
         dropped
     }
@@ -336,7 +339,7 @@ impl PurgeLink {
     /// shares with no other.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
         let alone = self.running.lock().await;
-        self.attach(redis.as_ref().map(|redis| redis.settings()));
+        self.attach(redis.as_ref().map(|redis| &redis.settings));
         let Some(redis) = redis else {
             return pending().await;
         };

@@ -1,9 +1,8 @@
 //! Metrics of the disk, and the names of its faults.
 
-use std::io;
+use std::{io, time::Duration};
 
-use super::super::metrics::{LookupOutcome, WaitHistograms};
-use crate::base::metrics::{IntCounter, IntGauge, Metrics};
+use super::super::metrics::LookupOutcome;
 
 /// Buckets around the deadline, to show whether it is met.
 const BUCKETS: &[f64] = &[
@@ -75,84 +74,42 @@ impl FolderFault {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct DiskMetrics {
-    pub(super) waits: WaitHistograms,
-    writes: [IntCounter; WriteOutcome::ALL.len()],
-    dropped: [IntCounter; RemovalReason::ALL.len()],
-    errors: [IntCounter; FolderFault::ALL.len()],
-    pub(super) bytes_read: IntCounter,
-    pub(super) bytes_written: IntCounter,
-    pub(super) up: IntGauge,
-    pub(super) bytes: IntGauge,
-    pub(super) budget: IntGauge,
-    pub(super) objects: IntGauge,
+edgeway_base::metric_handles! {
+    /// Metrics of the disk of a process.
+    #[derive(Debug)]
+    pub(super) struct DiskMetrics() {
+        waits: [Histogram in BUCKETS; result: LookupOutcome::name] =
+            "edgeway_cache_disk_lookup_duration_seconds",
+            "Time that requests waited for cache entries on disk, by outcome: `hit`, `miss` or \
+             `error`.";
+        writes: [IntCounter; outcome: WriteOutcome::name] = "edgeway_cache_disk_writes_total",
+            "Entries to be written to disk: `stored`; `purged` meanwhile; requested before the \
+             folder was opened (`early`); not written because the queue was full (`queue_full`) \
+             or the disk failed (`error`).";
+        dropped: [IntCounter; why: RemovalReason::name] = "edgeway_cache_disk_dropped_total",
+            "Entries removed from disk: `evicted` to make room, `purged`, `expired`, or \
+             `damaged`: truncated, changed, of another version or of another key.";
+        errors: [IntCounter; kind: FolderFault::name] = "edgeway_cache_disk_errors_total",
+            "Disk faults: it is `full` or `read_only`, something in the folder is `missing`, \
+             access is denied (`permission`), it was too `slow`, or anything else (`io`).";
+        pub(super) bytes_read { direction: "read" },
+        pub(super) bytes_written { direction: "written" }:
+            IntCounter = "edgeway_cache_disk_bytes_total",
+            "Bytes of entries that were `read` from disk and `written` to it.";
+        pub(super) up: IntGauge = "edgeway_cache_disk_up",
+            "1 while entries are read from disk and written to it; 0 while another process uses \
+             it, it waits for purges, or it fails.";
+        pub(super) bytes: IntGauge = "edgeway_cache_disk_bytes",
+            "Bytes of the entry files, each rounded up to 4 KiB.";
+        pub(super) budget: IntGauge = "edgeway_cache_disk_budget_bytes",
+            "Maximum size of the entry files (`cache.disk.size`).";
+        pub(super) objects: IntGauge = "edgeway_cache_disk_objects", "Entries on disk.";
+    }
 }
 
 impl DiskMetrics {
-    pub(super) fn new(metrics: &Metrics) -> Self {
-        let waits = LookupOutcome::ALL.map(|outcome| {
-            metrics.histogram_with(
-                "edgeway_cache_disk_lookup_duration_seconds",
-                "Time that requests waited for cache entries on disk, by outcome: `hit`, `miss` or \
-                 `error`.",
-                &[("result", outcome.name())],
-                BUCKETS,
-            )
-        });
-        let bytes = |direction| {
-            metrics.counter(
-                "edgeway_cache_disk_bytes_total",
-                "Bytes of entries that were `read` from disk and `written` to it.",
-                &[("direction", direction)],
-            )
-        };
-        let gauge = |name, help| metrics.gauge(name, help, &[]);
-        Self {
-            waits: WaitHistograms(waits),
-            writes: WriteOutcome::ALL.map(|outcome| {
-                metrics.counter(
-                    "edgeway_cache_disk_writes_total",
-                    "Entries to be written to disk: `stored`; `purged` meanwhile; requested before \
-                     the folder was opened (`early`); not written because the queue was full \
-                     (`queue_full`) or the disk failed (`error`).",
-                    &[("outcome", outcome.name())],
-                )
-            }),
-            dropped: RemovalReason::ALL.map(|why| {
-                metrics.counter(
-                    "edgeway_cache_disk_dropped_total",
-                    "Entries removed from disk: `evicted` to make room, `purged`, `expired`, or \
-                     `damaged`: truncated, changed, of another version or of another key.",
-                    &[("why", why.name())],
-                )
-            }),
-            errors: FolderFault::ALL.map(|kind| {
-                metrics.counter(
-                    "edgeway_cache_disk_errors_total",
-                    "Disk faults: it is `full` or `read_only`, something in the folder is \
-                     `missing`, access is denied (`permission`), it was too `slow`, or anything \
-                     else (`io`).",
-                    &[("kind", kind.name())],
-                )
-            }),
-            bytes_read: bytes("read"),
-            bytes_written: bytes("written"),
-            up: gauge(
-                "edgeway_cache_disk_up",
-                "1 while entries are read from disk and written to it; 0 while another process \
-                 uses it, it waits for purges, or it fails.",
-            ),
-            bytes: gauge(
-                "edgeway_cache_disk_bytes",
-                "Bytes of the entry files, each rounded up to 4 KiB.",
-            ),
-            budget: gauge(
-                "edgeway_cache_disk_budget_bytes",
-                "Maximum size of the entry files (`cache.disk.size`).",
-            ),
-            objects: gauge("edgeway_cache_disk_objects", "Entries on disk."),
-        }
+    pub(super) fn waited(&self, outcome: LookupOutcome, took: Duration) {
+        self.waits[outcome as usize].observe(took.as_secs_f64());
     }
 
     pub(super) fn wrote(&self, written: WriteOutcome) {

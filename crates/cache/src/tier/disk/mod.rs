@@ -245,7 +245,7 @@ impl Disk {
             }
         };
         let took = self.clock.now().saturating_duration_since(start);
-        self.metrics().waits.add(looked, took);
+        self.metrics().waited(looked, took);
         decoded
     }
 

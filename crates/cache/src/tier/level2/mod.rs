@@ -119,11 +119,7 @@ impl Level2 {
             parts: (0..count)
                 .map(|number| PurgePartition::new(redis.prefix(), number))
                 .collect(),
-            signer: redis
-                .settings()
-                .signer
-                .clone()
-                .unwrap_or_else(Signer::alone),
+            signer: redis.settings.signer.clone().unwrap_or_else(Signer::alone),
             redis,
             store,
             clock,
@@ -155,7 +151,7 @@ impl Level2 {
     }
 
     pub(super) fn is_of(&self, redis: &Arc<Redis>) -> bool {
-        self.redis.settings() == redis.settings()
+        self.redis.settings == redis.settings
     }
 
     /// Sets the largest body. With `None`, entries are neither written nor read from now on.
@@ -271,7 +267,7 @@ impl Level2 {
     /// Returns the time for a lookup. Timers fire late on a busy machine; the Redis client allows
     /// for that too.
     fn patience(&self) -> Duration {
-        self.redis.settings().timeout / 2
+        self.redis.settings.timeout / 2
     }
 
     async fn query(

@@ -29,7 +29,7 @@ const MAX_DELAY: Duration = Duration::from_hours(1);
 
 /// The buckets in one Redis.
 pub struct RedisBuckets {
-    redis: Arc<Redis>,
+    pub redis: Arc<Redis>,
     take: Script,
     give_back: Script,
 }
@@ -78,10 +78,6 @@ impl RedisBuckets {
             take: Script::new(include_str!("take.lua")),
             give_back: Script::new(include_str!("give_back.lua")),
         }
-    }
-
-    pub fn redis(&self) -> &Arc<Redis> {
-        &self.redis
     }
 
     /// Takes all of `demands` if every bucket lets them pass, otherwise nothing. The results are in
@@ -149,7 +145,7 @@ impl RedisBuckets {
         let given = given.map(|(demand, at)| async move {
             let (price, price_sub) = pair(demand.quota.price(demand.cost), demand.quota);
             let key = self.text(demand);
-            let args = [u64::from(demand.quota.count()), price, price_sub, at];
+            let args = [u64::from(demand.quota.count), price, price_sub, at];
             let keys = [key.as_bytes()];
             self.redis.eval::<i64>(&self.give_back, &keys, &args).await
         });
@@ -176,7 +172,7 @@ impl RedisBuckets {
         } in demands
         {
             // A cost above the burst never passes, whatever the delay.
-            let delay = if *cost <= quota.burst() {
+            let delay = if *cost <= quota.burst {
                 *max_delay
             } else {
                 Duration::ZERO
@@ -186,7 +182,7 @@ impl RedisBuckets {
             let room = quota.full() + quota.at(whole_nanos(delay.min(MAX_DELAY)));
             let (room, room_sub) = pair(room, quota);
             args.extend([
-                u64::from(quota.count()),
+                u64::from(quota.count),
                 price,
                 price_sub,
                 full,

@@ -131,7 +131,7 @@ impl JwtConfig {
             own: GatewayHeaders::new(names.iter().cloned()),
             names: names.into(),
             challenges,
-            metrics: AuthMetrics::new("jwt", cx.route, cx.metrics),
+            metrics: AuthMetrics::new(cx.metrics, "jwt", cx.route),
             clock: cx.clock.clone(),
         })
     }

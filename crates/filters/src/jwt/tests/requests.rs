@@ -19,10 +19,13 @@ fn given<'a>(response: &'a TestResponse, name: &str) -> Vec<&'a str> {
         .collect()
 }
 
+fn verdict(check: FilterCheck, claims: &Value) -> FilterCheck {
+    check.bearer(&by_secret(&with(claims)))
+}
+
 #[test]
 fn a_known_client_without_a_required_claim_is_forbidden() {
     let check = guard(", require: { role: [admin, owner], email_verified: true }");
-    let verdict = |check: FilterCheck, claims: &Value| check.bearer(&by_secret(&with(claims)));
     let good = json!({ "email_verified": true });
     let check = verdict(check, &good).expect([200]);
     let check = check.get("/").expect_refused(401, "jwt_missing");

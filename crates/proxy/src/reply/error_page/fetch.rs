@@ -136,7 +136,7 @@ fn request_for(
     let mut open = forwarded::open_upstream(&mut request, &forwarding);
     let headers = open.headers();
     let chain = context::chain(&ctx.gateway, ctx.route);
-    let of_filters = chain.changes_beside_credentials();
+    let of_filters = &chain.changes_beside_credentials;
     let overrides = context::route(&ctx.gateway, ctx.route).map(|route| &route.pass_headers);
     let is_passed = |name: &&HeaderName| {
         let text = name.as_str();

@@ -32,7 +32,7 @@ use crate::{
     Lease, Upstream,
     backend::Backend,
     base::clock::Clock,
-    client_tls::{BackendTls, TlsIdentity},
+    client_tls::TlsIdentity,
     eject::nanos,
     pool::Pool,
     wire::{CONNECTION_WINDOW, PING, STREAM_WINDOW, STREAMS},
@@ -262,8 +262,8 @@ impl Upstream {
         must_be_new: bool,
         time: Duration,
     ) -> Result<BackendStream> {
-        let backend = lease.backend();
-        let identity = backend.tls.as_ref().map(BackendTls::identity);
+        let backend = &lease.backend;
+        let identity = backend.tls.as_ref().map(|tls| &tls.identity);
         let place = |load: &Arc<Load>| Place {
             load: Arc::clone(load),
             backend: Arc::clone(backend),
@@ -281,7 +281,7 @@ impl Upstream {
 
     /// Makes a connection with a place for the first stream.
     async fn new_http2(&self, lease: &Lease) -> Result<Arc<SharedConnection>> {
-        let backend = lease.backend();
+        let backend = &lease.backend;
         let transport = Transport::connect(&backend.target, backend.tls.as_ref()).await?;
         if !transport.may_speak_h2() {
             let why = "the backend did not accept HTTP/2";

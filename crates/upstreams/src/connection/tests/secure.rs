@@ -157,7 +157,7 @@ async fn a_request_gets_a_connection_of_its_own_settings_only() {
             apps.push(theirs);
             idle.put((connection, 0), clock.now() + SWEEP, &clock);
         } else {
-            let identity = tls.map(BackendTls::identity);
+            let identity = tls.map(|tls| &tls.identity);
             if let Some(connection) = idle.take(identity, clock.now()) {
                 assert_eq!(
                     connection.identity(),
@@ -255,7 +255,7 @@ async fn a_session_is_resumed_with_its_own_backend_under_its_own_trust() {
     let other = app.tls(NAMES[0], 0, &new_sessions());
     assert_eq!(kind(&other).await, HandshakeKind::Full);
     let config = client_config(Arc::clone(&app.roots), None).unwrap();
-    let identity = tls.identity().clone();
+    let identity = tls.identity.clone();
     let reloaded = BackendTls::new(&config, identity, Protocol::Http1, sessions).unwrap();
     assert_eq!(kind(&reloaded).await, HandshakeKind::Full);
 }
