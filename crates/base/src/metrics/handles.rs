@@ -14,9 +14,9 @@
 /// edgeway_base::metric_handles! {
 ///     /// Metrics of a door.
 ///     struct DoorMetrics(house) {
-///         width: IntGauge = "edgeway_door_millimetres", "Width of the door.";
+///         width: IntGauge = "door_millimetres", "Width of the door.";
 ///         opened { what: "opened" },
-///         closed { what: "closed" }: IntCounter = "edgeway_door_moves_total",
+///         closed { what: "closed" }: IntCounter = "door_moves_total",
 ///             "Moves of the door: `opened` or `closed`.";
 ///     }
 /// }
@@ -25,8 +25,8 @@
 /// door.opened.inc();
 /// door.width.set(900);
 /// let text = String::from_utf8(metrics.text()).unwrap();
-/// assert!(text.contains("edgeway_door_moves_total{house=\"lodge\",what=\"opened\"} 1\n"));
-/// assert!(text.contains("edgeway_door_moves_total{house=\"lodge\",what=\"closed\"} 0\n"));
+/// assert!(text.contains("door_moves_total{house=\"lodge\",what=\"opened\"} 1\n"));
+/// assert!(text.contains("door_moves_total{house=\"lodge\",what=\"closed\"} 0\n"));
 /// DoorMetrics::forget(&metrics, "lodge");
 /// assert_eq!(metrics.text(), b"");
 /// ```
