@@ -257,6 +257,21 @@ impl Reader {
                 }
             }
         }
+        // Labels of a metric that `metric_handles!` declares.
+        for label in source.tokens.windows(5) {
+            let [open, name, colon, value, close] = label else {
+                continue;
+            };
+            if open.is_mark('{')
+                && name.is_word("reason")
+                && colon.is_mark(':')
+                && close.is_mark('}')
+            {
+                words
+                    .reasons
+                    .extend(self.words(source, std::slice::from_ref(value)));
+            }
+        }
         if is_in(&source.file, &OF_REQUESTS) {
             values.extend(Self::assigned(source, &["reason", "degraded"]));
         }
