@@ -375,6 +375,17 @@ routes:
     }
 
     #[test]
+    fn the_order_of_keys_is_a_change_among_regular_expressions() {
+        let with = |keys: [&str; 3]| {
+            let keys = keys.map(|key| format!("'{key}': x")).join(", ");
+            format!("{BASE}maps:\n  m: {{ from: '{{path}}', values: {{ {keys} }} }}\n")
+        };
+        let old = with(["~^/a", "~b$", "c"]);
+        assert_eq!(between(&old, &with(["c", "~^/a", "~b$"])), [""; 0]);
+        assert_eq!(between(&old, &with(["~b$", "~^/a", "c"])), ["~ maps"]);
+    }
+
+    #[test]
     fn routes_of_one_name_are_distinguished_by_their_content() {
         let with = |routes: &str| {
             let (head, _) = BASE.split_once("routes:\n").unwrap();

@@ -182,3 +182,29 @@ impl CompileContext<'_> {
             .reported(GatewayHeaders::parse(&written.value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    /// Invariant: beside a configuration on trial, work about a state goes on if the trial has
+    /// another one, and other work if the trial does not do it.
+    #[test]
+    fn work_that_a_trial_does_not_do_goes_on_beside_it() {
+        let (mut earlier, mut trial) = (BackgroundWork::default(), BackgroundWork::default());
+        let (shared, windows) = (Arc::new(1), Arc::new(1));
+        for work in [&mut earlier, &mut trial] {
+            work.add("cache", || ready(()));
+            work.add_about("redis", &shared, || ready(()));
+        }
+        earlier.add_about("flood guard", &windows, || ready(()));
+        trial.add_about("flood guard", &Arc::new(1), || ready(()));
+        earlier.add("tracing", || ready(()));
+        let names: Vec<_> = earlier.begin_beside(&trial).map(|(name, _)| name).collect();
+        assert_eq!(names, ["flood guard", "tracing"]);
+        assert_eq!(earlier.begin_beside(&earlier).count(), 0);
+        assert_eq!(earlier.begin().count(), 4);
+    }
+}
