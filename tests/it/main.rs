@@ -148,6 +148,7 @@ mod stopping_apps;
 mod streaming;
 mod support;
 mod templates;
+mod third_party;
 mod tidy;
 mod tls;
 mod top;

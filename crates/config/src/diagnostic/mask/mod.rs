@@ -3,6 +3,7 @@
 
 use std::{ops::Range, sync::LazyLock};
 
+use aho_corasick::AhoCorasick;
 use regex::Regex;
 
 use super::{
@@ -85,15 +86,14 @@ impl Mask {
                 found.values.push(span.clone());
                 found.spans.push(span);
             }
-            let mut again = Vec::new();
+            // What is hidden wherever it occurs: in a comment too, or under a misspelt key.
+            let mut everywhere = Vec::new();
             for span in &found.spans {
                 let secret = text.get(span.clone()).unwrap_or_default();
                 note(secret, &mut pieces);
-                // The secret may occur elsewhere too: in a comment, or under a misspelt key.
                 let secret = secret.trim().trim_matches(['"', '\'']);
                 if secret.len() >= MIN_MASKED_LEN {
-                    let others = text.match_indices(secret);
-                    again.extend(others.map(|(at, same)| at..at + same.len()));
+                    everywhere.push(secret);
                 }
             }
             // Most of these are not secrets, and short ones are ordinary words.
@@ -101,10 +101,10 @@ impl Mask {
                 let value = text.get(span.clone()).unwrap_or_default();
                 if value.len() >= MIN_MASKED_VALUE_LEN {
                     note(value, &mut pieces);
-                    let others = text.match_indices(value);
-                    again.extend(others.map(|(at, same)| at..at + same.len()));
+                    everywhere.push(value);
                 }
             }
+            let again = occurrences(text, &everywhere);
             found.spans.append(&mut found.opaque);
             found.spans.extend(again);
             for (place, value) in &sources.expanded {
@@ -147,6 +147,18 @@ impl Mask {
                 .collect(),
             ..problem.clone()
         }
+    }
+}
+
+/// Returns where any of the secrets occurs, found in one pass over the text.
+fn occurrences(text: &str, secrets: &[&str]) -> Vec<Range<usize>> {
+    match AhoCorasick::new(secrets) {
+        Ok(automaton) => automaton
+            .find_overlapping_iter(text)
+            .map(|occurrence| occurrence.range())
+            .collect(),
+        // Too many secrets for an automaton: none of the text is shown.
+        Err(_) => vec![0..text.len()],
     }
 }
 
