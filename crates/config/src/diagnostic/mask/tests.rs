@@ -129,3 +129,11 @@ fn messages_lose_what_excerpts_hide() {
     assert_eq!(mask.text(example), example);
     assert_eq!(mask.text("127.0.0.1:1 65536"), "127.0.0.1:1 [redacted]");
 }
+
+#[test]
+fn secrets_that_overlap_are_hidden_wherever_they_occur() {
+    let text = "# seen: abcdefghijkl\ntoken: abcdefgh\npassword: efghijkl\n";
+    let secrets = ["abcdefgh", "efghijkl"];
+    let shown = "# seen: ************\ntoken: ********\npassword: ********\n";
+    assert_eq!(stars(text, &occurrences(text, &secrets)), shown);
+}
