@@ -412,18 +412,12 @@ fn first_line(text: &[u8]) -> &[u8] {
 
 /// Length of the first line, with its line end.
 fn first_line_length(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .position(|b| *b == b'\n')
-        .map_or(bytes.len(), |at| at + 1)
+    memchr::memchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1)
 }
 
 /// Length of the whole lines at the beginning.
 fn whole_lines_length(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .rposition(|b| *b == b'\n')
-        .map_or(0, |at| at + 1)
+    memchr::memrchr(b'\n', bytes).map_or(0, |end| end + 1)
 }
 
 #[expect(clippy::naive_bytecount, reason = "the compiler makes it wide enough")]

@@ -213,15 +213,17 @@ impl Connection {
 
     /// Status of the client's certificate.
     pub fn shown(&self) -> ClientCertificateStatus<'_> {
-        let config = self.listener.config();
-        let Some(server) = &config.tls else {
+        let Some(tls) = &self.tls else {
             return ClientCertificateStatus::NotAsked;
         };
-        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
-        match client {
-            Some(client) => ClientCertificateStatus::Verified(client),
-            None if server.asks_clients => ClientCertificateStatus::Nothing,
-            None => ClientCertificateStatus::NotAsked,
+        if let Some(client) = &tls.client {
+            return ClientCertificateStatus::Verified(client);
+        }
+        let config = self.listener.config();
+        if config.tls.as_ref().is_some_and(|server| server.asks_clients) {
+            ClientCertificateStatus::Nothing
+        } else {
+            ClientCertificateStatus::NotAsked
         }
     }
 
