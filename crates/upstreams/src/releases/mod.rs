@@ -470,6 +470,30 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_beside_a_release_that_is_down_comes_to_its_end() {
+        let canary = "canary: { steps: [50%], step: 1s, requests: 5 }";
+        let yaml = RELEASES.replace("ports", &format!("{canary}, ports"));
+        let upstream = Bench::new().upstream(&format!("{{ {yaml} }}"));
+        add(&upstream, 4000, "one").unwrap();
+        add(&upstream, 4001, "two").unwrap();
+        upstream.switch_release("one", Force::No).unwrap();
+        upstream.begin_canary("two", None).unwrap();
+        upstream.drain("127.0.0.1:4000", Force::Yes).unwrap();
+        for client in 0..100 {
+            let client = std::net::Ipv4Addr::from_bits(client).into();
+            let (_, trial) = upstream.release_for(client, &http::HeaderMap::new());
+            if let Some(trial) = trial {
+                assert!(trial.is_new, "the other one has no requests");
+                trial.ended(false, None);
+            }
+        }
+        for second in 1..4 {
+            upstream.judge_canary(upstream.shared.now() + second * 1_000_000_000);
+        }
+        assert_eq!(upstream.current_release().as_deref(), Some("two"));
+    }
+
+    #[test]
     fn a_switch_needs_a_backend_in_rotation_and_outlives_the_process() {
         let bench = Bench::new();
         let yaml = format!("{{ {RELEASES} }}");
