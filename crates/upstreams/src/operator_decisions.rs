@@ -140,7 +140,8 @@ impl DecisionStore {
             Err(error) => {
                 log::error!(
                     path:? = path, error:%;
-                    "added and drained backends not read, starting without them"
+                    "added and drained backends not read, starting without them: `edgeway resume \
+                     UPSTREAM` adds those of releases again"
                 );
                 BTreeMap::new()
             }
