@@ -127,12 +127,6 @@ impl ReleaseSettings {
                  `releases.instances`",
             );
         }
-        if let Some(folder) = &config.folder {
-            cx.at(folder.place, CODE).error(
-                "`releases` and `folder` exclude each other",
-                "remove `folder`: each release has a build of its own",
-            );
-        }
         let start = start(config, *place, cx);
         let ports = scale::ports(&written.ports, cx);
         let address = scale::address(written.address.as_ref(), cx);
@@ -369,10 +363,6 @@ mod tests {
             (
                 "{ releases: { folder: r, ports: 4000-4031, start: [npm, start] } }",
                 "`releases` needs `app: nextjs`",
-            ),
-            (
-                "{ app: nextjs, folder: .next, releases: { folder: r, ports: 4000-4031, start: [npm] } }",
-                "`releases` and `folder` exclude each other",
             ),
             (
                 "{ app: nextjs, releases: { folder: r, ports: 4000-4031 } }",
