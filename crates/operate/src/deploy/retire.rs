@@ -6,8 +6,12 @@ use std::{collections::BTreeMap, fs::File, io::Write as _, process::Stdio, time:
 use edgeway_base::units::Span;
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
+use futures_util::future::join_all;
 use rustix::process::setsid;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     folder::{ReleaseFolder, State, now},
@@ -231,12 +235,22 @@ async fn round(
     over.retain(|instance| settled.is_over(&instance.release));
     let settings = settled.own.clone();
     drop(settled);
-    for instance in &over {
-        let may_end = async || Ok(read().await?.filter(|now| now.is_over(&instance.release)));
-        let ended = instance.end(Some(gateway), &settings, folder, interrupt, may_end);
-        // One that cannot be stopped is tried again, and keeps no other one from its end.
-        drop(ended.await);
-    }
+    let turn = Mutex::new(());
+    let (read, turn, settings) = (&read, &turn, &settings);
+    let ends = over.iter().map(|instance| async move {
+        let may_end = async || {
+            // To wait for the lock of another one blocks the thread.
+            let turn = turn.lock().await;
+            let now = read().await?;
+            let now = now.filter(|now| now.is_over(&instance.release));
+            Ok(now.map(|now| (now, turn)))
+        };
+        instance
+            .end(Some(gateway), settings, folder, interrupt, may_end)
+            .await
+    });
+    // One that cannot be stopped is tried again, and keeps no other one from its end.
+    drop(join_all(ends).await);
     let Some(settled) = read().await? else {
         return Ok(Round::Again);
     };
