@@ -19,7 +19,7 @@ use crate::support::{
     client::{self, get},
     fleet::{Running, begin, edgeway},
     gateway::Gateway,
-    releases::{Behaviour, Site, all_processes, processes, tried_app},
+    releases::{Behaviour, Site, all_processes, end_retiring, processes, tried_app},
     seed,
     wait::{pass, wait_for},
 };
@@ -600,4 +600,43 @@ async fn a_deploy_that_loses_its_gateway_keeps_no_port() {
         !all.iter().any(|release| release.contains("two")),
         "{all:?}"
     );
+}
+
+/// Invariant: while the current release is down, the one before serves, whatever its time is.
+#[tokio::test]
+async fn a_replaced_release_stays_until_the_current_one_serves() {
+    let site = site("      linger: 1s").await;
+    let [one, two] = [release(), release()];
+    site.run(&["deploy", "web", text(one.path()), "--name", "one"])
+        .await;
+    site.run(&["deploy", "web", text(two.path()), "--name", "two"])
+        .await;
+    site.end_instances("two").await;
+    end_retiring(site.gateway.admin_socket());
+    wait_for("the release before serves", SOON, async || {
+        (serving(&site.gateway).await? == "one").then_some(())
+    })
+    .await;
+    wait_for("its time is over", SOON, async || {
+        let list = site.run(&["deploys", "web"]).await;
+        list.contains(", until the current one serves")
+            .then_some(())
+    })
+    .await;
+    // Each round of the process empties it.
+    let removed = site.folder.path().join(".state/removed");
+    fs::create_dir_all(removed.join("mark")).unwrap();
+    let ending = begin(&site.gateway, &["retire-releases", "web"]);
+    wait_for("the process has looked", SOON, async || {
+        (!removed.exists()).then_some(())
+    })
+    .await;
+    assert_eq!(serving(&site.gateway).await.as_deref(), Some("one"));
+    site.run(&["resume", "web"]).await;
+    wait_for("the replaced release has ended", SOON, async || {
+        let running = processes(site.folder.path());
+        running.iter().all(|own| own == "two").then_some(())
+    })
+    .await;
+    drop(ending);
 }

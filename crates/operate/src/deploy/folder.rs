@@ -488,6 +488,9 @@ pub(super) fn table(list: &[Listed]) -> String {
         return "no releases yet".to_owned();
     }
     let now = now();
+    let serves = list
+        .iter()
+        .any(|listed| listed.state == "current" && listed.instances > 0);
     let line = |listed: &Listed| {
         let Listed {
             name,
@@ -503,6 +506,7 @@ pub(super) fn table(list: &[Listed]) -> String {
         );
         let left = until.filter(|_| ["lingers", "held"].contains(&listed.state));
         let left = left.map(|until| match until.saturating_sub(now) {
+            0 if !serves => ", until the current one serves".to_owned(),
             0 => ", being stopped".to_owned(),
             left => format!(", for {}", Span(Duration::from_secs(left))),
         });

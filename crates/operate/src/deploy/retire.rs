@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Failure,
     admin::AdminOption,
-    backends::{Interrupt, interrupted},
+    backends::{Interrupt, interrupted, serves},
     client::{self, Remote},
 };
 
@@ -190,12 +190,13 @@ impl Settled {
         }))
     }
 
-    /// Returns true if a release has been replaced for long enough. An unfinished deploy may have left
-    /// one without a time: it is not the business of this process.
+    /// Returns true if a release has been replaced for long enough, and the current one serves. An
+    /// unfinished deploy may have left one without a time: it is not the business of this process.
     fn is_over(&self, release: &str) -> bool {
         let until = self.state.releases.get(release).and_then(|own| own.until);
-        let is_current = self.status.current_release.as_deref() == Some(release);
-        !is_current && until.is_some_and(|until| until <= now())
+        let current = self.status.current_release.as_deref();
+        let is_over = current != Some(release) && until.is_some_and(|until| until <= now());
+        is_over && current.is_some_and(|current| serves(&self.status, current))
     }
 
     /// Returns the instances of releases that are not the current one, also if the gateway has lost
@@ -219,8 +220,9 @@ impl Settled {
 
 /// Ends the releases whose time is over.
 ///
-/// Invariant: no instance ends whose release is the current one, lingers or is being started. An
-/// operator may go back to it at any time, so each step looks again, with the commands kept out.
+/// Invariant: no instance ends whose release is the current one, lingers or is being started, and none
+/// while the current one is down. An operator may go back to it at any time, so each step looks again,
+/// with the commands kept out.
 async fn round(
     gateway: &Remote,
     upstream: &str,
