@@ -245,7 +245,8 @@ impl<'a> Deploy<'a> {
         // From now on no other command decides, and the gateway may have decided before.
         let (status, settings) = settings(gateway, upstream).await?;
         let linger = Duration::from_secs(settings.linger);
-        folder.change(|state| state.settle(&status, linger))?;
+        let instances = folder.instances();
+        folder.change(|state| state.settle(&status, &instances, linger))?;
         let mut deploy = Self {
             gateway,
             upstream: upstream.to_owned(),

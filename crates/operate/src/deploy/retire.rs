@@ -178,9 +178,9 @@ impl Settled {
         };
         let (status, own) = settings(gateway, upstream).await?;
         let linger = Duration::from_secs(own.linger);
-        let mut state = folder.state()?;
-        if state.settle(&status, linger) {
-            folder.change(|state| state.settle(&status, linger))?;
+        let (mut state, instances) = (folder.state()?, folder.instances());
+        if state.settle(&status, &instances, linger) {
+            folder.change(|state| state.settle(&status, &instances, linger))?;
         }
         Ok(Some(Self {
             status,
