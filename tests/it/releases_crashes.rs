@@ -511,10 +511,24 @@ async fn instances_that_ended_with_the_machine_are_resumed() {
     running.sort_unstable();
     assert_eq!(running, ["one", "one", "two", "two"]);
     assert_eq!(site.state("one").await, "lingers");
-    // Nothing more happens the second time, and what runs can be gone back to.
+    // What a killed deploy has drained or stopped comes back too, and what runs can be gone back to.
+    let links = fs::read_dir(folder.join("instances")).unwrap().flatten();
+    let own = links.filter(|link| fs::read_link(link.path()).unwrap().ends_with("two"));
+    let ports: Vec<String> = own
+        .map(|link| link.file_name().into_string().unwrap())
+        .collect();
+    let drained = format!("web/127.0.0.1:{}", ports[0]);
+    site.run(&["drain", &drained]).await;
+    fs::remove_file(folder.join("instances").join(&ports[1])).unwrap();
     let ran = edgeway(&site.gateway, &["resume", "web"]).await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert_eq!(processes(&folder).len(), 4);
+    assert_eq!(processes(&folder).len(), 5);
+    let two = site
+        .releases()
+        .await
+        .into_iter()
+        .find(|it| it["name"] == "two");
+    assert_eq!(two.unwrap()["instances"], 3);
     site.run(&["rollback", "web"]).await;
     assert_eq!(serving(&site.gateway).await.as_deref(), Some("one"));
 }
