@@ -23,7 +23,7 @@ use edgeway_base::units::{Percent, Span};
 use edgeway_cache::nextjs::deployment_of;
 use edgeway_config::model::ReleaseOverlap;
 use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
-use edgeway_upstreams::{ReleaseSettings, is_release_name};
+use edgeway_upstreams::{ReleaseSettings, StartMethod, is_release_name};
 use serde_json::json;
 
 use self::{
@@ -278,6 +278,14 @@ impl<'a> Deploy<'a> {
         self.progress
             .now(&format!("{name}: copying {}", from.display()));
         self.is_copy = self.folder.put(from, &name)?;
+        let is_ours = matches!(self.settings.start, StartMethod::Command(_));
+        if is_ours && supervise::runs_as_root(&self.folder.release(&name)) {
+            out::note(&format!(
+                "edgeway: the app runs as root, because that owns `{}`: give the folder to another \
+                 user before you deploy it, with such as `chown -R www-data`",
+                from.display()
+            ));
+        }
         if let Some((other, id)) = self.namesake(&name)? {
             out::note(&format!(
                 "edgeway: release `{other}` has the `deploymentId` `{id}` as well: its pages that are \
