@@ -616,6 +616,39 @@ async fn a_deploy_that_loses_its_gateway_keeps_no_port() {
     );
 }
 
+/// Makes a release whose app takes the place of the state of the releases with a folder.
+fn saboteur() -> TempDir {
+    let saboteur = release();
+    let server = saboteur.path().join("server.js");
+    let app = fs::read_to_string(&server).unwrap();
+    let act = "const state = '../.state/releases.json';\n\
+               const { existsSync, mkdirSync, renameSync } = require('node:fs');\n\
+               if (!existsSync(`${state}.was`)) { renameSync(state, `${state}.was`); mkdirSync(state); }\n";
+    fs::write(&server, format!("{act}{app}")).unwrap();
+    saboteur
+}
+
+/// Invariant: a release that the gateway has switched to stays, whatever fails afterwards.
+#[tokio::test]
+async fn a_deploy_whose_state_cannot_be_written_keeps_what_is_current() {
+    let site = site("      linger: 1h").await;
+    let [one, two, three] = [release(), saboteur(), release()];
+    site.run(&["deploy", "web", text(one.path()), "--name", "one"])
+        .await;
+    let arguments = ["deploy", "web", text(two.path()), "--name", "two"];
+    let ran = edgeway(&site.gateway, &arguments).await;
+    assert!(ran.stderr.contains("releases.json"), "{}", ran.stderr);
+    let state = site.folder.path().join(".state/releases.json");
+    fs::remove_dir(&state).unwrap();
+    fs::rename(state.with_extension("json.was"), &state).unwrap();
+    assert_eq!(serving(&site.gateway).await.as_deref(), Some("two"));
+    assert_eq!(processes(site.folder.path()).len(), 2 * INSTANCES);
+    assert_eq!(site.state("two").await, "current");
+    site.run(&["deploy", "web", text(three.path()), "--name", "three"])
+        .await;
+    assert_eq!(site.state("two").await, "lingers");
+}
+
 /// Invariant: while the current release is down, the one before serves, whatever its time is.
 #[tokio::test]
 async fn a_replaced_release_stays_until_the_current_one_serves() {

@@ -12,6 +12,7 @@ mod resume;
 mod retire;
 mod stop;
 mod supervise;
+mod switch;
 mod warm;
 
 use std::{
@@ -132,6 +133,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             None => deploy.serve(&release).await,
         };
         if let Err(error) = served {
+            if deploy.may_serve {
+                return Err(error);
+            }
             deploy.folder.remove_new(&release, deploy.is_copy)?;
             return Err(error);
         }
@@ -227,6 +231,8 @@ struct Deploy<'a> {
     is_new: bool,
     /// True if the folder of the release was copied into place.
     is_copy: bool,
+    /// True if the gateway sends it visitors, or may do so: it stays.
+    may_serve: bool,
     /// Keeps another deploy of the same upstream out.
     alone: Option<std::fs::File>,
 }
@@ -258,6 +264,7 @@ impl<'a> Deploy<'a> {
             interrupt,
             is_new: false,
             is_copy: false,
+            may_serve: false,
         };
         deploy.end_interrupted(&status).await?;
         Ok(deploy)
@@ -364,7 +371,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Starts the instances of a release that do not run, and then takes a step with them. If it
-    /// fails, they are stopped.
+    /// fails, they are stopped, unless they have visitors.
     async fn with_instances(
         &mut self,
         release: &str,
@@ -372,7 +379,7 @@ impl<'a> Deploy<'a> {
     ) -> Result<(), Failure> {
         let started = self.start_missing(release).await?;
         let done = then(self).await;
-        if done.is_err() {
+        if done.is_err() && !self.may_serve {
             self.take_back(&started).await;
         }
         done
@@ -462,57 +469,6 @@ impl<'a> Deploy<'a> {
                 Err(error)
             }
         }
-    }
-
-    /// Waits until the release can get visitors.
-    async fn ready(&self, release: &str) -> Result<(), Failure> {
-        check_interrupt(&self.interrupt)?;
-        self.found(release).await?;
-        if self.is_new {
-            self.warm(release).await;
-            check_interrupt(&self.interrupt)?;
-        }
-        Ok(())
-    }
-
-    /// Sends the traffic to the release, and lets the replaced one linger.
-    async fn switch(&mut self, release: &str) -> Result<(), Failure> {
-        self.ready(release).await?;
-        let before = self.gateway.switch_release(&self.upstream, release).await?;
-        let linger = Duration::from_secs(self.settings.linger);
-        self.folder.switched(release, before.as_deref(), linger)?;
-        self.progress.step_done();
-        self.progress.pause();
-        let replaced = match before.as_deref() {
-            Some(before) if before != release => format!(
-                "; `{before}` stays for {} for browsers that have its pages",
-                Span(linger)
-            ),
-            _ => String::new(),
-        };
-        self.progress.say(&format!(
-            "release `{release}` serves upstream `{}`{replaced}",
-            self.upstream
-        ));
-        Ok(())
-    }
-
-    /// Waits until the gateway has read the folder of the release.
-    async fn found(&self, release: &str) -> Result<(), Failure> {
-        for _ in 0..100 {
-            let (status, _) = settings(self.gateway, &self.upstream).await?;
-            if status.known_releases.iter().any(|known| known == release) {
-                return Ok(());
-            }
-            check_interrupt(&self.interrupt)?;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        Err(format!(
-            "the gateway has not read release `{release}`: its log has the reason; the gateway \
-             needs the right to read `{}`",
-            self.settings.folder.display()
-        )
-        .into())
     }
 
     /// Removes instances that never got a request of the current release.

@@ -136,7 +136,8 @@ impl Deploy<'_> {
             was_known: self.folder.state()?.releases.contains_key(release),
         };
         let replaced = self.advance(&mut replacement).await;
-        if replaced.is_err() {
+        // Without a response to the switch, nobody knows which one serves.
+        if replaced.is_err() && self.may_serve == replacement.is_switched {
             self.go_back(replacement).await;
         }
         replaced
@@ -205,12 +206,13 @@ impl Deploy<'_> {
         self.interrupt = interrupt;
     }
 
-    async fn switch_back(&self, replacement: &Replacement) -> Result<(), Failure> {
+    async fn switch_back(&mut self, replacement: &Replacement) -> Result<(), Failure> {
         let Replacement {
             current, release, ..
         } = replacement;
         let switched = self.gateway.switch_release(&self.upstream, current);
         switched.await?;
+        self.may_serve = false;
         self.folder
             .switched(current, Some(release), Duration::ZERO)?;
         if !replacement.was_known {
