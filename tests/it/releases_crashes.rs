@@ -513,8 +513,8 @@ async fn instances_that_ended_with_the_machine_are_resumed() {
     assert_eq!(site.state("one").await, "lingers");
     // What a killed deploy has drained or stopped comes back too, and what runs can be gone back to.
     let links = fs::read_dir(folder.join("instances")).unwrap().flatten();
-    let own = links.filter(|link| fs::read_link(link.path()).unwrap().ends_with("two"));
-    let ports: Vec<String> = own
+    let links = links.filter(|link| fs::read_link(link.path()).unwrap().ends_with("two"));
+    let ports: Vec<String> = links
         .map(|link| link.file_name().into_string().unwrap())
         .collect();
     let drained = format!("web/127.0.0.1:{}", ports[0]);

@@ -23,16 +23,16 @@ impl Upstream {
         if members.list.is_empty() {
             return Err(Blocked::Empty);
         }
-        let own = ask.release.or(members.current.as_deref());
+        let asked = ask.release.or(members.current.as_deref());
         let in_rotation = |release| {
             let is_allowed = !self.shared.live.in_panic();
             is_allowed.then(|| self.offer_in_rotation(&members, ask, release, now))?
         };
-        if let Some(lease) = in_rotation(own) {
+        if let Some(lease) = in_rotation(asked) {
             return Ok(lease);
         }
-        let release = members.serving(own, now);
-        if release != own
+        let release = members.serving(asked, now);
+        if release != asked
             && let Some(lease) = in_rotation(release)
         {
             return Ok(lease);

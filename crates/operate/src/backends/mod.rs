@@ -106,8 +106,8 @@ pub fn is_drained(backend: &BackendStatus) -> bool {
 /// Returns true if a backend of this release gets requests and responds.
 pub fn serves(status: &UpstreamStatus, release: &str) -> bool {
     let is_up = |backend: &BackendStatus| backend.healthy && !is_drained(backend);
-    let mut own = status.backends.iter();
-    own.any(|backend| backend.release.as_deref() == Some(release) && is_up(backend))
+    let mut backends = status.backends.iter();
+    backends.any(|backend| backend.release.as_deref() == Some(release) && is_up(backend))
 }
 
 /// Signal that becomes true when the user interrupts the command.

@@ -285,8 +285,8 @@ mod tests {
     async fn an_app_runs_as_the_owner_of_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         // Only root can give a folder away.
-        let own = geteuid().as_raw();
-        let owner = if own == 0 { 65_534 } else { own };
+        let user = geteuid().as_raw();
+        let owner = if user == 0 { 65_534 } else { user };
         std::os::unix::fs::chown(folder.path(), Some(owner), None).unwrap();
         let command = ["sh", "-c", "id -u > owner"].map(str::to_owned);
         let options = Options {
@@ -299,8 +299,8 @@ mod tests {
         };
         let (mut app, _group) = start(&options).unwrap();
         app.wait().await.unwrap();
-        let user = fs::read_to_string(folder.path().join("owner")).unwrap();
-        assert_eq!(user.trim(), owner.to_string());
+        let runs_as = fs::read_to_string(folder.path().join("owner")).unwrap();
+        assert_eq!(runs_as.trim(), owner.to_string());
     }
 
     #[test]

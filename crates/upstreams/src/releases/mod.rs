@@ -224,15 +224,15 @@ impl Members {
         self.list.iter().any(is_up)
     }
 
-    /// Returns the release that gets the requests of `own`: itself while it is in rotation, else the
+    /// Returns the release that gets the requests of `asked`: itself while it is in rotation, else the
     /// current one, else the one before that.
-    pub(super) fn serving<'a>(&'a self, own: Option<&'a str>, now: u64) -> Option<&'a str> {
+    pub(super) fn serving<'a>(&'a self, asked: Option<&'a str>, now: u64) -> Option<&'a str> {
         // Without instances of releases, the app from before them serves.
         if self.list.iter().all(|backend| backend.release.is_none()) {
             return None;
         }
         let current = self.current.as_deref();
-        let mut releases = [own, current, self.before.as_deref()].into_iter();
+        let mut releases = [asked, current, self.before.as_deref()].into_iter();
         let serving = releases.find(|release| self.has_up(*release, now));
         serving.unwrap_or(current)
     }
