@@ -145,6 +145,9 @@ fn cached_pages_of_an_unknown_build_are_doubtful() {
     assert_clean(&with("", ", cache: { pages: off }"));
     assert_clean(&with("", ", cache: { mode: strict }"));
     assert_clean(&with(", guarded: []", ", cache: {}"));
+    // Before the first deploy of a release.
+    let releases = ", releases: { folder: none, ports: 4000-4031, start: [npm, start] }";
+    assert_reported(&with(releases, ", cache: {}"), Severity::Warning, code);
     // A folder without a build has a warning of its own.
     let folder = with(", folder: no/build", ", cache: {}");
     assert_reported(&folder, Severity::Warning, "edgeway::upstream::folder");

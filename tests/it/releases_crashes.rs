@@ -19,7 +19,7 @@ use crate::support::{
     client::{self, get},
     fleet::{Running, begin, edgeway},
     gateway::Gateway,
-    releases::{Behaviour, Site, all_processes, processes, tried_app},
+    releases::{Behaviour, Site, all_processes, end_retiring, processes, tried_app},
     seed,
     wait::{pass, wait_for},
 };
@@ -511,10 +511,24 @@ async fn instances_that_ended_with_the_machine_are_resumed() {
     running.sort_unstable();
     assert_eq!(running, ["one", "one", "two", "two"]);
     assert_eq!(site.state("one").await, "lingers");
-    // Nothing more happens the second time, and what runs can be gone back to.
+    // What a killed deploy has drained or stopped comes back too, and what runs can be gone back to.
+    let links = fs::read_dir(folder.join("instances")).unwrap().flatten();
+    let links = links.filter(|link| fs::read_link(link.path()).unwrap().ends_with("two"));
+    let ports: Vec<String> = links
+        .map(|link| link.file_name().into_string().unwrap())
+        .collect();
+    let drained = format!("web/127.0.0.1:{}", ports[0]);
+    site.run(&["drain", &drained]).await;
+    fs::remove_file(folder.join("instances").join(&ports[1])).unwrap();
     let ran = edgeway(&site.gateway, &["resume", "web"]).await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert_eq!(processes(&folder).len(), 4);
+    assert_eq!(processes(&folder).len(), 5);
+    let two = site
+        .releases()
+        .await
+        .into_iter()
+        .find(|it| it["name"] == "two");
+    assert_eq!(two.unwrap()["instances"], 3);
     site.run(&["rollback", "web"]).await;
     assert_eq!(serving(&site.gateway).await.as_deref(), Some("one"));
 }
@@ -600,4 +614,76 @@ async fn a_deploy_that_loses_its_gateway_keeps_no_port() {
         !all.iter().any(|release| release.contains("two")),
         "{all:?}"
     );
+}
+
+/// Makes a release whose app takes the place of the state of the releases with a folder.
+fn saboteur() -> TempDir {
+    let saboteur = release();
+    let server = saboteur.path().join("server.js");
+    let app = fs::read_to_string(&server).unwrap();
+    let act = "const state = '../.state/releases.json';\n\
+               const { existsSync, mkdirSync, renameSync } = require('node:fs');\n\
+               if (!existsSync(`${state}.was`)) { renameSync(state, `${state}.was`); mkdirSync(state); }\n";
+    fs::write(&server, format!("{act}{app}")).unwrap();
+    saboteur
+}
+
+/// Invariant: a release that the gateway has switched to stays, whatever fails afterwards.
+#[tokio::test]
+async fn a_deploy_whose_state_cannot_be_written_keeps_what_is_current() {
+    let site = site("      linger: 1h").await;
+    let [one, two, three] = [release(), saboteur(), release()];
+    site.run(&["deploy", "web", text(one.path()), "--name", "one"])
+        .await;
+    let arguments = ["deploy", "web", text(two.path()), "--name", "two"];
+    let ran = edgeway(&site.gateway, &arguments).await;
+    assert!(ran.stderr.contains("releases.json"), "{}", ran.stderr);
+    let state = site.folder.path().join(".state/releases.json");
+    fs::remove_dir(&state).unwrap();
+    fs::rename(state.with_extension("json.was"), &state).unwrap();
+    assert_eq!(serving(&site.gateway).await.as_deref(), Some("two"));
+    assert_eq!(processes(site.folder.path()).len(), 2 * INSTANCES);
+    assert_eq!(site.state("two").await, "current");
+    site.run(&["deploy", "web", text(three.path()), "--name", "three"])
+        .await;
+    assert_eq!(site.state("two").await, "lingers");
+}
+
+/// Invariant: while the current release is down, the one before serves, whatever its time is.
+#[tokio::test]
+async fn a_replaced_release_stays_until_the_current_one_serves() {
+    let site = site("      linger: 1s").await;
+    let [one, two] = [release(), release()];
+    site.run(&["deploy", "web", text(one.path()), "--name", "one"])
+        .await;
+    site.run(&["deploy", "web", text(two.path()), "--name", "two"])
+        .await;
+    site.end_instances("two").await;
+    end_retiring(site.gateway.admin_socket());
+    wait_for("the release before serves", SOON, async || {
+        (serving(&site.gateway).await? == "one").then_some(())
+    })
+    .await;
+    wait_for("its time is over", SOON, async || {
+        let list = site.run(&["deploys", "web"]).await;
+        list.contains(", until the current one serves")
+            .then_some(())
+    })
+    .await;
+    // Each round of the process empties it.
+    let removed = site.folder.path().join(".state/removed");
+    fs::create_dir_all(removed.join("mark")).unwrap();
+    let ending = begin(&site.gateway, &["retire-releases", "web"]);
+    wait_for("the process has looked", SOON, async || {
+        (!removed.exists()).then_some(())
+    })
+    .await;
+    assert_eq!(serving(&site.gateway).await.as_deref(), Some("one"));
+    site.run(&["resume", "web"]).await;
+    wait_for("the replaced release has ended", SOON, async || {
+        let running = processes(site.folder.path());
+        running.iter().all(|own| own == "two").then_some(())
+    })
+    .await;
+    drop(ending);
 }

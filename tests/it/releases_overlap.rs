@@ -159,6 +159,37 @@ async fn a_release_that_fails_halfway_leaves_the_old_one_whole() {
     assert_eq!(response.header("x-release"), Some("one"));
 }
 
+/// While the current release is down, the one before serves until a fix does.
+#[tokio::test]
+async fn a_fix_replaces_a_release_that_is_down() {
+    let site = site(2, "      overlap: one").await;
+    let (one, two, three) = (release(20), release(20), release(20));
+    for (name, folder) in [("one", &one), ("two", &two)] {
+        site.run(&["deploy", "web", text(folder.path()), "--name", name])
+            .await;
+    }
+    site.end_instances("two").await;
+    wait_for("the release before serves", SOON, async || {
+        let response = site.gateway.get("/").await;
+        (response.header("x-release") == Some("one")).then_some(())
+    })
+    .await;
+    let (status, errors, most, tally) = deploy(&site, three.path(), "three").await;
+    assert_eq!(status, Some(0), "{errors}");
+    assert_whole("three", &tally);
+    assert!(most <= 3, "{most} processes");
+    assert_eq!(instances(&site, "three").await, 2);
+    assert_eq!(instances(&site, "two").await, 0);
+    let response = site.gateway.get("/").await;
+    assert_eq!(response.header("x-release"), Some("three"));
+    // What stands in ends by command all the same.
+    site.end_instances("three").await;
+    assert_eq!(instances(&site, "one").await, 1);
+    site.run(&["deploys", "web", "--stop"]).await;
+    let folder = site.folder.path().canonicalize().expect("it is there");
+    assert_eq!(processes(&folder), 0);
+}
+
 #[tokio::test]
 async fn a_canary_needs_both_releases_whole() {
     let site = site(2, "      overlap: one").await;

@@ -21,6 +21,7 @@ use crate::support::{
     gateway::Gateway,
     http2,
     origins::{DripOrigin, SseOrigin},
+    server::Server,
     wait::{until, wait_for},
 };
 
@@ -271,6 +272,58 @@ async fn a_silent_feed_outlives_the_gap_that_ends_other_responses() {
             .is_err_and(client::ClientError::is_truncated),
         "{truncated:?}"
     );
+}
+
+/// Reads a request head, and then: begins a feed without events, switches to a WebSocket that breaks
+/// with its first byte, or breaks a response.
+async fn silence(mut socket: TcpStream) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await?);
+    }
+    let response: &[u8] = match &head[..6] {
+        b"GET /f" => b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n",
+        b"GET /w" => {
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+              sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        }
+        _ => return Ok(()),
+    };
+    socket.write_all(response).await?;
+    socket.read_u8().await?;
+    socket.set_zero_linger()
+}
+
+/// Invariant: neither the silence of a stream nor the break of a WebSocket counts against a backend.
+#[tokio::test]
+async fn silent_feeds_eject_no_backend() {
+    let [one, two] = [Server::start(silence).await, Server::start(silence).await];
+    let backends = format!("['{}', '{}']", one.address(), two.address());
+    let upstream = "eject: { errors: 2 }, timeouts: { stream_idle: 100ms }";
+    let front = Front::to_all(&backends)
+        .upstream(upstream)
+        .route("websocket: true");
+    let gateway = front.start().await;
+    for _ in 0..6 {
+        let feed = client::send(gateway.address(), &get("/feed")).await;
+        assert!(feed.is_err_and(|error| error.is_truncated()));
+        let mut socket = Connection::open(gateway.address()).await.unwrap();
+        let request = get("/ws")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(socket.start(&request).await.unwrap().status, 101);
+        socket.write("x").await.unwrap();
+        assert!(socket.is_closed().await);
+    }
+    let ejections = "edgeway_upstream_ejections_total";
+    assert_eq!(gateway.count(ejections).await, 0);
+    // Control: other responses that break do.
+    for _ in 0..4 {
+        assert_eq!(gateway.get("/").await.status(), 502);
+    }
+    assert_eq!(gateway.count(ejections).await, 1);
 }
 
 /// Length of either body of an exchange in both directions: more than any buffer on the way.

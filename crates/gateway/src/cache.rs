@@ -421,6 +421,14 @@ impl Compiler<'_> {
         })
     }
 
+    /// Returns true if a release of an app was deployed.
+    pub(super) fn has_releases(&self, name: &str) -> bool {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let app = apps.0.iter().find(|(own, _)| **own == *name);
+        let releases = app.and_then(|(_, app)| app.releases.as_ref());
+        releases.is_some_and(|releases| releases.now().names().next().is_some())
+    }
+
     /// Returns what each app has of a kind.
     pub(super) fn of_apps<T>(
         &self,

@@ -143,6 +143,7 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
         "page_cache_off" => "`pages: off`",
         "written-unknown" => "a plugin may still change the request after the lookup",
         "guarded" => "the app's middleware guards the path",
+        "no_build" => "the build of the app is not known, nor the paths that its middleware guards",
         other => return other.to_owned(),
     };
     format!("{why}: {text}")

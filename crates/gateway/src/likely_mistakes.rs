@@ -196,7 +196,7 @@ impl Compiler<'_> {
         let Some((key, app)) = upstream_of(self.file, route) else {
             return;
         };
-        if app.app != App::Nextjs || app.releases.is_some() || app.guarded.is_some() {
+        if app.app != App::Nextjs || app.guarded.is_some() {
             return;
         }
         if app.folder.is_some() {
@@ -209,6 +209,22 @@ impl Compiler<'_> {
                     "write the pages that it protects, and those that it rewrites or redirects by \
                      cookie, language or country: `guarded: [/account/*]`; `guarded: [/*]` is for \
                      all pages",
+                );
+            }
+            return;
+        }
+        if app.releases.is_some() {
+            // The app that runs before releases do.
+            if !app.backends.is_empty() && !self.has_releases(&key.name) {
+                self.at(key.place, "edgeway::upstream::build_unknown").warn(
+                    format!(
+                        "pages of `{}` bypass the cache until its first `edgeway deploy`",
+                        key.name
+                    ),
+                    format!(
+                        "write `folder: /srv/{}/.next`, the build that runs until then",
+                        key.name
+                    ),
                 );
             }
             return;

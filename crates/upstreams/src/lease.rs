@@ -40,7 +40,8 @@ pub enum Outcome {
     Status(u16),
     /// Client closed first. Reveals nothing about the backend but the time so far.
     ClientGone,
-    /// Connection had ended before the request came over it, or the backend refused its stream.
+    /// Connection had ended before the request came over it, the backend refused its stream, or a
+    /// tunnel broke. Reveals nothing about the backend.
     Stale,
 }
 
@@ -150,9 +151,12 @@ impl Lease {
             }
             Outcome::Timeout => {
                 metrics.timeout.inc();
-                let now = shared.now();
-                self.sample_elapsed(now);
-                fail(Cause::Errors, now);
+                // A stream may be silent for as long as nothing happens.
+                if !self.is_stream {
+                    let now = shared.now();
+                    self.sample_elapsed(now);
+                    fail(Cause::Errors, now);
+                }
             }
             Outcome::ClientGone => {
                 metrics.client_gone.inc();

@@ -147,20 +147,12 @@ impl Upstream {
         // One at a time: DNS and an operator may change members concurrently.
         let _alone = self.rebuilding.lock();
         let known = self.shared.live.resolved();
-        let (added, current, canary) = {
-            let decisions = self.shared.live.decisions();
-            (
-                decisions.added.clone(),
-                decisions.current.clone(),
-                decisions.canary.clone(),
-            )
-        };
+        let decisions = self.shared.live.decisions().clone();
         let settings = self.releases.as_ref().map(|releases| &releases.canary);
         let live = &self.shared.live;
-        let trial = live.trial(canary.as_ref(), settings, &self.shared.canary);
-        let members = self
-            .sources
-            .members(|name| known.get(name).cloned().unwrap_or_default(), &added);
+        let trial = live.trial(decisions.canary.as_ref(), settings, &self.shared.canary);
+        let resolved = |name: &str| known.get(name).cloned().unwrap_or_default();
+        let members = self.sources.members(resolved, &decisions.added);
         let old = self.members.load();
         let list: Vec<Arc<Backend>> = members
             .into_iter()
@@ -178,7 +170,8 @@ impl Upstream {
             .collect();
         let states = list.iter().map(|backend| backend.state.clone()).collect();
         self.shared.roster.store(Arc::new(states));
-        let mut members = Members::new(list, &self.balance, current);
+        let mut members = Members::new(list, &self.balance, decisions.current);
+        members.before = decisions.before;
         members.trial = trial;
         self.members.store(Arc::new(members));
         self.shared.live.queue.wake();

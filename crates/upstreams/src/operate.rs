@@ -305,9 +305,9 @@ impl Upstream {
         let now = self.shared.now();
         let members = self.members.load();
         let current = members.current.as_ref();
-        let current = current.filter(|current| backend.is_of(current));
+        let current = current.filter(|current| backend.is_of(Some(current)));
         let is_other = |other: &&Arc<Backend>| {
-            let is_own = current.is_none_or(|current| other.is_of(current));
+            let is_own = current.is_none_or(|current| other.is_of(Some(current)));
             other.id() != backend.id() && !other.is_drained() && is_own
         };
         let mut others = members.list.iter().filter(is_other).peekable();

@@ -31,6 +31,9 @@ pub(super) struct OperatorDecisions {
     /// Release that gets the requests that belong to no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) current: Option<Arc<str>>,
+    /// Release that was the current one before: it stands in for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) before: Option<Arc<str>>,
     /// Release on trial.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) canary: Option<CanaryDecision>,
@@ -83,7 +86,9 @@ impl OperatorDecisions {
             .filter_map(Value::as_str)
             .map(str::to_owned)
             .collect();
-        decisions.current = value.get("current").and_then(Value::as_str).map(Arc::from);
+        let release = |key: &str| value.get(key).and_then(Value::as_str).map(Arc::from);
+        decisions.current = release("current");
+        decisions.before = release("before");
         decisions.canary = value.get("canary").and_then(read_canary);
         let verdict = value.get("verdict");
         decisions.verdict = verdict.and_then(|verdict| CanaryVerdict::deserialize(verdict).ok());
@@ -135,7 +140,8 @@ impl DecisionStore {
             Err(error) => {
                 log::error!(
                     path:? = path, error:%;
-                    "added and drained backends not read, starting without them"
+                    "added and drained backends not read, starting without them: `edgeway resume \
+                     UPSTREAM` adds those of releases again"
                 );
                 BTreeMap::new()
             }

@@ -23,44 +23,57 @@ impl Upstream {
         if members.list.is_empty() {
             return Err(Blocked::Empty);
         }
-        if !self.shared.live.in_panic() {
-            let terms = SelectionTerms {
-                tried: ask.tried,
-                in_panic: false,
-                by_share: true,
-                skips_backups: members.has_backups,
-            };
-            if let Some(lease) = self.offer(&members, ask, now, terms) {
-                return Ok(lease);
-            }
-            if members.has_backups
-                && let Some(lease) = self.offer_backups(&members, ask, now)
-            {
-                return Ok(lease);
-            }
+        let asked = ask.release.or(members.current.as_deref());
+        let in_rotation = |release| {
+            let is_allowed = !self.shared.live.in_panic();
+            is_allowed.then(|| self.offer_in_rotation(&members, ask, release, now))?
+        };
+        if let Some(lease) = in_rotation(asked) {
+            return Ok(lease);
         }
-        if ask
-            .release
-            .is_some_and(|release| !members.has_up(release, now))
+        let release = members.serving(asked, now);
+        if release != asked
+            && let Some(lease) = in_rotation(release)
         {
-            let ask = LeaseRequest {
-                release: None,
-                ..*ask
-            };
-            return self.try_acquire(&ask, now);
+            return Ok(lease);
         }
-        self.look_again(&members, ask, now)
+        self.look_again(&members, ask, release, now)
+    }
+
+    fn offer_in_rotation(
+        &self,
+        members: &Members,
+        ask: &LeaseRequest<'_>,
+        release: Option<&str>,
+        now: u64,
+    ) -> Option<Lease> {
+        let terms = SelectionTerms {
+            release,
+            tried: ask.tried,
+            in_panic: false,
+            by_share: true,
+            skips_backups: members.has_backups,
+        };
+        self.offer(members, ask, now, terms).or_else(|| {
+            let has_backups = members.has_backups;
+            has_backups.then(|| self.offer_backups(members, ask, now, terms))?
+        })
     }
 
     /// Takes a place on a backup, if no other backend in rotation can take the request.
     #[cold]
-    fn offer_backups(&self, members: &Members, ask: &LeaseRequest<'_>, now: u64) -> Option<Lease> {
+    fn offer_backups(
+        &self,
+        members: &Members,
+        ask: &LeaseRequest<'_>,
+        now: u64,
+        strict: SelectionTerms<'_>,
+    ) -> Option<Lease> {
         [true, false].into_iter().find_map(|skips_backups| {
             let terms = SelectionTerms {
-                tried: ask.tried,
-                in_panic: false,
                 by_share: false,
                 skips_backups,
+                ..strict
             };
             self.offer(members, ask, now, terms)
         })
@@ -72,21 +85,24 @@ impl Upstream {
         &self,
         members: &Members,
         ask: &LeaseRequest<'_>,
+        release: Option<&str>,
         now: u64,
     ) -> Result<Lease, Blocked> {
-        let in_panic = self.judge_panic(members, now);
-        if members.list.iter().all(|backend| backend.is_drained()) {
+        // A release of which no backend is in rotation gets a request only if no other one may.
+        let in_panic = self.judge_panic(members, now) || !members.has_up(release, now);
+        let is_offered = |backend: &Arc<Backend>| !backend.is_drained() && backend.is_of(release);
+        if !members.list.iter().any(is_offered) {
             return Err(Blocked::Empty);
         }
-        let is_usable = |backend: &Arc<Backend>| {
-            !backend.is_drained() && (in_panic || backend.state.is_up(now))
-        };
+        let is_usable =
+            |backend: &Arc<Backend>| is_offered(backend) && (in_panic || backend.state.is_up(now));
         let is_untried = |backend: &Arc<Backend>| !ask.tried.contains(&backend.id());
         let some_untried = members
             .list
             .iter()
             .any(|backend| is_usable(backend) && is_untried(backend));
         let terms = SelectionTerms {
+            release,
             tried: if some_untried { ask.tried } else { &[] },
             in_panic,
             by_share: false,
@@ -142,7 +158,7 @@ impl Upstream {
         let max_streams = self.shared.max_streams;
         let slow_start = self.shared.slow_start;
         let admits = |backend: &Backend| {
-            ask.release.is_none_or(|release| backend.is_of(release))
+            backend.is_of(terms.release)
                 && !(terms.skips_backups && backend.is_backup)
                 && (terms.in_panic || backend.state.is_up(now))
                 && backend.state.has_place(max)
@@ -198,6 +214,8 @@ impl Upstream {
 /// Terms for choosing a backend.
 #[derive(Clone, Copy)]
 struct SelectionTerms<'a> {
+    /// The release to choose from; `None` for backends without one.
+    release: Option<&'a str>,
     /// Backends to exclude.
     tried: &'a [BackendId],
     /// Include backends that are out of rotation.

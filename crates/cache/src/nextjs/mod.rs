@@ -56,7 +56,7 @@ pub struct NextRules {
     pub guarded: Option<PathSet>,
     /// The build in the upstream's `folder`.
     pub build: Option<Arc<BuildWatch>>,
-    /// The releases, if the upstream has some.
+    /// The releases, if the upstream has some: their builds count from the first deploy on.
     pub releases: Option<Arc<Releases>>,
     /// Time for which a 404 or 307 with `s-maxage` is stored, at most [`MAX_BRIEF_TTL`]; `None`
     /// disables it.

@@ -72,7 +72,10 @@ pub fn shape(
     release: Option<&str>,
 ) -> RequestShape {
     let build = rules.build.as_ref().map(|watch| watch.now());
-    let of_release = rules.releases.as_ref().map(|releases| {
+    // Before the first deploy, the app of `folder` serves.
+    let is_of_release = release.is_some() || build.is_none();
+    let releases = rules.releases.as_ref().filter(|_| is_of_release);
+    let of_release = releases.map(|releases| {
         let build = release.and_then(|release| releases.build(release));
         build.unwrap_or_else(|| Arc::new(Build::unknown()))
     });
@@ -112,7 +115,12 @@ pub fn shape(
     } else if rules.pages == PageCache::Off && kind == PathKind::Page {
         Some("page_cache_off")
     } else if is_guarded(path, kind, build, rules) {
-        Some("guarded")
+        let is_unknown = rules.guarded.is_none() && build.is_some_and(|build| build.mark == 0);
+        if is_unknown {
+            Some("no_build")
+        } else {
+            Some("guarded")
+        }
     } else if decided.is_unknown || kind.is_image() && seen.forms.are_unclear() {
         Some("unclear")
     } else {

@@ -103,6 +103,13 @@ pub fn is_drained(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "draining" | "drained")
 }
 
+/// Returns true if a backend of this release gets requests and responds.
+pub fn serves(status: &UpstreamStatus, release: &str) -> bool {
+    let is_up = |backend: &BackendStatus| backend.healthy && !is_drained(backend);
+    let mut backends = status.backends.iter();
+    backends.any(|backend| backend.release.as_deref() == Some(release) && is_up(backend))
+}
+
 /// Signal that becomes true when the user interrupts the command.
 pub type Interrupt = watch::Receiver<bool>;
 

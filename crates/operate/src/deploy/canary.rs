@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep};
 use super::{Deploy, retire, settings};
 use crate::Failure;
 
-const EVERY: Duration = Duration::from_secs(1);
+pub(super) const EVERY: Duration = Duration::from_secs(1);
 /// Time for which the gateway may not respond: it may be upgraded meanwhile.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Deploy<'_> {
     /// Checks that no release is on trial, and that one can be compared for `canary`.
@@ -47,14 +47,18 @@ impl Deploy<'_> {
         let began = self.with_instances(release, async |deploy| {
             deploy.ready(release).await?;
             deploy.folder.trial_began(release)?;
-            let began = deploy
-                .gateway
-                .begin_canary(&deploy.upstream, release, share);
-            began.await?;
-            Ok(())
+            let upstream = &deploy.upstream;
+            let asked = deploy.gateway.begin_canary(upstream, release, share).await;
+            let is_tried = |now: &UpstreamStatus| {
+                let canary = now.canary.as_ref();
+                canary.is_some_and(|canary| canary.release == release)
+            };
+            deploy.decided(asked, is_tried).await
         });
         if let Err(error) = began.await {
-            self.folder.forget(release)?;
+            if !self.may_serve {
+                self.folder.forget(release)?;
+            }
             return Err(error);
         }
         self.progress.step_done();

@@ -94,8 +94,10 @@ impl State {
     /// Records that a release has become one of the others, and returns it.
     fn complete(&mut self, release: &str) -> &mut ReleaseState {
         let deployed = self.begun.take_if(|begun| begun.name == release);
+        let is_known = self.releases.contains_key(release);
         let complete = self.releases.entry(release.to_owned()).or_default();
-        complete.is_in_place |= deployed.is_some_and(|begun| !begun.is_copy);
+        // The record of one that is not known was removed.
+        complete.is_in_place |= deployed.map_or(!is_known, |begun| !begun.is_copy);
         complete
     }
 
@@ -119,9 +121,14 @@ impl State {
     }
 
     /// Records what the gateway has decided since the last command: the current release, and ends of
-    /// trials. Browsers that have pages of a replaced release get `linger` to leave them. Returns
-    /// false if there is nothing new.
-    pub(super) fn settle(&mut self, status: &UpstreamStatus, linger: Duration) -> bool {
+    /// trials. Browsers that have pages of a replaced release get `linger` to leave them, also of one
+    /// that has instances but no record. Returns false if there is nothing new.
+    pub(super) fn settle(
+        &mut self,
+        status: &UpstreamStatus,
+        instances: &BTreeMap<u16, String>,
+        linger: Duration,
+    ) -> bool {
         let before = self.current();
         let current = status.current_release.as_ref();
         let current = current.filter(|current| before.as_ref() != Some(*current));
@@ -133,6 +140,13 @@ impl State {
         for (name, tried) in &mut self.releases {
             if tried.is_tried && Some(name) != on_trial {
                 (tried.is_tried, tried.until) = (false, Some(now() + linger.as_secs()));
+                is_new = true;
+            }
+        }
+        for release in instances.values() {
+            let is_begun = self.begun.as_ref().is_some_and(|it| it.name == *release);
+            if !is_begun && Some(release) != on_trial && !self.releases.contains_key(release) {
+                self.complete(release).until = Some(now() + linger.as_secs());
                 is_new = true;
             }
         }
@@ -385,7 +399,7 @@ impl ReleaseFolder {
         linger: Duration,
     ) -> Result<Vec<Listed>, String> {
         let mut state = self.state()?;
-        state.settle(status, linger);
+        state.settle(status, &self.instances(), linger);
         // The gateway may have lost their backends. The link of a unit leaves with the unit.
         let releases = status.releases.as_ref();
         let is_unit = releases.is_some_and(|own| matches!(own.start, StartMethod::Unit { .. }));
@@ -488,6 +502,9 @@ pub(super) fn table(list: &[Listed]) -> String {
         return "no releases yet".to_owned();
     }
     let now = now();
+    let serves = list
+        .iter()
+        .any(|listed| listed.state == "current" && listed.instances > 0);
     let line = |listed: &Listed| {
         let Listed {
             name,
@@ -503,6 +520,7 @@ pub(super) fn table(list: &[Listed]) -> String {
         );
         let left = until.filter(|_| ["lingers", "held"].contains(&listed.state));
         let left = left.map(|until| match until.saturating_sub(now) {
+            0 if !serves => ", until the current one serves".to_owned(),
             0 => ", being stopped".to_owned(),
             left => format!(", for {}", Span(Duration::from_secs(left))),
         });
@@ -513,4 +531,37 @@ pub(super) fn table(list: &[Listed]) -> String {
         }
     };
     list.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_without_a_record_end_in_their_time() {
+        let status = UpstreamStatus {
+            current_release: Some("two".to_owned()),
+            ..UpstreamStatus::default()
+        };
+        let names = ["one", "two", "new"].map(str::to_owned);
+        let instances = (4000..).zip(names).collect();
+        let mut state = State {
+            begun: Some(BegunRelease {
+                name: "new".to_owned(),
+                is_copy: true,
+            }),
+            ..State::default()
+        };
+        let linger = Duration::from_mins(1);
+        assert!(state.settle(&status, &instances, linger));
+        assert_eq!(state.current().as_deref(), Some("two"));
+        let ends = |name: &str| state.releases.get(name).map(|own| own.until.is_some());
+        assert_eq!(
+            ["one", "two", "new"].map(ends),
+            [Some(true), Some(false), None]
+        );
+        // They may be folders of the user.
+        assert!(state.releases.values().all(|own| own.is_in_place));
+        assert!(!state.settle(&status, &instances, linger));
+    }
 }

@@ -138,7 +138,8 @@ impl Instance {
     }
 
     /// Ends the instance: it gets no new requests, those in flight have a minute, and it stops.
-    /// Before each step `may_end` says with `None` that it must not end any more.
+    /// Before each step `may_end` says with `None` that it must not end any more; then it gets requests
+    /// again.
     pub(super) async fn end<T>(
         &self,
         gateway: Option<&Remote>,
@@ -158,6 +159,7 @@ impl Instance {
             // What is still in flight then is aborted.
             drop(until_idle(gateway, &self.name, DRAIN, interrupt).await);
             let Some(_alone) = may_end().await? else {
+                gateway.undrain(&self.name).await?;
                 return Ok(());
             };
             gateway.remove(&self.name, true).await?;

@@ -12,6 +12,7 @@ mod resume;
 mod retire;
 mod stop;
 mod supervise;
+mod switch;
 mod warm;
 
 use std::{
@@ -23,7 +24,7 @@ use edgeway_base::units::{Percent, Span};
 use edgeway_cache::nextjs::deployment_of;
 use edgeway_config::model::ReleaseOverlap;
 use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
-use edgeway_upstreams::{ReleaseSettings, is_release_name};
+use edgeway_upstreams::{ReleaseSettings, StartMethod, is_release_name};
 use serde_json::json;
 
 use self::{
@@ -132,6 +133,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             None => deploy.serve(&release).await,
         };
         if let Err(error) = served {
+            if deploy.may_serve {
+                return Err(error);
+            }
             deploy.folder.remove_new(&release, deploy.is_copy)?;
             return Err(error);
         }
@@ -227,6 +231,8 @@ struct Deploy<'a> {
     is_new: bool,
     /// True if the folder of the release was copied into place.
     is_copy: bool,
+    /// True if the gateway sends it visitors, or may do so: it stays.
+    may_serve: bool,
     /// Keeps another deploy of the same upstream out.
     alone: Option<std::fs::File>,
 }
@@ -245,7 +251,8 @@ impl<'a> Deploy<'a> {
         // From now on no other command decides, and the gateway may have decided before.
         let (status, settings) = settings(gateway, upstream).await?;
         let linger = Duration::from_secs(settings.linger);
-        folder.change(|state| state.settle(&status, linger))?;
+        let instances = folder.instances();
+        folder.change(|state| state.settle(&status, &instances, linger))?;
         let mut deploy = Self {
             gateway,
             upstream: upstream.to_owned(),
@@ -257,6 +264,7 @@ impl<'a> Deploy<'a> {
             interrupt,
             is_new: false,
             is_copy: false,
+            may_serve: false,
         };
         deploy.end_interrupted(&status).await?;
         Ok(deploy)
@@ -277,6 +285,14 @@ impl<'a> Deploy<'a> {
         self.progress
             .now(&format!("{name}: copying {}", from.display()));
         self.is_copy = self.folder.put(from, &name)?;
+        let is_ours = matches!(self.settings.start, StartMethod::Command(_));
+        if is_ours && supervise::runs_as_root(&self.folder.release(&name)) {
+            out::note(&format!(
+                "edgeway: the app runs as root, because that owns `{}`: give the folder to another \
+                 user before you deploy it, with such as `chown -R www-data`",
+                from.display()
+            ));
+        }
         if let Some((other, id)) = self.namesake(&name)? {
             out::note(&format!(
                 "edgeway: release `{other}` has the `deploymentId` `{id}` as well: its pages that are \
@@ -355,7 +371,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Starts the instances of a release that do not run, and then takes a step with them. If it
-    /// fails, they are stopped.
+    /// fails, they are stopped, unless they have visitors.
     async fn with_instances(
         &mut self,
         release: &str,
@@ -363,7 +379,7 @@ impl<'a> Deploy<'a> {
     ) -> Result<(), Failure> {
         let started = self.start_missing(release).await?;
         let done = then(self).await;
-        if done.is_err() {
+        if done.is_err() && !self.may_serve {
             self.take_back(&started).await;
         }
         done
@@ -453,57 +469,6 @@ impl<'a> Deploy<'a> {
                 Err(error)
             }
         }
-    }
-
-    /// Waits until the release can get visitors.
-    async fn ready(&self, release: &str) -> Result<(), Failure> {
-        check_interrupt(&self.interrupt)?;
-        self.found(release).await?;
-        if self.is_new {
-            self.warm(release).await;
-            check_interrupt(&self.interrupt)?;
-        }
-        Ok(())
-    }
-
-    /// Sends the traffic to the release, and lets the replaced one linger.
-    async fn switch(&mut self, release: &str) -> Result<(), Failure> {
-        self.ready(release).await?;
-        let before = self.gateway.switch_release(&self.upstream, release).await?;
-        let linger = Duration::from_secs(self.settings.linger);
-        self.folder.switched(release, before.as_deref(), linger)?;
-        self.progress.step_done();
-        self.progress.pause();
-        let replaced = match before.as_deref() {
-            Some(before) if before != release => format!(
-                "; `{before}` stays for {} for browsers that have its pages",
-                Span(linger)
-            ),
-            _ => String::new(),
-        };
-        self.progress.say(&format!(
-            "release `{release}` serves upstream `{}`{replaced}",
-            self.upstream
-        ));
-        Ok(())
-    }
-
-    /// Waits until the gateway has read the folder of the release.
-    async fn found(&self, release: &str) -> Result<(), Failure> {
-        for _ in 0..100 {
-            let (status, _) = settings(self.gateway, &self.upstream).await?;
-            if status.known_releases.iter().any(|known| known == release) {
-                return Ok(());
-            }
-            check_interrupt(&self.interrupt)?;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        Err(format!(
-            "the gateway has not read release `{release}`: its log has the reason; the gateway \
-             needs the right to read `{}`",
-            self.settings.folder.display()
-        )
-        .into())
     }
 
     /// Removes instances that never got a request of the current release.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{Deploy, instances::Instance, settings};
 use crate::{
     Failure,
-    backends::{Gateway as _, check_interrupt, until_idle},
+    backends::{Gateway as _, check_interrupt, serves, until_idle},
 };
 
 /// Time for requests in flight on an instance that is stopped.
@@ -78,7 +78,8 @@ impl Counts {
 struct Replacement {
     current: String,
     release: String,
-    /// Running instances of the current release, and their number at the beginning.
+    /// Running instances of the current release, after those that stand in for it, and their number
+    /// at the beginning.
     old: Vec<Instance>,
     before: usize,
     new: Vec<Instance>,
@@ -107,16 +108,24 @@ impl Deploy<'_> {
             return self.replace_at_once(release).await;
         };
         let new = self.running(&status, release).await?;
+        let is_down = !serves(&status, &current);
+        let (mut old, mut of_current) = (Vec::new(), Vec::new());
         for instance in self.instances(&status) {
-            if instance.release == current || new.iter().any(|it| it.port == instance.port) {
+            if new.iter().any(|it| it.port == instance.port) {
                 continue;
             }
-            // Another release that lingers: there is no memory for it.
-            self.progress.now(&format!("stopping {instance}"));
-            self.stop_instance(&instance).await?;
+            if instance.release == current {
+                of_current.push(instance);
+            } else if is_down && serves(&status, &instance.release) {
+                // It stands in for the current release, so it is the last to be stopped.
+                old.push(instance);
+            } else {
+                // Another release that lingers: there is no memory for it.
+                self.progress.now(&format!("stopping {instance}"));
+                self.stop_instance(&instance).await?;
+            }
         }
-        let old = self.instances(&status).into_iter();
-        let old: Vec<Instance> = old.filter(|it| it.release == current).collect();
+        old.append(&mut of_current);
         let mut replacement = Replacement {
             release: release.to_owned(),
             before: old.len(),
@@ -127,7 +136,8 @@ impl Deploy<'_> {
             was_known: self.folder.state()?.releases.contains_key(release),
         };
         let replaced = self.advance(&mut replacement).await;
-        if replaced.is_err() {
+        // Without a response to the switch, nobody knows which one serves.
+        if replaced.is_err() && self.may_serve == replacement.is_switched {
             self.go_back(replacement).await;
         }
         replaced
@@ -196,12 +206,13 @@ impl Deploy<'_> {
         self.interrupt = interrupt;
     }
 
-    async fn switch_back(&self, replacement: &Replacement) -> Result<(), Failure> {
+    async fn switch_back(&mut self, replacement: &Replacement) -> Result<(), Failure> {
         let Replacement {
             current, release, ..
         } = replacement;
         let switched = self.gateway.switch_release(&self.upstream, current);
         switched.await?;
+        self.may_serve = false;
         self.folder
             .switched(current, Some(release), Duration::ZERO)?;
         if !replacement.was_known {
@@ -224,8 +235,9 @@ impl Deploy<'_> {
     /// releases may do the same at the same time.
     async fn stop_instance(&self, instance: &Instance) -> Result<(), Failure> {
         let name = &instance.name;
-        if self.gateway.backend(name).await.is_ok() {
-            let drained = self.gateway.drain(name, false).await;
+        if let Ok(backend) = self.gateway.backend(name).await {
+            // Visitors lose nothing by the end of one that is down.
+            let drained = self.gateway.drain(name, !backend.healthy).await;
             if let Err(failure) = drained
                 && self.gateway.backend(name).await.is_ok()
             {

@@ -7,7 +7,9 @@ use edgeway_upstreams::StartMethod;
 use super::{Deploy, Instance, folder::now, retire, settings, supervise};
 use crate::{
     Failure,
-    backends::{CheckBaseline, Gateway as _, Name, WaitFailure, check_interrupt, until_good},
+    backends::{
+        CheckBaseline, Gateway as _, Name, WaitFailure, check_interrupt, is_drained, until_good,
+    },
 };
 
 impl Deploy<'_> {
@@ -46,7 +48,8 @@ impl Deploy<'_> {
         Ok(())
     }
 
-    /// Starts what does not run of the instances that no command has stopped.
+    /// Starts what does not run of the instances that no command has stopped, or that a killed deploy
+    /// has.
     pub(super) async fn resume(&mut self) -> Result<(), Failure> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         let state = self.folder.state()?;
@@ -77,12 +80,19 @@ impl Deploy<'_> {
                 failed += 1;
             }
         }
-        if let (None, Some(current)) = (&status.current_release, state.current()) {
-            self.found(&current).await?;
-            let switched = self.gateway.switch_release(&self.upstream, &current);
-            switched.await?;
-        }
         retire::begin(&self.upstream, &self.common.admin)?;
+        if let Some(current) = state.current() {
+            if status.current_release.is_none() {
+                self.found(&current).await?;
+                let switched = self.gateway.switch_release(&self.upstream, &current);
+                switched.await?;
+            }
+            let running = begun.iter().filter(|it| it.release == current).count();
+            let wanted = self.settings.instances as usize;
+            for _ in running..if running > 0 { wanted } else { 0 } {
+                self.start(&current).await?;
+            }
+        }
         self.progress.pause();
         match failed {
             0 => Ok(()),
@@ -132,7 +142,7 @@ impl Deploy<'_> {
             WaitFailure::Trouble(trouble) => trouble.to_string(),
             WaitFailure::Interrupted => "not waited for".to_owned(),
         })?;
-        if added.is_some() {
+        if added.is_some() || known.is_some_and(is_drained) {
             self.gateway.undrain(name).await?;
         }
         self.progress

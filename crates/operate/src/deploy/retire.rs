@@ -6,8 +6,12 @@ use std::{collections::BTreeMap, fs::File, io::Write as _, process::Stdio, time:
 use edgeway_base::units::Span;
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
+use futures_util::future::join_all;
 use rustix::process::setsid;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     folder::{ReleaseFolder, State, now},
@@ -17,7 +21,7 @@ use super::{
 use crate::{
     Failure,
     admin::AdminOption,
-    backends::{Interrupt, interrupted},
+    backends::{Interrupt, interrupted, serves},
     client::{self, Remote},
 };
 
@@ -174,9 +178,9 @@ impl Settled {
         };
         let (status, own) = settings(gateway, upstream).await?;
         let linger = Duration::from_secs(own.linger);
-        let mut state = folder.state()?;
-        if state.settle(&status, linger) {
-            folder.change(|state| state.settle(&status, linger))?;
+        let (mut state, instances) = (folder.state()?, folder.instances());
+        if state.settle(&status, &instances, linger) {
+            folder.change(|state| state.settle(&status, &instances, linger))?;
         }
         Ok(Some(Self {
             status,
@@ -186,12 +190,13 @@ impl Settled {
         }))
     }
 
-    /// Returns true if a release has been replaced for long enough. An unfinished deploy may have left
-    /// one without a time: it is not the business of this process.
+    /// Returns true if a release has been replaced for long enough, and the current one serves. An
+    /// unfinished deploy may have left one without a time: it is not the business of this process.
     fn is_over(&self, release: &str) -> bool {
         let until = self.state.releases.get(release).and_then(|own| own.until);
-        let is_current = self.status.current_release.as_deref() == Some(release);
-        !is_current && until.is_some_and(|until| until <= now())
+        let current = self.status.current_release.as_deref();
+        let is_over = current != Some(release) && until.is_some_and(|until| until <= now());
+        is_over && current.is_some_and(|current| serves(&self.status, current))
     }
 
     /// Returns the instances of releases that are not the current one, also if the gateway has lost
@@ -215,8 +220,9 @@ impl Settled {
 
 /// Ends the releases whose time is over.
 ///
-/// Invariant: no instance ends whose release is the current one, lingers or is being started. An
-/// operator may go back to it at any time, so each step looks again, with the commands kept out.
+/// Invariant: no instance ends whose release is the current one, lingers or is being started, and none
+/// while the current one is down. An operator may go back to it at any time, so each step looks again,
+/// with the commands kept out.
 async fn round(
     gateway: &Remote,
     upstream: &str,
@@ -231,12 +237,22 @@ async fn round(
     over.retain(|instance| settled.is_over(&instance.release));
     let settings = settled.own.clone();
     drop(settled);
-    for instance in &over {
-        let may_end = async || Ok(read().await?.filter(|now| now.is_over(&instance.release)));
-        let ended = instance.end(Some(gateway), &settings, folder, interrupt, may_end);
-        // One that cannot be stopped is tried again, and keeps no other one from its end.
-        drop(ended.await);
-    }
+    let turn = Mutex::new(());
+    let (read, turn, settings) = (&read, &turn, &settings);
+    let ends = over.iter().map(|instance| async move {
+        let may_end = async || {
+            // To wait for the lock of another one blocks the thread.
+            let turn = turn.lock().await;
+            let now = read().await?;
+            let now = now.filter(|now| now.is_over(&instance.release));
+            Ok(now.map(|now| (now, turn)))
+        };
+        instance
+            .end(Some(gateway), settings, folder, interrupt, may_end)
+            .await
+    });
+    // One that cannot be stopped is tried again, and keeps no other one from its end.
+    drop(join_all(ends).await);
     let Some(settled) = read().await? else {
         return Ok(Round::Again);
     };

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use edgeway_cli::check;
 use edgeway_upstreams::ReleaseSettings;
+use futures_util::future::join_all;
 
 use super::{Instance, ListOptions, folder::ReleaseFolder, settings};
 use crate::{
@@ -69,19 +70,20 @@ async fn stop(
     }
     let _alone = folder.begin_deploy(file)?;
     releases.stop_retiring();
-    let mut failed = 0;
-    for (port, release) in folder.instances() {
-        let instance = Instance::on(upstream, releases, port, &release);
+    let (folder, instances) = (&folder, folder.instances());
+    let ends = instances.iter().map(|(port, release)| async move {
+        let instance = Instance::on(upstream, releases, *port, release);
         let may_end = async || Ok(Some(()));
-        let ended = instance.end(gateway, releases, &folder, interrupt, may_end);
-        match ended.await {
+        let ended = instance.end(gateway, releases, folder, interrupt, may_end);
+        let ended = ended.await;
+        match &ended {
             Ok(()) => out::note(&format!("{release}: {instance} is stopped")),
-            Err(why) => {
-                out::note(&format!("edgeway: {release}: {instance}: {why}"));
-                failed += 1;
-            }
+            Err(why) => out::note(&format!("edgeway: {release}: {instance}: {why}")),
         }
-    }
+        ended.is_err()
+    });
+    let failed = join_all(ends).await.into_iter();
+    let failed = failed.filter(|has_failed| *has_failed).count();
     if failed > 0 {
         let failed = out::counted(failed, "instance");
         return Err(format!("{failed} could not be stopped").into());

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use edgeway_base::{node_app, process_group::ProcessGroup};
 use edgeway_proxy::edge::worker;
 use edgeway_upstreams::ReleaseSettings;
-use rustix::process::{Pid, Signal, kill_process, setsid};
+use rustix::process::{Pid, Signal, geteuid, kill_process, setsid};
 use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
@@ -239,11 +240,26 @@ fn start(options: &Options) -> Result<(Child, ProcessGroup), String> {
     if std::env::var_os("NODE_ENV").is_none() {
         command.env("NODE_ENV", "production");
     }
+    if let Some((user, group)) = owner(&options.folder).filter(|(user, _)| *user != 0) {
+        command.uid(user).gid(group).env_remove("HOME");
+    }
     let spawned = command.spawn();
     let child = spawned.map_err(|error| format!("cannot run `{program}`: {error}"))?;
     let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let id = id.ok_or_else(|| format!("`{program}` has ended"))?;
     Ok((child, ProcessGroup::guard(id, END)))
+}
+
+/// Returns the user and group that own a folder, whose rights are enough for the app in it, if this
+/// process has those of root.
+fn owner(folder: &Path) -> Option<(u32, u32)> {
+    let about = fs::metadata(folder).ok()?;
+    geteuid().is_root().then(|| (about.uid(), about.gid()))
+}
+
+/// Returns true if the app in a folder would run as root.
+pub(super) fn runs_as_root(folder: &Path) -> bool {
+    owner(folder).is_some_and(|(user, _)| user == 0)
 }
 
 /// Ends the app with all of its processes: the first one may end before the others have.
@@ -264,6 +280,28 @@ async fn end_group(group: &ProcessGroup, child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_app_runs_as_the_owner_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        // Only root can give a folder away.
+        let user = geteuid().as_raw();
+        let owner = if user == 0 { 65_534 } else { user };
+        std::os::unix::fs::chown(folder.path(), Some(owner), None).unwrap();
+        let command = ["sh", "-c", "id -u > owner"].map(str::to_owned);
+        let options = Options {
+            lock: folder.path().join("lock"),
+            folder: folder.path().to_owned(),
+            port: 4000,
+            address: "127.0.0.1".to_owned(),
+            release: "one".to_owned(),
+            command: command.into(),
+        };
+        let (mut app, _group) = start(&options).unwrap();
+        app.wait().await.unwrap();
+        let runs_as = fs::read_to_string(folder.path().join("owner")).unwrap();
+        assert_eq!(runs_as.trim(), owner.to_string());
+    }
 
     #[test]
     fn a_log_that_is_too_large_begins_again_for_its_writers() {

@@ -5,12 +5,16 @@
 mod tests;
 mod watch;
 
-use std::{fmt::Write as _, path::Path};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use edgeway_base::shell::shown;
 use edgeway_base::units::Span;
 use edgeway_cli::path::segment;
-use edgeway_status::snapshot::UpstreamStatus;
+use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
+use serde::{Deserialize, Serialize};
 
 use self::watch::Watch;
 use super::{
@@ -25,6 +29,7 @@ use super::{
     program::{Machine, Placeholders, Programs, UntilInterrupted},
     progress::Progress,
     scale::auto::{STATE_FOLDER, by_hand},
+    state_file,
 };
 
 #[derive(Debug, clap::Args)]
@@ -77,9 +82,13 @@ async fn roll_out(
 ) -> Result<(), Failure> {
     // Two rollouts at once might each drain a backend.
     let file = format!("{STATE_FOLDER}/{}.rollout.json", segment(&options.upstream));
-    let _lock = by_hand(Path::new(&file), options.dry_run).await?;
+    let locked = by_hand(Path::new(&file), options.dry_run).await?;
+    let file = locked.as_ref().map(|(file, _)| file.clone());
+    let left: LeftDrained = file
+        .as_deref()
+        .map_or(Ok(LeftDrained::default()), state_file::read)?;
     let upstream = gateway.upstream(&options.upstream).await?;
-    let plan = Plan::make(options, &upstream)?;
+    let plan = Plan::make(options, &upstream, &left)?;
     if options.dry_run {
         out::data(&plan.to_text(options));
         return Ok(());
@@ -89,6 +98,7 @@ async fn roll_out(
         gateway,
         programs: &UntilInterrupted(interrupt.clone()),
         progress: Progress::of(plan.steps.len()),
+        file,
         check_interrupt: interrupt.clone(),
         interrupt,
     };
@@ -99,6 +109,13 @@ async fn roll_out(
             Failure::FAILED
         }
     })
+}
+
+/// State of rollouts: the backend that one drains, or has left drained.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct LeftDrained {
+    address: Option<String>,
 }
 
 /// Steps of a rollout, backend by backend.
@@ -114,6 +131,8 @@ struct Step {
     name: Name,
     command: Vec<String>,
     on_fail: Option<Vec<String>>,
+    /// True if an earlier rollout has left it drained.
+    is_left: bool,
 }
 
 impl Step {
@@ -123,21 +142,32 @@ impl Step {
         Ok(Self {
             command: placeholders.arguments(&options.command)?,
             on_fail: on_fail.map(|line| placeholders.shell(line)).transpose()?,
+            is_left: false,
             name,
         })
     }
 }
 
 impl Plan {
-    fn make(options: &Options, upstream: &UpstreamStatus) -> Result<Self, String> {
-        let (skipped, rolled): (Vec<_>, Vec<_>) = upstream
+    fn make(
+        options: &Options,
+        upstream: &UpstreamStatus,
+        left: &LeftDrained,
+    ) -> Result<Self, String> {
+        let is_left =
+            |it: &BackendStatus| is_drained(it) && left.address.as_ref() == Some(&it.address);
+        let (skipped, mut rolled): (Vec<_>, Vec<_>) = upstream
             .backends
             .iter()
-            .partition(|backend| is_drained(backend));
+            .partition(|backend| is_drained(backend) && !is_left(backend));
+        // While it is drained, another one may be the last in rotation.
+        rolled.sort_by_key(|backend| !is_left(backend));
         let name = |address: &str| Name::new(&upstream.name, address);
         let mut steps = Vec::new();
         for backend in rolled {
-            steps.push(Step::of(options, name(&backend.address))?);
+            let mut step = Step::of(options, name(&backend.address))?;
+            step.is_left = is_left(backend);
+            steps.push(step);
         }
         match steps.as_slice() {
             [] => {
@@ -203,6 +233,8 @@ struct Rollout<'a, G, P> {
     gateway: &'a G,
     programs: &'a P,
     progress: Progress,
+    /// File with [`LeftDrained`].
+    file: Option<PathBuf>,
     interrupt: Interrupt,
     /// Interrupt of the wait for checks after the command.
     check_interrupt: Interrupt,
@@ -249,11 +281,25 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
     /// Takes a step. Returns false if someone else has drained the backend since the plan was made.
     async fn step_unless_drained(&mut self, step: &Step) -> Result<bool, RolloutError> {
         let backend = self.gateway.backend(&step.name).await;
-        if is_drained(&backend.map_err(RolloutError::NotDrained)?) {
+        if is_drained(&backend.map_err(RolloutError::NotDrained)?) && !step.is_left {
             self.say_skipped(&step.name);
             return Ok(false);
         }
-        self.step(step).await.map(|()| true)
+        self.record(Some(step.name.address.clone()));
+        let done = self.step(step).await;
+        let is_left = matches!(done, Err(RolloutError::Failed | RolloutError::Interrupted));
+        if !is_left {
+            self.record(None);
+        }
+        done.map(|()| true)
+    }
+
+    /// Records what is drained, for the rollout after one that fails or is killed.
+    fn record(&self, address: Option<String>) {
+        let written = |file: &PathBuf| state_file::write(file, &LeftDrained { address });
+        if let Some(Err(why)) = self.file.as_ref().map(written) {
+            self.progress.say(&format!("edgeway: {why}"));
+        }
     }
 
     async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {

@@ -73,15 +73,29 @@ async fn roll(
     programs: &Fake<'_>,
     interrupt: Interrupt,
 ) -> Done {
+    roll_with(None, gateway, arguments, programs, interrupt).await
+}
+
+async fn roll_with(
+    file: Option<&Path>,
+    gateway: &FakeGateway,
+    arguments: &[&str],
+    programs: &Fake<'_>,
+    interrupt: Interrupt,
+) -> Done {
     let upstream = gateway.state.borrow().upstream.clone();
     let options = options(arguments);
-    let plan = Plan::make(&options, &upstream).unwrap();
+    let left = file.map_or(LeftDrained::default(), |file| {
+        state_file::read(file).unwrap()
+    });
+    let plan = Plan::make(&options, &upstream, &left).unwrap();
     let (progress, lines) = Progress::recorded(plan.steps.len());
     let rollout = Rollout {
         options: &options,
         gateway,
         programs,
         progress,
+        file: file.map(Path::to_owned),
         check_interrupt: interrupt.clone(),
         interrupt,
     };
@@ -170,6 +184,41 @@ async fn it_stops_at_the_first_that_does_not_come_back_which_stays_drained() {
             "not restarted: 127.0.0.1:3002",
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_rollout_begins_with_what_the_failed_one_left_drained() {
+    let gateway = FakeGateway::new(&THREE[..2]);
+    gateway.state.borrow_mut().keeps_last = true;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.rollout.json");
+    let (_sender, interrupt) = interrupt();
+    for (broken, outcome) in [
+        (Some("3001"), Err(RolloutError::Failed)),
+        (None, Ok(())),
+        (None, Ok(())),
+    ] {
+        let programs = Fake {
+            broken,
+            ..fake(&gateway)
+        };
+        if broken.is_none() {
+            gateway.state.borrow_mut().broken.clear();
+        }
+        gateway.state.borrow_mut().log.clear();
+        let arguments = ["--timeout", "4s"];
+        let interrupt = interrupt.clone();
+        let done = roll_with(Some(&file), &gateway, &arguments, &programs, interrupt).await;
+        assert_eq!(done.outcome, outcome, "{:?}", done.lines);
+    }
+    // It was first in the second rollout, and has its place in the third.
+    assert_eq!(gateway.log()[0], "drain 127.0.0.1:3000");
+    // What is drained by hand meanwhile is not restarted.
+    gateway.with(THREE[1], |backend| backend.state = "drained".into());
+    let upstream = gateway.state.borrow().upstream.clone();
+    let left: LeftDrained = state_file::read(&file).unwrap();
+    let plan = Plan::make(&options(&["--force"]), &upstream, &left).unwrap();
+    assert_eq!((plan.steps.len(), plan.skipped.len()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,7 +318,7 @@ fn a_backend_that_is_drained_already_is_left_alone() {
     gateway.with(THREE[1], |backend| backend.state = "drained".into());
     let upstream = gateway.state.borrow().upstream.clone();
     let options = options(&[]);
-    let plan = Plan::make(&options, &upstream).unwrap();
+    let plan = Plan::make(&options, &upstream, &LeftDrained::default()).unwrap();
     let names: Vec<_> = plan.steps.iter().map(|step| &*step.name.address).collect();
     assert_eq!(names, ["127.0.0.1:3000", "127.0.0.1:3002"]);
     let text = plan.to_text(&options);
@@ -300,9 +349,10 @@ async fn a_backend_that_is_drained_meanwhile_is_left_alone() {
 fn the_only_one_is_restarted_by_force_only() {
     let gateway = FakeGateway::new(&THREE[..1]);
     let upstream = gateway.state.borrow().upstream.clone();
-    let refused = Plan::make(&options(&[]), &upstream).unwrap_err();
+    let none = LeftDrained::default();
+    let refused = Plan::make(&options(&[]), &upstream, &none).unwrap_err();
     assert!(refused.contains("users get 503"), "{refused}");
-    assert!(Plan::make(&options(&["--force"]), &upstream).is_ok());
+    assert!(Plan::make(&options(&["--force"]), &upstream, &none).is_ok());
 }
 
 #[test]
@@ -311,7 +361,7 @@ fn a_dry_run_prints_each_step() {
     let upstream = gateway.state.borrow().upstream.clone();
     let arguments = ["--on-fail", "rollback {port}", "--probes", "2"];
     let options = options(&arguments);
-    let plan = Plan::make(&options, &upstream).unwrap();
+    let plan = Plan::make(&options, &upstream, &LeftDrained::default()).unwrap();
     let text = plan.to_text(&options);
     let first: Vec<&str> = text.lines().take(6).collect();
     assert_eq!(

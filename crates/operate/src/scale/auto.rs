@@ -86,7 +86,7 @@ impl Turn {
                 upstream: gateway.upstream(&upstream.name).await?,
                 count: options.count.unwrap_or(0),
                 memory: None,
-                _lock: lock,
+                _lock: lock.and_then(|(_, alone)| alone),
             }));
         };
         let lock = if options.dry_run {
@@ -170,15 +170,22 @@ fn is_kept_by_others(upstream: &UpstreamStatus, memory: &Memory) -> bool {
 
 /// Locks the file of a command, so that no other run changes the upstream at the same time; a file
 /// of this user where that one is another's.
-pub(crate) async fn by_hand(file: &Path, is_dry_run: bool) -> Result<Option<File>, String> {
+pub(crate) async fn by_hand(
+    file: &Path,
+    is_dry_run: bool,
+) -> Result<Option<(PathBuf, Option<File>)>, String> {
     let own = env::var_os("XDG_RUNTIME_DIR").zip(file.file_name());
     let own = own.map(|(folder, name)| Path::new(&folder).join("edgeway-scale").join(name));
     for file in [Some(file.to_owned()), own].into_iter().flatten() {
+        if is_dry_run && file.exists() {
+            return Ok(Some((file, None)));
+        }
         let lock = file.with_extension("lock");
         let folder = fs::create_dir_all(file.parent().unwrap_or(&file));
         let open = |()| OpenOptions::new().create(true).append(true).open(lock);
         if !is_dry_run && folder.and_then(open).is_ok() {
-            return state_file::lock(&file).await.map(Some);
+            let alone = state_file::lock(&file).await?;
+            return Ok(Some((file, Some(alone))));
         }
     }
     Ok(None)

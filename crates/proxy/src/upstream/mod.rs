@@ -380,6 +380,7 @@ pub(super) fn failed(
             lease.backend.report_tls(&error);
         }
         lease.finish(match failure {
+            _ if ctx.facts.upstream.status == 101 => Outcome::Stale,
             Failure::Tls => Outcome::ConnectFailed,
             Failure::FirstByte | Failure::Idle | Failure::Total => Outcome::Timeout,
             _ => Outcome::Reset,

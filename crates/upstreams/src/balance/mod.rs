@@ -49,6 +49,8 @@ pub(super) struct Members {
     ring: Ring,
     /// Release that gets the requests that belong to no other.
     pub(super) current: Option<Arc<str>>,
+    /// Release that stands in for it while it is down.
+    pub(super) before: Option<Arc<str>>,
     /// Release that a part of the visitors gets in its place.
     pub(super) trial: Option<Arc<Trial>>,
 }
@@ -94,6 +96,7 @@ impl Members {
             sequence: Sequence::new(&weights),
             ring,
             current,
+            before: None,
             trial: None,
             list: list.into_boxed_slice(),
         }

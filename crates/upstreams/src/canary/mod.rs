@@ -79,14 +79,14 @@ impl Upstream {
         let (Some(trial), Some(own)) = (&members.trial, &current) else {
             return (current, None);
         };
-        // While one of the two cannot serve, the requests of the other are no comparison.
         let now = self.shared.now();
-        if !members.has_up(&trial.release, now) {
+        if !members.has_up(Some(&trial.release), now) {
             return (current, None);
         }
         let by = self.releases.as_ref().map(|releases| releases.canary.by);
         let (release, place) = trial.place(own, by.unwrap_or_default(), client, headers);
-        let place = Some(place).filter(|_| members.has_up(own, now));
+        // Of a current release that is down, another one serves the requests.
+        let place = Some(place).filter(|it| it.is_new || members.has_up(Some(own), now));
         (Some(release), place)
     }
 
@@ -173,6 +173,9 @@ impl Upstream {
                 return;
             }
             let is_up = self.is_release_up(&progress.trial.release);
+            let current = self.current_release();
+            let is_alone = !current.is_some_and(|current| self.is_release_up(&current));
+            progress.set_alone(is_alone);
             let decision = progress.judge(settings, is_up, now);
             let release = Arc::clone(&progress.trial.release);
             decision.map(|decision| (decision, release))
@@ -241,7 +244,7 @@ impl Upstream {
             current: status.current,
         };
         if outcome == CanaryOutcome::Promoted {
-            decisions.current = Some(Arc::clone(&canary.release));
+            decisions.before = decisions.current.replace(Arc::clone(&canary.release));
         }
         decisions.verdict = Some(verdict.clone());
         self.keep(&decisions);

@@ -38,12 +38,13 @@ pub(super) enum Decision {
 
 impl Progress {
     pub(super) fn new(trial: Arc<Trial>, settings: &CanarySettings, now: u64) -> Self {
+        let tolerance = Tolerance {
+            errors: settings.errors,
+            p95: settings.p95,
+        };
         Self {
             trial,
-            judge: Judge::new(Tolerance {
-                errors: settings.errors,
-                p95: settings.p95,
-            }),
+            judge: Judge::new(tolerance, settings.step),
             judged_at: now,
             step_began: now,
             down_since: None,
@@ -74,6 +75,11 @@ impl Progress {
         let took = Duration::from_nanos(now.saturating_sub(self.judged_at));
         self.judge.weigh(&seen, took);
         self.judged_at = now;
+    }
+
+    /// Records that the current release is down, or no longer.
+    pub(super) fn set_alone(&mut self, is_alone: bool) {
+        self.judge.is_alone = is_alone;
     }
 
     /// Weighs what happened since the last look. `is_up` is true if a backend of the release is in

@@ -127,12 +127,6 @@ impl ReleaseSettings {
                  `releases.instances`",
             );
         }
-        if let Some(folder) = &config.folder {
-            cx.at(folder.place, CODE).error(
-                "`releases` and `folder` exclude each other",
-                "remove `folder`: each release has a build of its own",
-            );
-        }
         let start = start(config, *place, cx);
         let ports = scale::ports(&written.ports, cx);
         let address = scale::address(written.address.as_ref(), cx);
@@ -223,18 +217,31 @@ pub fn is_release_name(name: &str) -> bool {
 }
 
 impl Members {
-    /// Returns true if a backend of this release is in rotation.
-    pub(super) fn has_up(&self, release: &str, now: u64) -> bool {
+    /// Returns true if a backend of this release is in rotation; for `None`, one without a release.
+    pub(super) fn has_up(&self, release: Option<&str>, now: u64) -> bool {
         let is_up =
             |backend: &Arc<Backend>| backend.is_of(release) && backend.state.is_in_rotation(now);
         self.list.iter().any(is_up)
     }
+
+    /// Returns the release that gets the requests of `asked`: itself while it is in rotation, else the
+    /// current one, else the one before that.
+    pub(super) fn serving<'a>(&'a self, asked: Option<&'a str>, now: u64) -> Option<&'a str> {
+        // Without instances of releases, the app from before them serves.
+        if self.list.iter().all(|backend| backend.release.is_none()) {
+            return None;
+        }
+        let current = self.current.as_deref();
+        let mut releases = [asked, current, self.before.as_deref()].into_iter();
+        let serving = releases.find(|release| self.has_up(*release, now));
+        serving.unwrap_or(current)
+    }
 }
 
 impl Backend {
-    /// Returns true if this release runs here.
-    pub(super) fn is_of(&self, release: &str) -> bool {
-        self.release.as_deref() == Some(release)
+    /// Returns true if this release runs here; for `None`, if the backend has no release.
+    pub(super) fn is_of(&self, release: Option<&str>) -> bool {
+        self.release.as_deref() == release
     }
 }
 
@@ -246,7 +253,7 @@ impl Upstream {
 
     /// Returns true if a backend of this release is in rotation.
     pub fn is_release_up(&self, release: &str) -> bool {
-        self.members.load().has_up(release, self.shared.now())
+        self.members.load().has_up(Some(release), self.shared.now())
     }
 
     /// Sends the requests that belong to no other release to `release`.
@@ -269,6 +276,7 @@ impl Upstream {
         }
         let before = decisions.current.replace(release.into());
         if before.as_deref() != Some(release) {
+            decisions.before.clone_from(&before);
             self.keep(&decisions);
             let was = before.as_deref().unwrap_or("none");
             log::info!(upstream = &*self.name, release, before = was; "current release switched");
@@ -357,10 +365,6 @@ mod tests {
                 "`releases` needs `app: nextjs`",
             ),
             (
-                "{ app: nextjs, folder: .next, releases: { folder: r, ports: 4000-4031, start: [npm] } }",
-                "`releases` and `folder` exclude each other",
-            ),
-            (
                 "{ app: nextjs, releases: { folder: r, ports: 4000-4031 } }",
                 "`releases` cannot start an instance",
             ),
@@ -411,8 +415,72 @@ mod tests {
         }
         upstream.drain("127.0.0.1:4002", Force::No).unwrap();
         assert!(!upstream.is_release_up("two"));
-        assert_ne!(port(&upstream, Some("two")).await.unwrap(), "4002");
-        assert!(port(&upstream, Some("three")).await.is_ok());
+        assert_eq!(
+            port(&upstream, Some("two")).await,
+            Err(Unavailable::NoBackend)
+        );
+        upstream.switch_release("one", Force::No).unwrap();
+        for other in ["two", "three"] {
+            assert_ne!(port(&upstream, Some(other)).await.unwrap(), "4002");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_release_before_the_current_one_stands_in_and_no_other() {
+        let bench = Bench::new();
+        let upstream = bench.upstream(&format!("{{ {RELEASES} }}"));
+        for (port, release) in [
+            (4000, "one"),
+            (4001, "two"),
+            (4002, "three"),
+            (4003, "held"),
+        ] {
+            add(&upstream, port, release).unwrap();
+        }
+        for release in ["one", "two", "three"] {
+            upstream.switch_release(release, Force::No).unwrap();
+        }
+        drop(upstream);
+        let restarted = Bench {
+            keeper: bench.keeper.clone(),
+            ..Bench::new()
+        };
+        let upstream = restarted.upstream(&format!("{{ {RELEASES} }}"));
+        assert_eq!(port(&upstream, None).await.unwrap(), "4002");
+        upstream.drain("127.0.0.1:4002", Force::Yes).unwrap();
+        for release in [None, Some("three")] {
+            for _ in 0..20 {
+                assert_eq!(port(&upstream, release).await.unwrap(), "4001");
+            }
+        }
+        assert_eq!(port(&upstream, Some("one")).await.unwrap(), "4000");
+        upstream.drain("127.0.0.1:4001", Force::Yes).unwrap();
+        let down = Err(Unavailable::NoBackend);
+        assert_eq!(port(&upstream, None).await, down);
+    }
+
+    #[test]
+    fn a_trial_beside_a_release_that_is_down_comes_to_its_end() {
+        let canary = "canary: { steps: [50%], step: 1s, requests: 5 }";
+        let yaml = RELEASES.replace("ports", &format!("{canary}, ports"));
+        let upstream = Bench::new().upstream(&format!("{{ {yaml} }}"));
+        add(&upstream, 4000, "one").unwrap();
+        add(&upstream, 4001, "two").unwrap();
+        upstream.switch_release("one", Force::No).unwrap();
+        upstream.begin_canary("two", None).unwrap();
+        upstream.drain("127.0.0.1:4000", Force::Yes).unwrap();
+        for client in 0..100 {
+            let client = std::net::Ipv4Addr::from_bits(client).into();
+            let (_, trial) = upstream.release_for(client, &http::HeaderMap::new());
+            if let Some(trial) = trial {
+                assert!(trial.is_new, "the other one has no requests");
+                trial.ended(false, None);
+            }
+        }
+        for second in 1..4 {
+            upstream.judge_canary(upstream.shared.now() + second * 1_000_000_000);
+        }
+        assert_eq!(upstream.current_release().as_deref(), Some("two"));
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::{fs, path::Path, sync::Arc};
 use http::{HeaderMap, Method};
 
 use super::{
-    super::{InvalidImageRequest, NextRules, PathSet, RequestShape, shape, shape::PathKind},
+    super::{
+        InvalidImageRequest, NextRules, PathSet, Releases, RequestShape, shape, shape::PathKind,
+    },
     watch::{BuildCheck, WatchState},
     *,
 };
@@ -210,7 +212,26 @@ fn every_file_but_the_build_id_may_be_missing() {
         "{error}"
     );
     // The guarded paths are not known yet.
-    assert_eq!(shape_of(&empty, None, "/isr").bypass(), Some("guarded"));
+    assert_eq!(shape_of(&empty, None, "/isr").bypass(), Some("no_build"));
+}
+
+#[test]
+fn the_folder_counts_until_a_release_does() {
+    let folder = Folder::new(&[(BUILD_ID, "abc")]);
+    let (watch, _) = BuildWatch::new("web", folder.path(), false);
+    let mut rules = NextRules {
+        build: Some(Arc::new(watch)),
+        releases: Some(Arc::new(Releases::new("web", folder.path()))),
+        ..NextRules::default()
+    };
+    let bypass = |rules: &NextRules, release| {
+        let headers = HeaderMap::new();
+        shape(&Method::GET, b"/isr", None, &headers, rules, release).bypass()
+    };
+    assert_eq!(bypass(&rules, None), None);
+    assert_eq!(bypass(&rules, Some("one")), Some("no_build"));
+    rules.build = None;
+    assert_eq!(bypass(&rules, None), Some("no_build"));
 }
 
 #[test]

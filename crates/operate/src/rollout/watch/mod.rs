@@ -95,6 +95,7 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
                 gateway,
                 programs,
                 progress,
+                file: None,
                 interrupt,
                 check_interrupt: never,
             },

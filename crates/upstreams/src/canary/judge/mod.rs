@@ -57,8 +57,8 @@ const DOUBTFUL: f64 = 1.5;
 const MAX_FAILED: f64 = 0.5;
 /// Failures below which nothing is rolled back.
 const MIN_FAILED: u64 = 3;
-/// Period over which latencies are compared, and the number of periods in a row in which the new
-/// release must be slower: the first requests of a process take long.
+/// Longest period over which latencies are compared, and the number of periods in a row in which the
+/// new release must be slower: the first requests of a process take long. A step has as many.
 const PERIOD: Duration = Duration::from_secs(10);
 const SLOW_PERIODS: u32 = 3;
 /// Requests of the new release in a period; it takes longer if there are fewer.
@@ -79,6 +79,9 @@ pub(super) struct Judge {
     slow_periods: u32,
     period: SlowCounts,
     period_took: Duration,
+    longest_period: Duration,
+    /// True while the current release is down: what happens then is no comparison.
+    pub(super) is_alone: bool,
 }
 
 /// Requests slower than the limit, in the present period.
@@ -89,15 +92,23 @@ struct SlowCounts {
 }
 
 impl Judge {
-    pub(super) fn new(tolerance: Tolerance) -> Self {
+    /// Creates the judge of a trial whose steps take at least `step`.
+    pub(super) fn new(tolerance: Tolerance, step: Duration) -> Self {
         Self {
             tolerance,
+            longest_period: PERIOD.min(step / SLOW_PERIODS),
             ..Self::default()
         }
     }
 
     /// Weighs the requests that ended since the last call, `took` ago.
     pub(super) fn weigh(&mut self, seen: &Both, took: Duration) {
+        if self.is_alone {
+            self.begin_period();
+            self.unweighed = Both::default();
+            self.total.add(seen);
+            return;
+        }
         self.weigh_latencies(seen, took);
         self.unweighed.add(seen);
         self.total.add(seen);
@@ -119,8 +130,9 @@ impl Judge {
         add_slow(&mut self.period.current, &seen.current, limit);
         self.period_took += took;
         let SlowCounts { new, current } = self.period;
-        let is_over =
-            self.period_took >= PERIOD && new.requests >= MIN_REQUESTS && current.requests > 0;
+        let is_over = self.period_took >= self.longest_period
+            && new.requests >= MIN_REQUESTS
+            && current.requests > 0;
         if !is_over {
             return;
         }
@@ -133,6 +145,10 @@ impl Judge {
             self.slow_periods = 0;
             self.slowness = Evidence::default();
         }
+        self.begin_period();
+    }
+
+    fn begin_period(&mut self) {
         self.period = SlowCounts::default();
         self.period_took = Duration::ZERO;
     }
@@ -167,7 +183,7 @@ impl Judge {
     /// Returns true if the current release had enough requests beside those of the new one.
     fn is_compared(&self) -> bool {
         let Both { new, current } = &self.total;
-        current.requests >= new.requests.min(MIN_KNOWN)
+        !self.is_alone && current.requests >= new.requests.min(MIN_KNOWN)
     }
 
     /// Returns the evidence that the new release fails more often; none while the ratio of the

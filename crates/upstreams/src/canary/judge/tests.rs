@@ -48,11 +48,12 @@ impl Traffic {
     /// Returns the first fault within so many seconds, and its second.
     fn judged(&mut self, seconds: u32, shares: &[f64], seed: u64) -> Option<(Fault, u32)> {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut judge = Judge::new(Tolerance {
+        let step = seconds / u32::try_from(shares.len()).unwrap();
+        let tolerance = Tolerance {
             errors: 1.5,
             p95: 1.3,
-        });
-        let step = seconds / u32::try_from(shares.len()).unwrap();
+        };
+        let mut judge = Judge::new(tolerance, Duration::from_secs(step.into()));
         for second in 0..seconds {
             self.share = shares[(second / step) as usize % shares.len()];
             judge.weigh(&self.second(&mut random), Duration::from_secs(1));
@@ -71,6 +72,10 @@ fn traffic(rate: f64, errors: [f64; 2], latency: [fn(f64) -> Duration; 2]) -> Tr
         errors,
         latency,
     }
+}
+
+fn judge(tolerance: Tolerance) -> Judge {
+    Judge::new(tolerance, Duration::from_mins(1))
 }
 
 const STEPS: [f64; 3] = [0.05, 0.25, 0.5];
@@ -111,7 +116,7 @@ fn a_release_that_is_twice_as_slow_is_found() {
 fn a_release_whose_visitors_leave_without_a_response_is_found() {
     for (after, fault) in [(2_000, Some(Fault::Latency)), (5, None)] {
         let mut random = fastrand::Rng::with_seed(7);
-        let mut judge = Judge::new(Tolerance {
+        let mut judge = judge(Tolerance {
             errors: 1.5,
             p95: 1.3,
         });
@@ -152,7 +157,7 @@ fn five_percent_of_errors_never_survive() {
 #[test]
 fn a_failure_of_both_releases_is_no_evidence_against_the_new_one() {
     let mut random = fastrand::Rng::with_seed(7);
-    let mut judge = Judge::new(Tolerance {
+    let mut judge = judge(Tolerance {
         errors: 1.5,
         p95: 1.3,
     });
@@ -174,7 +179,7 @@ fn a_failure_of_both_releases_is_no_evidence_against_the_new_one() {
 #[test]
 fn no_single_failure_and_no_slow_start_is_a_fault() {
     let mut random = fastrand::Rng::with_seed(7);
-    let mut judge = Judge::new(Tolerance {
+    let mut judge = judge(Tolerance {
         errors: 1.5,
         p95: 1.3,
     });
@@ -219,7 +224,7 @@ fn no_release_passes_above_an_absolute_bound() {
     for case in 0..3_000 {
         let is_alone = random.bool();
         let shares = [random.f64() * random.f64(), random.f64() * random.f64()];
-        let mut judge = Judge::new(Tolerance {
+        let mut judge = judge(Tolerance {
             errors: 1.0 + random.f64() * 99.0,
             p95: 1.3,
         });
@@ -255,7 +260,7 @@ fn no_release_passes_above_an_absolute_bound() {
 /// An outage of both releases at the begin of a trial is nothing against the new one.
 #[test]
 fn a_failure_of_both_at_the_begin_holds_the_new_release() {
-    let mut judge = Judge::new(Tolerance {
+    let mut judge = judge(Tolerance {
         errors: 1.5,
         p95: 1.3,
     });
@@ -265,4 +270,31 @@ fn a_failure_of_both_at_the_begin_holds_the_new_release() {
         Duration::from_secs(1),
     );
     assert_eq!((judge.fault(), judge.fails_too_often()), (None, true));
+}
+
+/// While the current release is down there is no comparison: the absolute bound counts.
+#[test]
+fn a_release_beside_one_that_is_down_is_judged_alone() {
+    let verdict = |share| {
+        let mut judge = judge(Tolerance::default());
+        let mut random = fastrand::Rng::with_seed(1);
+        let second = Duration::from_secs(1);
+        judge.weigh(&seen([60, 60], [0.0; 2], &mut random), second);
+        judge.is_alone = true;
+        for _ in 0..10 {
+            judge.weigh(&seen([40, 0], [share, 0.0], &mut random), second);
+        }
+        (judge.fault(), judge.fails_too_often())
+    };
+    assert_eq!(verdict(0.0), (None, false));
+    assert_eq!(verdict(0.5), (Some(Fault::Errors), true));
+}
+
+#[test]
+fn latency_is_judged_in_steps_of_a_few_seconds() {
+    let missed: Vec<_> = seeds()
+        .map(|seed| traffic(300.0, [0.0; 2], [doubled, usual]).judged(15, &STEPS, seed))
+        .filter(|found| !matches!(found, Some((Fault::Latency, _))))
+        .collect();
+    assert!(missed.len() <= 3, "{missed:?}");
 }
