@@ -316,7 +316,7 @@ pub(super) fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
         format!(
             "an app may treat more spellings as these paths than this regular expression matches; \
              the others go to `{}` and {}",
-            other.name(),
+            other.name,
             same_place(other)
         ),
     )
@@ -334,7 +334,7 @@ pub(super) fn beside_code(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
         format!(
             "the plugins of these paths may refuse requests, but guard nothing: other spellings go to \
              `{}` and the same upstream without them",
-            other.name()
+            other.name
         ),
     )
     .help(
@@ -351,7 +351,7 @@ pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
         format!(
             "these paths are guarded for the hosts that are named; for any other host they go to \
              `{}` and {}",
-            other.name(),
+            other.name,
             same_place(other)
         ),
     )
@@ -365,9 +365,9 @@ pub(super) fn behind_rule(place: Place, other: &RouteNode, guarded: &RouteNode) 
         place,
         format!(
             "this rule leads to `{}` at {}, before the filters of `{}` run and without some of them",
-            other.name(),
+            other.name,
             same_place(guarded),
-            guarded.name()
+            guarded.name
         ),
     )
     .help("give that route the same filters")
@@ -380,7 +380,7 @@ pub(super) fn behind_rewrite(place: Place, guarded: &RouteNode) -> Diagnostic {
         place,
         format!(
             "this leads to paths that `{}` guards, at {} and without its filters",
-            guarded.name(),
+            guarded.name,
             same_place(guarded)
         ),
     )
