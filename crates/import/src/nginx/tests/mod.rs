@@ -17,6 +17,20 @@ fn imported(text: &str) -> (String, String) {
 }
 
 #[test]
+fn a_file_that_was_edited_is_replaced_only_by_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edgeway.yaml");
+    for text in ["a", "a"] {
+        write(&path, text, false).unwrap();
+    }
+    let why = write(&path, "b", false).unwrap_err();
+    assert!(why.contains("exists") && why.contains("`--force`"), "{why}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "a");
+    write(&path, "b", true).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "b");
+}
+
+#[test]
 fn what_kept_requests_out_never_leaves_a_route_open() {
     for guard in [
         "ssl_verify_client on;",
