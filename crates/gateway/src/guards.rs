@@ -268,15 +268,10 @@ pub(super) fn ways_around(
         let matches = &guarded.config.matches.value;
         let location = matches.location.as_ref();
         let regex = location.filter(|location| location.value.trim_start().starts_with('~'));
-        if let Some(regex) = matches.path_regex.as_ref().or(regex) {
-            // A route that refuses does so for any app.
-            let other = match guarding.upstream {
-                Some(_) => open.of_same_app(guarding),
-                None => open.of_any_app(guards),
-            };
-            if let Some(other) = other {
-                found.push(beside_regex(regex.place, all[other].0));
-            }
+        if let Some(regex) = matches.path_regex.as_ref().or(regex)
+            && let Some(other) = open.of_other_spellings(guarded, guarding)
+        {
+            found.push(beside_regex(regex.place, all[other].0));
         }
         if let Some(other) = open.of_other_hosts(guarded, guarding) {
             found.push(beside_host(all[other].0, guarded));
