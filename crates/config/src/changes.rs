@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    model::File,
+    model::{File, route_name},
     tree::{Node, Spanned, Value},
 };
 
@@ -178,7 +178,7 @@ fn listeners(file: &File) -> Vec<(String, &Node)> {
 }
 
 fn routes(file: &File) -> Vec<(String, &Node)> {
-    let names = file.routes.iter().map(super::model::RouteNode::name);
+    let names = file.routes.iter().map(|route| route_name(&route.config));
     names.zip(file.tree.items("routes")).collect()
 }
 
@@ -190,7 +190,7 @@ fn ordered(file: &File) -> Vec<String> {
         let matches = &route.config.matches.value;
         matches.location.as_ref().is_some_and(is_regex) || matches.host.0.iter().any(is_regex)
     });
-    routes.map(super::model::RouteNode::name).collect()
+    routes.map(|route| route_name(&route.config)).collect()
 }
 
 /// Returns true if the names that are in both lists are in another order.

@@ -355,7 +355,7 @@ impl Compiler<'_> {
         (upstreams, sites): (&HashMap<Arc<str>, Arc<Upstream>>, &Sites),
         used: &mut HashSet<&'n str>,
     ) -> Option<Route> {
-        let name: Arc<str> = node.name().into();
+        let name: Arc<str> = node.name.as_str().into();
         let mut upstream = None;
         if let Some(Spanned { value, .. }) = &node.config.upstream {
             used.insert(value);

@@ -1,10 +1,6 @@
 //! Descriptions of routes: in one line for display, and their paths for traces.
 
-use edgeway_base::secret;
-use edgeway_config::{
-    model::{MatchConfig, OneOrMany},
-    tree::Spanned,
-};
+use edgeway_config::model::MatchConfig;
 
 /// Returns what a route's requests have in common, for traces: its path, or else its name.
 pub(super) fn template(config: &MatchConfig, name: &str) -> Box<str> {
@@ -16,10 +12,6 @@ pub(super) fn template(config: &MatchConfig, name: &str) -> Box<str> {
 
 /// Returns the match of a route in one line, for display.
 pub(super) fn describe(config: &MatchConfig) -> String {
-    let texts = |list: &OneOrMany<Spanned<String>>| {
-        let texts: Vec<&str> = list.0.iter().map(|text| text.value.as_str()).collect();
-        texts.join(",")
-    };
     if config.named {
         return "by its name alone".to_owned();
     }
@@ -31,25 +23,15 @@ pub(super) fn describe(config: &MatchConfig) -> String {
             format!(" location {around}{}", location.value)
         }
         (None, None) if config.path.0.is_empty() => "/*".to_owned(),
-        (None, None) => texts(&config.path),
+        (None, None) => config.path.listed(),
     };
     let mut words = vec![
-        texts(&config.method),
-        format!("{}{path}", texts(&config.host)),
+        config.method.listed(),
+        format!("{}{path}", config.host.listed())
+            .trim_start()
+            .to_owned(),
     ];
-    if !config.listener.0.is_empty() {
-        words.push(format!("listener {}", texts(&config.listener)));
-    }
-    for (kind, demands) in [
-        ("header", &config.header),
-        ("query", &config.query),
-        ("cookie", &config.cookie),
-    ] {
-        for (name, value) in demands {
-            let value = secret::shown(name, &value.value);
-            words.push(format!("{kind} {name}={value}"));
-        }
-    }
+    words.extend(config.conditions());
     words.retain(|word| !word.is_empty());
     words.join(" ")
 }

@@ -110,8 +110,8 @@ pub fn action(route: &Route) -> String {
     let rules = route.rules.iter().chain(route.site.as_deref());
     let before = match rules.map(Rules::count).sum() {
         0 => String::new(),
-        1 => "1 rule, else ".to_owned(),
-        count => format!("{count} rules, else "),
+        1 => "1 rule, then ".to_owned(),
+        count => format!("{count} rules, then "),
     };
     let only = if route.is_internal {
         "404 for clients, else "

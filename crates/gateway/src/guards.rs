@@ -268,15 +268,10 @@ pub(super) fn ways_around(
         let matches = &guarded.config.matches.value;
         let location = matches.location.as_ref();
         let regex = location.filter(|location| location.value.trim_start().starts_with('~'));
-        if let Some(regex) = matches.path_regex.as_ref().or(regex) {
-            // A route that refuses does so for any app.
-            let other = match guarding.upstream {
-                Some(_) => open.of_same_app(guarding),
-                None => open.of_any_app(guards),
-            };
-            if let Some(other) = other {
-                found.push(beside_regex(regex.place, all[other].0));
-            }
+        if let Some(regex) = matches.path_regex.as_ref().or(regex)
+            && let Some(other) = open.of_other_spellings(guarded, guarding)
+        {
+            found.push(beside_regex(regex.place, all[other].0));
         }
         if let Some(other) = open.of_other_hosts(guarded, guarding) {
             found.push(beside_host(all[other].0, guarded));
@@ -316,7 +311,7 @@ pub(super) fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
         format!(
             "an app may treat more spellings as these paths than this regular expression matches; \
              the others go to `{}` and {}",
-            other.name(),
+            other.name,
             same_place(other)
         ),
     )
@@ -334,7 +329,7 @@ pub(super) fn beside_code(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
         format!(
             "the plugins of these paths may refuse requests, but guard nothing: other spellings go to \
              `{}` and the same upstream without them",
-            other.name()
+            other.name
         ),
     )
     .help(
@@ -351,7 +346,7 @@ pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
         format!(
             "these paths are guarded for the hosts that are named; for any other host they go to \
              `{}` and {}",
-            other.name(),
+            other.name,
             same_place(other)
         ),
     )
@@ -365,9 +360,9 @@ pub(super) fn behind_rule(place: Place, other: &RouteNode, guarded: &RouteNode) 
         place,
         format!(
             "this rule leads to `{}` at {}, before the filters of `{}` run and without some of them",
-            other.name(),
+            other.name,
             same_place(guarded),
-            guarded.name()
+            guarded.name
         ),
     )
     .help("give that route the same filters")
@@ -380,7 +375,7 @@ pub(super) fn behind_rewrite(place: Place, guarded: &RouteNode) -> Diagnostic {
         place,
         format!(
             "this leads to paths that `{}` guards, at {} and without its filters",
-            guarded.name(),
+            guarded.name,
             same_place(guarded)
         ),
     )

@@ -313,7 +313,7 @@ pub fn plugin_settings(
     folder: &Path,
     path: &Path,
 ) -> Option<Result<ManualSettings, String>> {
-    let node = file.routes.iter().find(|node| node.name() == route)?;
+    let node = file.routes.iter().find(|node| node.name == route)?;
     let mut filters = effective::filters(file, node.place, &node.filters);
     let (_, plugins) = filters.find(|(entry, _)| entry.name == "plugins")?;
     filters::plugins::manual::settings(&plugins, folder, path)

@@ -26,7 +26,7 @@ pub const NO_ROUTE: &str = "(none)";
 /// Allows series for the names in `file`, except for listeners.
 pub(super) fn admit(file: &File, metrics: &Metrics) {
     for route in &file.routes {
-        metrics.admit(ROUTE, &route.name());
+        metrics.admit(ROUTE, &route.name);
     }
     for (key, _) in &file.upstreams {
         metrics.admit(UPSTREAM, &key.name);

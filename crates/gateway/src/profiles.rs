@@ -145,13 +145,12 @@ impl Compiler<'_> {
     fn check_profile(&mut self, (key, profile): &(Key, Node)) {
         let file = self.file;
         let of_routes = profile.get("routes").map_or(&[][..], Node::entries);
-        let names: HashSet<String> = file.routes.iter().map(RouteNode::name).collect();
+        let names: HashSet<&str> = file.routes.iter().map(|node| &*node.name).collect();
         let mut is_wrong = false;
         for (route, section) in of_routes {
-            let mut of_name = file.routes.iter().filter(|node| node.name() == route.name);
-            let problem = if !names.contains(&route.name) {
-                let names = names.iter().map(String::as_str);
-                let help = suggest(&route.name, names, "the routes are");
+            let mut of_name = file.routes.iter().filter(|node| node.name == route.name);
+            let problem = if !names.contains(&*route.name) {
+                let help = suggest(&route.name, names.iter().copied(), "the routes are");
                 Some((format!("unknown route `{}`", route.name), help))
             } else if !of_name.any(|node| cache_of(file, node).is_some()) {
                 let message = format!("the route `{}` has no cache to change", route.name);
@@ -179,7 +178,7 @@ impl Compiler<'_> {
         }
         let changes = |node: &RouteNode| {
             let cache = cache_of(file, node)?;
-            let overlaid = overlaid(cache.clone(), profile, &node.name());
+            let overlaid = overlaid(cache.clone(), profile, &node.name);
             (!overlaid.has_same_value(&cache)).then_some(())
         };
         if file.routes.iter().any(|node| changes(node).is_some()) {

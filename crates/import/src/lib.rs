@@ -34,6 +34,19 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     }
 }
 
+/// Reads a number that is added to ports.
+fn added(text: &str) -> Result<u16, String> {
+    let number = text.strip_prefix('+').unwrap_or(text).parse();
+    number.map_err(|_| "write a number such as `+1000`".to_owned())
+}
+
+/// Returns a port with a number added to it.
+fn shifted(port: u16, number: u16) -> Result<u16, String> {
+    port.checked_add(number).ok_or_else(|| {
+        format!("there is no port {port} + {number}: write a smaller number at `--ports`")
+    })
+}
+
 /// Prints why a file cannot be imported. The terminal would act on escape sequences in it.
 fn unusable(why: &str) -> Failure {
     out::note(&format!("edgeway: {}", out::printable_lines(why)));

@@ -187,6 +187,36 @@ fn a_long_message_is_shown_to_its_end() {
 }
 
 #[test]
+fn the_selected_row_and_alarm_are_shown_to_their_ends() {
+    let mut screen = screen();
+    press(&mut screen, "↓↓");
+    let text = frame(&screen, 80, 24);
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown = words(&text);
+    let alarm = &alarms(&screen.observation)[1];
+    assert!(shown.contains(&words(&alarm.line())), "{text}");
+    assert!(shown.contains("and 6 more"), "{text}");
+    press(&mut screen, "3↓↓");
+    let text = frame(&screen, 80, 24);
+    assert!(text.contains("FAILED TRIES 9"), "{text}");
+    assert!(
+        words(&text).contains("back in 4s: errors, check: connection refused"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_backend_that_was_never_reached_is_not_healthy() {
+    let mut screen = screen();
+    press(&mut screen, "3");
+    let backend = &mut screen.observation.snapshot.upstreams[0].backends[0];
+    backend.failures = backend.requests;
+    backend.ewma_ms = None;
+    backend.probe = None;
+    assert!(frame(&screen, 80, 24).contains("127.0.0.1:3000  unknown"));
+}
+
+#[test]
 fn a_lost_gateway_keeps_its_last_state_until_it_is_back() {
     let mut screen = screen();
     screen.lose("connection refused".into(), at("2027-01-16T10:00:05Z"));

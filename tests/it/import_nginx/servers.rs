@@ -403,6 +403,8 @@ pub(super) async fn imported(shape: &Shape, side: &Side, form: &str) -> (String,
     side.write(&shape.rendered(side));
     let main = side.folder.join("nginx.conf");
     let out = side.folder.join("edgeway.yaml");
+    // Another one would be kept.
+    let _absent = fs::remove_file(&out);
     let ran = Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .args(["import", "nginx"])
         .arg(&main)

@@ -241,7 +241,7 @@ struct Printer {
 
 impl Printer {
     fn new(is_json: bool) -> Self {
-        let rows = (!is_json).then(Rows::default);
+        let rows = (!is_json).then(|| Rows::new(out::width()));
         if let Some(rows) = &rows
             && out::is_terminal()
         {

@@ -33,30 +33,37 @@ struct ReadLine {
     query: Option<String>,
 }
 
+/// Columns where there is no room for all.
+const NARROW: [usize; 6] = [0, 1, 2, 5, 7, 8];
+/// Width from which on there is.
+const WIDE: usize = 140;
+
 /// Rows of a table whose columns become wider as needed, and never narrower.
 pub(super) struct Rows {
     widths: [usize; COLUMNS],
-}
-
-impl Default for Rows {
-    fn default() -> Self {
-        let mut widths = NAMES.map(str::len);
-        // Widths of usual values, so that the first rows are aligned with later ones.
-        for (column, width) in [(0, 24), (2, 9), (3, 8), (4, 14), (6, 8), (7, 15)] {
-            widths[column] = width;
-        }
-        Self { widths }
-    }
+    is_narrow: bool,
 }
 
 impl Rows {
+    /// Creates a table for lines of this width, or of any.
+    pub(super) fn new(width: Option<usize>) -> Self {
+        let is_narrow = width.is_some_and(|width| width < WIDE);
+        let mut widths = NAMES.map(str::len);
+        // Widths of usual values, so that the first rows are aligned with later ones.
+        let time = if is_narrow { 8 } else { 24 };
+        for (column, width) in [(0, time), (2, 9), (3, 8), (4, 14), (6, 8), (7, 15)] {
+            widths[column] = width;
+        }
+        Self { widths, is_narrow }
+    }
+
     pub(super) fn header(&self) -> String {
         self.aligned(&NAMES.map(str::to_owned))
     }
 
     /// Makes the columns wide enough for a line.
     pub(super) fn widen(&mut self, line: &str) {
-        for (width, cell) in self.widths.iter_mut().zip(cells(line)) {
+        for (width, cell) in self.widths.iter_mut().zip(cells(line, self.is_narrow)) {
             *width = (*width).max(cell.chars().count());
         }
     }
@@ -64,12 +71,15 @@ impl Rows {
     /// Returns a line as a row, safe for a terminal whatever it contains.
     pub(super) fn row(&mut self, line: &str) -> String {
         self.widen(line);
-        self.aligned(&cells(line))
+        self.aligned(&cells(line, self.is_narrow))
     }
 
     fn aligned(&self, cells: &[String; COLUMNS]) -> String {
         let mut row = String::new();
         for (column, (cell, width)) in cells.iter().zip(self.widths).enumerate() {
+            if self.is_narrow && !NARROW.contains(&column) {
+                continue;
+            }
             if column + 1 == COLUMNS {
                 row.push_str(cell);
             } else if NUMBERS.contains(&column) {
@@ -82,7 +92,7 @@ impl Rows {
     }
 }
 
-fn cells(line: &str) -> [String; COLUMNS] {
+fn cells(line: &str, is_narrow: bool) -> [String; COLUMNS] {
     let read: ReadLine = serde_json::from_str(line).unwrap_or_default();
     let optional =
         |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), printable);
@@ -100,8 +110,17 @@ fn cells(line: &str) -> [String; COLUMNS] {
         path,
         ..
     } = &read;
+    let (time, request) = if is_narrow {
+        // The time of day, and the reason where it has no column.
+        let reason = read.reason.iter().map(|reason| format!(" ({reason})"));
+        let request = format!("{method} {path}{query}{}", reason.collect::<String>());
+        (read.time.get(11..19).unwrap_or(&read.time), request)
+    } else {
+        let request = format!("{method} {scheme}://{host}{path}{query}");
+        (&*read.time, request)
+    };
     [
-        printable(&read.time),
+        printable(time),
         read.status.to_string(),
         format!("{:.1}", read.total_ms),
         optional(&read.route),
@@ -109,7 +128,7 @@ fn cells(line: &str) -> [String; COLUMNS] {
         optional(&read.cache),
         optional(&read.reason),
         printable(&read.client),
-        printable(&format!("{method} {scheme}://{host}{path}{query}")),
+        printable(&request),
     ]
 }
 
@@ -132,7 +151,7 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let mut rows = Rows::default();
+        let mut rows = Rows::new(None);
         let text = [
             rows.header(),
             rows.row(&line("/a", 0.04)),
@@ -145,13 +164,31 @@ mod tests {
         ");
     }
 
+    #[test]
+    fn a_narrow_terminal_gets_fewer_columns() {
+        let mut rows = Rows::new(Some(80));
+        let refused = line("/b", 0.4).replace("\"reason\":null", "\"reason\":\"banned\"");
+        let text = [
+            rows.header(),
+            rows.row(&line("/a", 0.04)),
+            rows.row(&refused),
+        ];
+        insta::assert_snapshot!(text.join("\n"), @r"
+        TIME      STATUS         MS  CACHE  CLIENT           REQUEST
+        08:00:00     200        0.0  HIT    203.0.113.9      GET /a?page=2
+        08:00:00     200        0.4  HIT    203.0.113.9      GET /b?page=2 (banned)
+        ");
+    }
+
     proptest! {
         /// Invariant: a row is one line that no terminal obeys.
         #[test]
         fn no_text_of_a_client_is_obeyed(text in "\\PC*|.*", control in any::<u8>()) {
             let path = format!("/{text}{}\u{202e}", char::from(control));
-            let row = Rows::default().row(&line(&path, 1.0));
-            prop_assert!(!row.chars().any(|c| c.is_control() || c == '\u{202e}'), "{row:?}");
+            for width in [None, Some(80)] {
+                let row = Rows::new(width).row(&line(&path, 1.0));
+                prop_assert!(!row.chars().any(|c| c.is_control() || c == '\u{202e}'), "{row:?}");
+            }
         }
     }
 }

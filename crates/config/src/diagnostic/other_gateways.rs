@@ -105,7 +105,8 @@ pub(crate) fn translate(
 /// level; `None` for a filter of a route.
 pub(crate) fn form(key: &str, value: &Value, has: Option<&dyn Fn(&str) -> bool>) -> Option<String> {
     let is_here = |entry: &Translation| match has {
-        Some(has) => entry.is_for(&has),
+        // The filters of a route are read apart from its own keys.
+        Some(has) => entry.is_for(&has) || entry.level == Level::Route && has("satisfy"),
         None => entry.level == Level::Route,
     };
     let mut all = translations().filter(|entry| entry.key() == Some(key));

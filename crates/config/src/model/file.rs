@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned};
+use super::{AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned, names};
 use crate::{
     diagnostic::{Diagnostics, Place, other_gateways, suggest},
     tree::{Value, read, read_value},
@@ -179,10 +179,11 @@ impl Sections<'_> {
 
     fn routes(&mut self) -> Vec<RouteNode> {
         let example = "add `routes: [{ match: { path: /* }, upstream: NAME }]`";
-        self.required("routes", "a route", example)
-            .iter()
-            .filter_map(|node| self.route(node))
-            .collect()
+        let written = self.required("routes", "a route", example);
+        let routes = written.iter().filter_map(|node| self.route(node));
+        let mut routes = routes.collect::<Vec<_>>();
+        names::distinguish(&mut routes, &mut self.found);
+        routes
     }
 
     /// Separates the keys of a route from its filters and reads the keys.
@@ -213,9 +214,11 @@ impl Sections<'_> {
             }
         }
         let keys = Node::new(node.place, Value::Map(keys));
+        let config = read(&keys, &mut self.found)?;
         Some(RouteNode {
+            name: names::route_name(&config),
             place: node.place,
-            config: read(&keys, &mut self.found)?,
+            config,
             keys,
             filters,
         })

@@ -9,6 +9,7 @@ mod flood_guard;
 mod geo;
 mod images;
 mod listener;
+mod names;
 mod redis;
 mod releases;
 mod route;
@@ -26,6 +27,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
+pub(crate) use self::names::route_name;
 pub use self::{
     admin::{AdminConfig, AuditLogConfig},
     cache::{
@@ -117,41 +119,13 @@ pub enum DriverConfig {
 /// A route as written, its filters left raw.
 #[derive(Clone, Debug)]
 pub struct RouteNode {
+    /// The name as written, or else one from what the route matches.
+    pub name: String,
     pub place: crate::diagnostic::Place,
     pub config: RouteConfig,
     /// All keys but those of filters, as written.
     pub keys: Node,
     pub filters: Vec<(Key, Node)>,
-}
-
-impl RouteNode {
-    /// Returns the display name: the route's name, or else its methods, host and path as written.
-    pub fn name(&self) -> String {
-        if let Some(name) = &self.config.name {
-            return name.value.clone();
-        }
-        let MatchConfig {
-            host,
-            path,
-            path_regex,
-            location,
-            within,
-            method,
-            ..
-        } = &self.config.matches.value;
-        let host = host.0.first().map_or("", |host| host.value.as_str());
-        let written = path_regex.as_ref().or(location.as_ref());
-        let path = path.0.first().or(written);
-        let path = path.map_or("/*", |path| path.value.as_str());
-        let around = within.0.iter().map(|outer| format!("{} > ", outer.value));
-        let path: String = around.chain([path.to_owned()]).collect();
-        let space = if path.starts_with('/') { "" } else { " " };
-        let methods: Vec<&str> = method.0.iter().map(|m| m.value.as_str()).collect();
-        match methods.as_slice() {
-            [] => format!("{host}{space}{path}"),
-            methods => format!("{} {host}{space}{path}", methods.join(",")),
-        }
-    }
 }
 
 /// Reloads the configuration when its files change: `true`, or a mapping.

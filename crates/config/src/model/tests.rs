@@ -153,6 +153,47 @@ fn a_complete_file_is_read_with_its_filters_raw() {
 }
 
 #[test]
+fn names_of_routes_differ() {
+    let match_of = |text: &str| format!("  - {{ match: {{ {text} }}, respond: ok }}\n");
+    let routes = [
+        "listener: http",
+        "listener: https",
+        "path: /a",
+        "path: [/a, /b], header: { authorization: x }",
+        "path: [/c, /d]",
+        "path: [/c, /e]",
+    ];
+    let routes: String = routes.into_iter().map(match_of).collect();
+    let written = "  - { name: /c, match: { path: /x }, respond: ok }\n";
+    let head = "listeners: [{ address: \":80\" }]\nroutes:\n";
+    let read = file(&format!("{head}{routes}{written}")).unwrap();
+    let names: Vec<_> = read.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(
+        names,
+        [
+            "/* (listener http)",
+            "/* (listener https)",
+            "/a",
+            "/a (header authorization=[redacted])",
+            "/c (2)",
+            "/c (3)",
+            "/c",
+        ]
+    );
+    let text = format!("{head}{written}{written}");
+    let mut diagnostics = Diagnostics::default();
+    let node = parse(&text, 0, &mut diagnostics).unwrap();
+    assert!(File::read(&node, FILTERS, &mut diagnostics).is_some());
+    assert_eq!(
+        messages(&text, &diagnostics),
+        [
+            "</c>: another route has the name `/c`: metrics and logs do not tell them apart; \
+             write different names"
+        ]
+    );
+}
+
+#[test]
 fn mistakes_of_all_sections_are_reported_at_once() {
     let text = r"
 listners: []

@@ -122,13 +122,15 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         let there = Some(&*below).filter(|below| !below.as_os_str().is_empty());
         let what = if site.site.is_some() {
             "the files that the gateway serves"
-        } else if site.is_standalone() {
-            "the build; the file says what to copy"
         } else {
             "the build; without one nothing is cached"
         };
         let build = project.of(site).manager().run(there, "build");
         commands.push((build, what.to_owned()));
+    }
+    if site.is_standalone() {
+        let copies = copies(&below(folder, site), site).into_iter();
+        commands.extend(copies.map(|copy| (copy, "which the build leaves out".to_owned())));
     }
     for start in starts(folder, project, apps) {
         commands.push((start, "your app, as before".to_owned()));
@@ -144,6 +146,22 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         let _infallible = writeln!(text, "  {command:width$}   # {comment}");
     }
     text
+}
+
+/// Returns the commands that copy what a build with a server of its own leaves out.
+fn copies(below: &Path, app: &RunningApp) -> Vec<String> {
+    let server = below.join(app.standalone());
+    let copies = [
+        (app.dist.join("static"), server.join(&app.dist)),
+        (PathBuf::from("public"), server),
+    ];
+    let is_there = |from: &Path| from.starts_with(&app.dist) || below.join(from).is_dir();
+    let copies = copies.into_iter().filter(|(from, _)| is_there(from));
+    let command = |(from, to): (PathBuf, PathBuf)| {
+        let words = [below.join(from), to].map(|path| path.display().to_string());
+        format!("cp -r {}/", shown(&words))
+    };
+    copies.map(command).collect()
 }
 
 /// Returns the folder of an app; empty if it is the current one.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use edgeway_base::{
-    secret,
+    out, secret,
     units::{ByteSize, Percent, Span},
 };
 use edgeway_config::{
@@ -48,8 +48,9 @@ pub struct AccessLogConfig {
     /// Path, relative to the folder of the configuration; `stdout`, which is the default;
     /// `journald`; or `syslog`, `syslog:udp://HOST:PORT`, `syslog:tcp://HOST:PORT`.
     file: Option<Spanned<String>>,
-    /// `json` (the default), or `compat`: nginx' `combined` line with additional fields.
-    format: LineFormat,
+    /// `json`, or `compat`: nginx' `combined` line with additional fields. If absent, `json`, and on a
+    /// terminal short lines.
+    format: Option<LineFormat>,
     /// Rotation of the file; `false` if another program rotates it.
     rotate: Option<Spanned<RotateConfig>>,
     /// Query parameters whose values are not written: names that are, or end with, one of these
@@ -127,7 +128,7 @@ impl Serialize for AccessLogConfig {
             "file",
             self.file.as_ref().map_or(STDOUT, |file| &file.value),
         )?;
-        map.serialize_entry("format", &self.format)?;
+        map.serialize_entry("format", &self.format.unwrap_or_default())?;
         match &self.rotate {
             // Only a file is rotated, so nothing else has `rotate`.
             _ if self.is_stream() => {}
@@ -164,16 +165,22 @@ impl AccessLogConfig {
         let fields = self.chosen_fields(cx);
         let headers = self.headers.compile(cx);
         let sample = Sample::compile(&self.sample, cx);
+        let (fields, target) = (fields?, target?);
+        let is_read = target == Target::Stdout && out::is_terminal();
+        let is_usual = fields == Fields::Usual && headers.is_empty();
         Some(AccessLog {
             layout: Layout {
-                format: self.format,
-                fields: fields?,
+                format: match self.format {
+                    None if is_read && is_usual => LineFormat::Short,
+                    format => format.unwrap_or_default(),
+                },
+                fields,
                 headers,
             },
             sample: Some(sample).filter(|_| !self.sample.is_empty()),
             redact: Arc::new(Redactor::with_secrets(&self.redact, cx.secret_names)),
             clock: cx.clock.clone(),
-            target: target?,
+            target,
             rotation,
             counts: LogMetrics::new(cx.metrics, &ACCESS_LOG),
             writer: OnceLock::new(),
@@ -192,7 +199,7 @@ impl AccessLogConfig {
         ) else {
             return Some(Fields::Usual);
         };
-        if self.format == LineFormat::Compat {
+        if self.format == Some(LineFormat::Compat) {
             let message = "lines of `format: compat` have their own fields";
             return refuse(
                 first,

@@ -42,7 +42,7 @@ impl Layout {
                 self.headers.put_json(out, ex, line.redact);
                 b",\"sample_rate\":"
             }
-            LineFormat::Compat => {
+            LineFormat::Compat | LineFormat::Short => {
                 self.headers.put_compat(out, ex, line.redact);
                 b" sample_rate="
             }

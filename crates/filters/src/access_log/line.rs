@@ -1,4 +1,4 @@
-//! Log line of one request: JSON, or nginx' `combined` with additional fields.
+//! Log line of one request: JSON, nginx' `combined` with additional fields, or a short one.
 
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ pub enum LineFormat {
     Json,
     /// nginx' `combined` line, then `X-Cache-Status:`, the request id and times.
     Compat,
+    /// A line for a terminal.
+    #[serde(skip)]
+    Short,
 }
 
 impl LineFormat {
@@ -40,6 +43,7 @@ impl LineFormat {
         match self {
             Self::Json => line.put_json(out, stamp),
             Self::Compat => line.put_compat(out, stamp),
+            Self::Short => line.put_short(out, stamp),
         }
     }
 
@@ -47,7 +51,7 @@ impl LineFormat {
     pub(super) fn end(self) -> &'static [u8] {
         match self {
             Self::Json => b"}\n",
-            Self::Compat => b"\n",
+            Self::Compat | Self::Short => b"\n",
         }
     }
 
@@ -57,7 +61,7 @@ impl LineFormat {
         out.extend_from_slice(line.strip_suffix(end).unwrap_or(line));
         match self {
             Self::Json => put_json_fields(out, fields),
-            Self::Compat => put_compat_fields(out, fields),
+            Self::Compat | Self::Short => put_compat_fields(out, fields),
         }
         out.extend_from_slice(end);
     }
@@ -168,7 +172,7 @@ impl Line<'_> {
     }
 
     fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
-        let Self { request, redact } = *self;
+        let request = self.request;
         let fixed = &request.fixed;
         out.reserve(1024);
         put_address(out, fixed.client);
@@ -177,13 +181,7 @@ impl Line<'_> {
         out.extend_from_slice(b" [");
         stamp.put_combined(out, fixed.ended);
         out.extend_from_slice(b"] \"");
-        put_compat(out, request.plain(Text::Method));
-        out.push(b' ');
-        put_compat(out, request.plain(Text::Path));
-        if let Some(query) = request.text(Text::Query) {
-            out.push(b'?');
-            redact.put(out, query, put_compat);
-        }
+        self.put_target(out);
         out.push(b' ');
         out.extend_from_slice(fixed.protocol.as_str().as_bytes());
         out.extend_from_slice(b"\" ");
@@ -230,6 +228,48 @@ impl Line<'_> {
         out.extend_from_slice(b" limit=");
         out.extend_from_slice(request.text(Text::Limit).unwrap_or(b"-"));
         out.push(b'\n');
+    }
+
+    /// Adds the line as people read it.
+    fn put_short(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
+        let fixed = &self.request.fixed;
+        let start = out.len();
+        stamp.put_rfc3339(out, fixed.ended);
+        // Of `2027-01-15T08:00:00.012Z` the time to the second.
+        out.copy_within(start + 11..start + 19, start);
+        out.truncate(start + 8);
+        out.push(b' ');
+        put_address(out, fixed.client);
+        out.push(b' ');
+        self.put_target(out);
+        out.push(b' ');
+        put_number(out, fixed.status.into());
+        out.push(b' ');
+        put_millis(out, fixed.total);
+        // One decimal is enough.
+        out.truncate(out.len() - 2);
+        out.extend_from_slice(b" ms ");
+        let cached = fixed.cache.map_or("-", CacheOutcome::name);
+        out.extend_from_slice(cached.as_bytes());
+        out.push(b' ');
+        put_compat(out, self.request.text(Text::Upstream).unwrap_or(b"-"));
+        if let Some(reason) = fixed.reason {
+            out.push(b' ');
+            out.extend_from_slice(reason.as_bytes());
+        }
+        out.push(b'\n');
+    }
+
+    /// Adds method, path and query.
+    fn put_target(&self, out: &mut Vec<u8>) {
+        let Self { request, redact } = *self;
+        put_compat(out, request.plain(Text::Method));
+        out.push(b' ');
+        put_compat(out, request.plain(Text::Path));
+        if let Some(query) = request.text(Text::Query) {
+            out.push(b'?');
+            redact.put(out, query, put_compat);
+        }
     }
 }
 

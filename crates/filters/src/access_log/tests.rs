@@ -8,7 +8,7 @@ use edgeway_core::chain::{
     testkit::{check, refused},
 };
 
-use super::{AccessLogKind, fields::Field};
+use super::{AccessLogKind, LineFormat, fields::Field};
 
 /// Longer than any wait of a test that passes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,7 +49,10 @@ fn line_with(yaml: &str, secret_names: &[String], more: (&'static str, &str)) ->
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     let yaml = yaml.replace("FILE", &path.display().to_string());
-    let (filter, clock, _metrics) = compile_beside(&yaml, secret_names);
+    let (mut filter, clock, _metrics) = compile_beside(&yaml, secret_names);
+    if yaml.contains("# on a terminal") {
+        filter.layout.format = LineFormat::Short;
+    }
     let mut request = pingora::http::RequestHeader::build(
         "GET",
         b"/caf\xc3\xa9/a%20b?page=2&token=hunter2",
@@ -149,6 +152,14 @@ fn secrets_of_other_filters_are_never_written_whatever_redact_lists() {
         "{line}"
     );
     assert!(line_of("{ file: FILE, redact: [] }").contains("page=2&token=hunter2"));
+}
+
+#[test]
+fn a_line_on_a_terminal_is_short() {
+    assert_eq!(
+        line_of("{ file: FILE } # on a terminal"),
+        "08:00:00 203.0.113.9 GET /caf\\xC3\\xA9/a%20b?page=2&token=[redacted] 200 12.3 ms - web retried\n"
+    );
 }
 
 #[test]

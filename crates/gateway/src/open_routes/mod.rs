@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use edgeway_config::{
     diagnostic::Place,
-    model::{RouteNode, RuleConfig, SiteConfig, ThenConfig},
+    model::{OneOrMany, RouteNode, RuleConfig, SiteConfig, ThenConfig},
     tree::{Key, Spanned},
 };
 use edgeway_routes::{LackedGuards, LackedGuardsBy, RouteProtection};
@@ -17,6 +17,8 @@ use edgeway_routes::{LackedGuards, LackedGuardsBy, RouteProtection};
 #[derive(Default)]
 pub(super) struct OpenRoutes<'a> {
     all: LackedGuards,
+    /// Routes with an upstream.
+    apps: ByAudience<'a>,
     /// Places of the rewrites of all routes, in their order.
     pub(super) rewrites: Vec<Place>,
     by_upstream: HashMap<&'a str, OpenRoutesOfUpstream<'a>>,
@@ -26,7 +28,7 @@ pub(super) struct OpenRoutes<'a> {
 
 #[derive(Default)]
 struct OpenRoutesOfUpstream<'a> {
-    all: LackedGuards,
+    apps: ByAudience<'a>,
     /// Routes for any host, by the paths that they have everything below of.
     any_host: LackedGuardsBy<&'a str>,
     /// Routes by the beginning of the paths that their rewrite produces.
@@ -38,6 +40,57 @@ struct OpenRoutesOfUpstream<'a> {
     /// Routes by hosts and by the paths that they have everything below of, with the numbers of
     /// filters that only may seem to protect.
     by_code: LackedGuardsBy<(String, &'a str)>,
+}
+
+/// Routes by a listener and a host that they take: `""` where it may be any, and `"*"` for every
+/// route.
+#[derive(Default)]
+struct ByAudience<'a>(LackedGuardsBy<(&'a str, &'a str)>);
+
+impl<'a> ByAudience<'a> {
+    /// Adds a route, unless it has files alone: another spelling of a path is another file.
+    fn push(&mut self, number: usize, node: &'a RouteNode, guards: &BTreeSet<u32>) {
+        if cfg!(target_os = "linux") && node.config.upstream.is_none() {
+            return;
+        }
+        let matches = &node.config.matches.value;
+        let keys = |list| {
+            exact(list)
+                .unwrap_or_else(|| vec![""])
+                .into_iter()
+                .chain(["*"])
+        };
+        for listener in keys(&matches.listener) {
+            for host in keys(&matches.host) {
+                self.0.push((listener, host), number, guards);
+            }
+        }
+    }
+
+    /// Returns the first route that takes requests of the listeners and hosts of `guarded`, and lacks
+    /// one of its guards.
+    fn first_beside(&self, guarded: &'a RouteNode, guards: &BTreeSet<u32>) -> Option<usize> {
+        let matches = &guarded.config.matches.value;
+        let keys = |list| exact(list).map_or_else(|| vec!["*"], |list| [&list[..], &[""]].concat());
+        let hosts = keys(&matches.host);
+        let listeners = keys(&matches.listener).into_iter();
+        listeners
+            .flat_map(|listener| hosts.iter().map(move |host| (listener, *host)))
+            .filter_map(|key| self.0.first_without(&key, guards))
+            .min()
+    }
+}
+
+/// Returns the values of a list; `None` if there may be others.
+fn exact(list: &OneOrMany<Spanned<String>>) -> Option<Vec<&str>> {
+    let values: Vec<&str> = list.0.iter().map(|value| &*value.value).collect();
+    // A host in capitals or with a dot at its end is another spelling.
+    let is_wide = |value: &&str| {
+        value.starts_with('~')
+            || value.ends_with('.')
+            || value.contains(|c: char| c == '*' || c.is_ascii_uppercase())
+    };
+    (!values.is_empty() && !values.iter().any(is_wide)).then_some(values)
 }
 
 impl<'a> OpenRoutes<'a> {
@@ -71,6 +124,7 @@ impl<'a> OpenRoutes<'a> {
                 continue;
             }
             open.all.push(number, &guarding.guards);
+            open.apps.push(number, node, &guarding.guards);
             let apps: BTreeSet<&str> = guarding.apps().map(|app| &**app).collect();
             for app in &apps {
                 let beside = open.by_upstream.entry(app).or_default();
@@ -160,11 +214,20 @@ impl<'a> OpenRoutes<'a> {
         self.all.first_without(guards)
     }
 
-    /// Returns the first route to the app of `guarded` that lacks one of its guards.
-    pub(super) fn of_same_app(&self, guarding: &RouteProtection) -> Option<usize> {
+    /// Returns the first route that takes other spellings of paths of `guarded`, to its app if it has
+    /// one, and that lacks one of its guards.
+    pub(super) fn of_other_spellings(
+        &self,
+        guarded: &'a RouteNode,
+        guarding: &RouteProtection,
+    ) -> Option<usize> {
+        // A route that refuses does so for any app.
+        if guarding.upstream.is_none() {
+            return self.apps.first_beside(guarded, &guarding.guards);
+        }
         let beside = self.beside(guarding);
         beside
-            .filter_map(|own| own.all.first_without(&guarding.guards))
+            .filter_map(|own| own.apps.first_beside(guarded, &guarding.guards))
             .min()
     }
 
@@ -215,7 +278,7 @@ impl<'a> OpenRoutes<'a> {
 
 impl<'a> OpenRoutesOfUpstream<'a> {
     fn push(&mut self, number: usize, node: &'a RouteNode, guarding: &RouteProtection) {
-        self.all.push(number, &guarding.guards);
+        self.apps.push(number, node, &guarding.guards);
         let matches = &node.config.matches.value;
         if node.config.rewrite.is_some() {
             return;

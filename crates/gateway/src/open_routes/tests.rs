@@ -5,7 +5,8 @@ use std::{fmt::Write as _, path::Path};
 
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
-    model::{RouteNode, ThenConfig},
+    model::{OneOrMany, RouteNode, ThenConfig},
+    tree::Spanned,
 };
 use edgeway_routes::{RouteProtection, work};
 use proptest::prelude::*;
@@ -89,6 +90,22 @@ fn takes_other_hosts(other: &RouteNode, guarded: &RouteNode) -> bool {
     paths.any(|path| path != "/*" && covers(path))
 }
 
+/// Returns true if `other` may take requests of the listeners and hosts of `guarded`.
+fn has_requests_of(other: &RouteNode, guarded: &RouteNode) -> bool {
+    let [open, own] = [other, guarded].map(|node| &node.config.matches.value);
+    [(&open.host, &own.host), (&open.listener, &own.listener)]
+        .iter()
+        .all(|(open, own)| {
+            let is_wide = |list: &OneOrMany<Spanned<String>>| {
+                list.is_empty() || list.0.iter().any(|one| one.value.starts_with('*'))
+            };
+            let mut values = own.0.iter();
+            is_wide(open)
+                || is_wide(own)
+                || values.any(|one| open.0.iter().any(|other| other.value == one.value))
+        })
+}
+
 /// Returns the warnings that a comparison of each route with each other one finds.
 fn compared(all: &[Guarded<'_>]) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -108,10 +125,13 @@ fn compared(all: &[Guarded<'_>]) -> Vec<Diagnostic> {
             continue;
         }
         if let Some(regex) = &node.config.matches.value.path_regex {
-            let other = match protection.upstream {
-                Some(_) => open.first().copied(),
-                None => lacking.first().map(|other| other.0),
+            let all: Vec<&RouteNode> = match protection.upstream {
+                Some(_) => open.clone(),
+                None => lacking.iter().map(|other| other.0).collect(),
             };
+            let mut all = all.into_iter();
+            let other =
+                all.find(|other| other.config.upstream.is_some() && has_requests_of(other, node));
             found.extend(other.map(|other| beside_regex(regex.place, other)));
         }
         let other = open.iter().find(|other| takes_other_hosts(other, node));
@@ -141,7 +161,15 @@ fn route() -> impl Strategy<Value = (String, RouteProtection)> {
         "path_regex: '^/a/[0-9]+$'",
         "method: POST",
     ]);
-    let host = prop::sample::select(vec!["", "host: x.example, ", "host: [y.example], "]);
+    let host = prop::sample::select(vec![
+        "",
+        "host: x.example, ",
+        "host: [y.example], ",
+        "host: ['*.example', y.example], ",
+        "listener: a, ",
+        "host: y.example, listener: [a, b], ",
+        "listener: b, ",
+    ]);
     let rewrite = prop::sample::select(vec![
         "",
         ", rewrite: { prefix: /a, with: /b }",

@@ -425,22 +425,6 @@ impl<'a> Routes<'a, '_> {
             matches.insert("internal".to_owned(), true.into());
         }
         let mut value = Map::from_iter([("match".to_owned(), Value::Object(matches))]);
-        // Two routes of one name would share their metrics.
-        let mut known = self.parts.iter().map(|part| &part.value);
-        let is_same = |part: &Value| {
-            let matched = &value["match"];
-            let part = &part["match"];
-            part["host"] == matched["host"]
-                && part["location"] == matched["location"]
-                && part != matched
-        };
-        if known.any(is_same) {
-            let names = [&audience.hosts, &audience.listeners];
-            let first = names.iter().find_map(|names| names.first());
-            let around = within.first().or(first).map_or("", String::as_str);
-            let name = self.free_name(format!("{around} {text}").trim_start());
-            value.insert("name".to_owned(), name.into());
-        }
         value.extend(keys);
         let part = Part::new(comment, value);
         // What an earlier line has taken is never reached.

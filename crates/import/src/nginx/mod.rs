@@ -34,12 +34,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edgeway_base::out::{self, Failure};
+use edgeway_base::{
+    out::{self, Failure},
+    shell::shown,
+};
 use edgeway_config::diagnostic::{Severity, Style};
 use edgeway_gateway as gateway;
 use serde_json::json;
 
 use super::{
+    added,
     pm2::{self, Processes},
     unusable,
 };
@@ -62,6 +66,9 @@ pub(super) struct Options {
     /// The file to write; standard output if absent
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace a file that has another text
+    #[arg(long, requires = "out")]
+    force: bool,
     /// Adds a number to the port of each listener, such as `+1000`, to try the result beside nginx
     #[arg(long, value_name = "+N", default_value = "0", value_parser = added, hide_default_value = true)]
     ports: u16,
@@ -115,14 +122,20 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     };
     // The report goes where the configuration does not.
     if let Some(path) = &options.out {
-        let written = fs::write(path, &yaml);
-        written.map_err(|error| format!("cannot write to `{}`: {error}", path.display()))?;
+        write(path, &yaml, options.force)?;
         out::data(&out::hints(&text));
     } else {
         out::data(&yaml);
         out::note(&out::printable_lines(&text));
     }
     out::note(&out::printable_lines(&report.summary()));
+    if let Some(file) = &options.pm2 {
+        let file = shown(&[file.display().to_string()]);
+        out::note(&format!(
+            "The apps need their units: {} import pm2 {file}",
+            out::program()
+        ));
+    }
     let problems = problems(&yaml, options.out.as_deref());
     if let Some(problems) = &problems {
         out::note(&out::printable_lines(problems));
@@ -131,6 +144,18 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         return Err(Failure::FAILED);
     }
     Ok(())
+}
+
+/// Writes the configuration, unless that replaces another one, which somebody may have edited.
+fn write(path: &Path, yaml: &str, force: bool) -> Result<(), String> {
+    if !force && fs::read(path).is_ok_and(|old| old != yaml.as_bytes()) {
+        return Err(format!(
+            "`{}` exists with another text, and is left as it is\n\
+             help: write to another file with `--out`, and compare the two; `--force` replaces it",
+            path.display()
+        ));
+    }
+    fs::write(path, yaml).map_err(|error| format!("cannot write to `{}`: {error}", path.display()))
 }
 
 /// Compares nginx with a gateway that has the imported configuration.
@@ -197,12 +222,6 @@ fn problems(yaml: &str, path: Option<&Path>) -> Option<String> {
         let list: Vec<&str> = errors.collect();
         format!("`edgeway check` finds problems:\n{}\n", list.join("\n"))
     })
-}
-
-/// Reads a number that is added to ports.
-fn added(text: &str) -> Result<u16, String> {
-    let number = text.strip_prefix('+').unwrap_or(text).parse();
-    number.map_err(|_| "write a number such as `+1000`".to_owned())
 }
 
 /// Changes that the result has beside what nginx does.

@@ -16,7 +16,7 @@ use edgeway_project::Project;
 use serde_json::Value;
 
 use self::app::{App, Machine, Taken};
-use super::unusable;
+use super::{added, unusable};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -26,6 +26,9 @@ pub(super) struct Options {
     /// The environment, as in `pm2 start --env NAME`
     #[arg(long, value_name = "NAME", default_value = "production")]
     env: String,
+    /// Adds a number to the port of each app, such as `+100`, for units beside PM2
+    #[arg(long, value_name = "+N", default_value = "0", value_parser = added, hide_default_value = true)]
+    ports: u16,
     /// The folder to write to; it must be empty or not exist
     #[arg(long, value_name = "DIR", default_value = "edgeway-import")]
     out: PathBuf,
@@ -60,7 +63,7 @@ pub(super) struct Processes {
 /// # Errors
 /// Returns a message with the name of the file.
 pub(super) fn processes(file: &Path, env: &str) -> Result<Vec<Processes>, String> {
-    let planned = planned(file, env)?.into_iter();
+    let planned = planned(file, env, 0)?.into_iter();
     let processes = planned.filter_map(|app| {
         let upstream = render::upstream(&app)?;
         let App {
@@ -77,8 +80,8 @@ pub(super) fn processes(file: &Path, env: &str) -> Result<Vec<Processes>, String
     Ok(processes.collect())
 }
 
-/// Plans the apps of an ecosystem file.
-fn planned(file: &Path, env: &str) -> Result<Vec<App>, String> {
+/// Plans the apps of an ecosystem file, with a number added to their ports.
+fn planned(file: &Path, env: &str, shift: u16) -> Result<Vec<App>, String> {
     let of_file = |why: String| format!("{}: {why}", file.display());
     let apps = ecosystem::read(file).map_err(of_file)?;
     let folder = std::path::absolute(file).map_err(|error| of_file(error.to_string()))?;
@@ -94,7 +97,10 @@ fn planned(file: &Path, env: &str) -> Result<Vec<App>, String> {
         websocket: &|folder| Project::read(folder).websocket(),
         owner: &|path| fs::metadata(path).ok().map(|found| found.uid()),
     };
-    let mut taken = Taken::default();
+    let mut taken = Taken {
+        shift,
+        ..Taken::default()
+    };
     let mut planned = Vec::new();
     for app in &apps {
         planned.push(App::plan(app, env, &machine, &mut taken).map_err(of_file)?);
@@ -103,7 +109,8 @@ fn planned(file: &Path, env: &str) -> Result<Vec<App>, String> {
 }
 
 fn import(options: &Options) -> Result<String, Failure> {
-    let planned = planned(&options.file, &options.env).map_err(|why| unusable(&why))?;
+    let planned =
+        planned(&options.file, &options.env, options.ports).map_err(|why| unusable(&why))?;
     let outputs = render::outputs(&planned);
     write(&options.out, &outputs).map_err(|error| {
         let folder = options.out.display();
@@ -153,9 +160,10 @@ mod tests {
         let options = Options {
             file: folder.path().join("ecosystem.json"),
             env: "production".to_owned(),
+            ports: 100,
             out: folder.path().join("out"),
         };
-        let app = r#"{ "name": "a", "script": "a.js", "instances": 2, "env": { "PORT": 8080 } }"#;
+        let app = r#"{ "name": "a", "script": "a.js", "instances": 2, "env": { "PORT": 7980 } }"#;
         fs::write(&options.file, app).unwrap();
         let report = import(&options).unwrap();
         assert!(report.contains("# http://127.0.0.1:8082\n"), "{report}");

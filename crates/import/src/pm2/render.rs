@@ -241,7 +241,7 @@ pub(super) fn report(apps: &[App], folder: &Path) -> String {
         text,
         "
 + carried over, - not carried over. The files are in {folder}. PM2 keeps running: if its
-apps have these ports, give the units others first (docs/from-pm2.md). Then, as root:
+apps have these ports, import again with `--ports +100` (docs/from-pm2.md). Then, as root:
 
 install -d /etc/edgeway/apps
 install -m 600 {folder}/apps/*.env /etc/edgeway/apps/

@@ -89,6 +89,20 @@ pub(super) fn check(findings: &mut Findings, path: &Path, file: &File) {
             }
             continue;
         };
+        if let Some(served) = without_files(&build) {
+            findings.warning(
+                CHECK,
+                format!(
+                    "`{name}` serves pages without styles: {} has no `static`",
+                    served.display()
+                ),
+                format!(
+                    "`cp -r {}/static {}/`, and `public` if there is one",
+                    build.display(),
+                    served.display()
+                ),
+            );
+        }
         match installed(&build) {
             Ok(release) => judge(findings, name, &release),
             Err(why) => findings.skipped(CHECK, format!("`{name}`: {why}")),
@@ -138,6 +152,17 @@ fn newest_build(releases: &Path) -> Option<PathBuf> {
     let newest =
         builds.max_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok())?;
     Some(newest.path().join(".next"))
+}
+
+/// Finds the copy of the build in its `standalone` folder, if that lacks the files for browsers.
+fn without_files(build: &Path) -> Option<PathBuf> {
+    // Below it is the path of the app in its workspace, which no file says.
+    let build = std::path::absolute(build).ok()?;
+    let nested = build.ancestors().skip(1);
+    let nested = nested.filter_map(|root| build.strip_prefix(root).ok());
+    let mut copies = nested.map(|path| build.join("standalone").join(path));
+    let copy = copies.find(|copy| copy.join("BUILD_ID").is_file())?;
+    (!copy.join("static").is_dir()).then_some(copy)
 }
 
 /// Finds the release of Next.js that serves a build: in the app's folder, one above it, or the
@@ -204,6 +229,22 @@ mod tests {
             newest_build(folder.path()),
             Some(folder.path().join("0/.next"))
         );
+    }
+
+    #[test]
+    fn a_standalone_build_needs_its_static_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let build = folder.path().join("apps/web/.next");
+        for path in [".next", "apps/web/.next"] {
+            let copy = build.join("standalone").join(path);
+            fs::create_dir_all(&copy).unwrap();
+            assert_eq!(without_files(&build), None);
+            fs::write(copy.join("BUILD_ID"), "1").unwrap();
+            assert_eq!(without_files(&build).as_ref(), Some(&copy));
+            fs::create_dir(copy.join("static")).unwrap();
+            assert_eq!(without_files(&build), None);
+            fs::remove_dir_all(copy).unwrap();
+        }
     }
 
     #[test]

@@ -28,6 +28,19 @@ pub fn is_in_rotation(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "healthy" | "slow_start")
 }
 
+/// Returns the state of a backend for display: `unknown` if it is in rotation, and neither a request
+/// nor a check has ever got a response.
+pub fn state(backend: &BackendStatus) -> &str {
+    let is_reached = backend.requests > backend.failures
+        || backend.ewma_ms.is_some()
+        || backend.probe.as_ref().is_some_and(|probe| probe.passed);
+    if backend.state == "healthy" && !is_reached {
+        "unknown"
+    } else {
+        &backend.state
+    }
+}
+
 /// Returns true if a backend gets no new requests on purpose.
 pub(super) fn is_drained(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "draining" | "drained")

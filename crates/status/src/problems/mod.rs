@@ -14,7 +14,7 @@ use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
 use self::backend::is_drained;
-pub use self::backend::{absence, failures, is_in_rotation, silence, untried};
+pub use self::backend::{absence, failures, is_in_rotation, silence, state, untried};
 use super::{
     latencies::Latencies,
     snapshot::{

@@ -38,6 +38,12 @@ impl Layout {
         self.end();
     }
 
+    /// Appends a text on lines of its own.
+    pub(super) fn lines(&mut self, text: &str) {
+        self.item(&printable(text), 0, 0);
+        self.end();
+    }
+
     /// Appends a table after an empty line. Columns that do not fit are written below the others,
     /// each cell behind the title of its column. Without rows nothing is appended.
     pub(super) fn table<const N: usize>(

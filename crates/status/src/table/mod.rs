@@ -53,7 +53,7 @@ pub fn render_text(snapshot: &Snapshot, width: Option<usize>) -> String {
             "STATE",
             "IN FLIGHT",
             "REQUESTS",
-            "FAILED",
+            "FAILED TRIES",
             "LAST MIN",
             "AVERAGE",
             "NOTES",
@@ -110,6 +110,13 @@ pub fn render_text(snapshot: &Snapshot, width: Option<usize>) -> String {
 
 fn milliseconds(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| format!("{value:.1}ms"))
+}
+
+/// Returns a text in lines that are no longer than `width`.
+pub fn wrapped(text: &str, width: usize) -> String {
+    let mut out = Layout::new(Some(width));
+    out.lines(text);
+    out.text
 }
 
 /// Renders the banned clients as `edgeway bans` prints them.
@@ -307,7 +314,7 @@ fn backend_row(
     [
         upstream.name.clone(),
         backend.address.clone(),
-        backend.state.to_string(),
+        problems::state(backend).to_owned(),
         backend.in_flight.to_string(),
         backend.requests.to_string(),
         backend.failures.to_string(),

@@ -36,9 +36,9 @@ fn columns_line_up() {
     CACHE FOLDER        STATE  SINCE                     OBJECTS  USED              NOTES
     /var/cache/edgeway  full   2027-01-16T09:31:00.000Z  5120     1024 of 2048 MiB  No space left on device (os error 28)
 
-    UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  LAST MIN  AVERAGE  NOTES
-    web       127.0.0.1:3000  healthy  2          3100      0       0         4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
-    web       127.0.0.1:3001  ejected  0          120       9       3         -        weight 2, ejected 1min 5s ago, back in 4s: errors, check 1s ago: connection refused
+    UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED TRIES  LAST MIN  AVERAGE  NOTES
+    web       127.0.0.1:3000  healthy  2          3100      0             0         4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
+    web       127.0.0.1:3001  ejected  0          120       9             3         -        weight 2, ejected 1min 5s ago, back in 4s: errors, check 1s ago: connection refused
 
     PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
     ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
@@ -100,10 +100,10 @@ fn columns_that_do_not_fit_stand_below_with_their_titles() {
     let (_, upstreams) = text.split_once("UPSTREAM").unwrap();
     let upstreams = upstreams.split("\n\n").next().unwrap();
     insta::assert_snapshot!(upstreams, @r"
-      BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  LAST MIN
-    web       127.0.0.1:3000  healthy  2          3100      0       0
+      BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED TRIES  LAST MIN
+    web       127.0.0.1:3000  healthy  2          3100      0             0
         average 4.2ms  notes loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
-    web       127.0.0.1:3001  ejected  0          120       9       3
+    web       127.0.0.1:3001  ejected  0          120       9             3
         average -  notes weight 2, ejected 1min 5s ago, back in 4s: errors, check 1s
         ago: connection refused
     ");

@@ -140,6 +140,9 @@ async fn the_page_shows_what_node_apps_report() {
     let page = admin.see("GET", "/status", &headers, "").await;
     let report = "loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB";
     assert!(page.text.contains(report), "{}", page.text);
+    // Without script it is loaded again, which must not close the filter.
+    let filter = "data-key=\"filter\" open";
+    assert!(page.text.contains(filter), "{}", page.text);
 }
 
 #[tokio::test]

@@ -11,10 +11,12 @@ use edgeway_status::{
 
 use super::{
     super::{
+        alarms::alarms,
         as_number,
         observe::{Observation, name},
         screen::{Choice, Pane},
     },
+    overview::tone,
     style::Tone,
     words::{age, bytes, milliseconds, percent, rate},
 };
@@ -170,13 +172,26 @@ impl Listing {
 /// Returns the lists of a pane, in the order of the configuration.
 pub(in super::super) fn of(pane: Pane, observation: &Observation) -> Vec<Listing> {
     match pane {
-        Pane::Overview => Vec::new(),
+        Pane::Overview => vec![listed_alarms(observation)],
         Pane::Routes => vec![routes(observation)],
         Pane::Backends => vec![backends(observation)],
         Pane::Instances => vec![instances(observation)],
         Pane::Limits => vec![limits(observation), bans(observation)],
         Pane::More => vec![plugins(observation), certificates(observation)],
     }
+}
+
+fn listed_alarms(observation: &Observation) -> Listing {
+    let alarms = alarms(observation);
+    let rows = alarms.iter().map(|alarm| {
+        let key = format!("{} {}", alarm.kind, alarm.subject);
+        (key, tone(alarm), alarm)
+    });
+    Listing::new(
+        rows,
+        "no alarms",
+        [text("ALARM", 0, |alarm| Cell::text(&alarm.line()))],
+    )
 }
 
 pub(super) fn routes(observation: &Observation) -> Listing {
@@ -224,7 +239,7 @@ pub(super) fn upstreams(observation: &Observation) -> Listing {
                 Cell::number(as_number(up as u64), format!("{up} of {all}"))
             }),
             number(RATE, 0, |(_, t)| Cell::maybe(t.map(|t| t.rate), rate)),
-            number("FAILED", 1, |(_, t)| {
+            number("FAILED TRIES", 1, |(_, t)| {
                 Cell::maybe(t.map(|t| t.failure_rate), rate)
             }),
             number("P95", 2, |(_, t)| Cell::time(t.and_then(|t| t.p95_ms))),
@@ -278,16 +293,16 @@ fn backends(observation: &Observation) -> Listing {
         [
             text("UPSTREAM", 0, |it| Cell::text(&it.upstream.name)),
             text("BACKEND", 0, |it| Cell::text(&it.backend.address)),
-            text("STATE", 0, |it| Cell::text(&it.backend.state)),
-            number("IN FLIGHT", 3, |it| Cell::count(it.backend.in_flight)),
+            text("STATE", 0, |it| Cell::text(problems::state(it.backend))),
+            number("IN FLIGHT", 5, |it| Cell::count(it.backend.in_flight)),
             number(RATE, 1, |it| Cell::maybe(it.attempts, rate)),
-            number("REQUESTS", 6, |it| Cell::count(it.backend.requests)),
-            number("FAILED", 5, |it| Cell::count(it.backend.failures)),
-            number("LAST MIN", 4, |it| {
+            number("REQUESTS", 7, |it| Cell::count(it.backend.requests)),
+            number("FAILED TRIES", 6, |it| Cell::count(it.backend.failures)),
+            number("LAST MIN", 2, |it| {
                 Cell::whole(it.backend.recent_failures.map(as_number))
             }),
             number("AVERAGE", 4, |it| Cell::time(it.backend.ewma_ms)),
-            text("NOTES", 2, |it| Cell::text(&notes(it))),
+            text("NOTES", 3, |it| Cell::text(&notes(it))),
         ],
     )
 }

@@ -9,12 +9,13 @@ mod words;
 use std::fmt::Write as _;
 
 use edgeway_base::out::printable;
+use edgeway_status::table::wrapped;
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
     style::{Modifier, Style},
-    text::{Line, Span},
-    widgets::{Block, Clear, Paragraph, Widget, Wrap},
+    text::{Line, Span, Text},
+    widgets::{Block, Clear, Paragraph, Widget},
 };
 
 use self::{listing::Listing, style::Tone};
@@ -31,13 +32,17 @@ const MESSAGE: u16 = 5;
 
 const HELP: &[(&str, &str)] = &[
     ("Tab, ←, →, 1 to 6", "another pane"),
-    ("↑, ↓, PgUp, PgDn", "select a row"),
+    (
+        "↑, ↓, PgUp, PgDn",
+        "select a row, or an alarm, and show all of it",
+    ),
     ("s", "sort by the next column, at last as configured"),
     ("r", "reverse the order"),
     ("/", "show rows that contain a text; Esc shows all"),
     ("d", "drain the selected backend, or send it requests again"),
     ("Ctrl-L", "draw everything again"),
     ("q, Ctrl-C", "quit"),
+    ("HITS", "share of the lookups in the cache"),
 ];
 
 /// The rows of an area that are still free.
@@ -74,9 +79,11 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     if area.height > 12 {
         free.top(1);
     }
-    match screen.pane {
-        Pane::Overview => overview::draw(screen, free.0, buffer),
-        _ => draw_listings(screen, free.0, buffer),
+    if screen.pane == Pane::Overview {
+        overview::draw(screen, free.0, buffer);
+    } else {
+        draw_selected(screen, &mut free, buffer);
+        draw_listings(screen, free.0, buffer);
     }
     if screen.mode == Mode::Help {
         draw_help(area, buffer);
@@ -222,13 +229,32 @@ fn draw_footer(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
         Line::styled(grid::clipped(&text, line.width), style).render(line, buffer);
         return;
     }
-    // The remedy is at the end of a message. Words do not fill their lines, so there is one more.
-    let lines = grid::width(&text).div_ceil(free.0.width.max(1));
-    let height = lines.saturating_add(u16::from(lines > 1)).clamp(1, MESSAGE);
-    Paragraph::new(text)
-        .style(style)
-        .wrap(Wrap { trim: true })
-        .render(free.bottom(height), buffer);
+    // The remedy is at the end of a message.
+    draw_wrapped(&text, style, free, buffer);
+}
+
+/// Draws a text at the bottom, in as many lines as it needs.
+fn draw_wrapped(text: &str, style: Style, free: &mut Free, buffer: &mut Buffer) {
+    let text = wrapped(text, free.0.width.into());
+    let height = u16::try_from(text.lines().count()).unwrap_or(MESSAGE);
+    Text::styled(text, style).render(free.bottom(height.min(MESSAGE)), buffer);
+}
+
+/// Draws all cells of the selected row, which the list has no room for.
+fn draw_selected(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
+    let selected = screen.choice().selected.as_ref();
+    for listing in screen.listings() {
+        let mut rows = listing.rows.iter();
+        let Some(row) = rows.find(|row| Some(&row.key) == selected) else {
+            continue;
+        };
+        let cells = listing.columns.iter().zip(&row.cells);
+        let cells = cells.filter(|(_, cell)| !matches!(&*cell.text, "" | "-"));
+        let cells = cells.map(|(column, cell)| format!("{} {}", column.title, cell.text));
+        let text = cells.collect::<Vec<_>>().join("  ");
+        draw_wrapped(&text, Style::new(), free, buffer);
+        free.bottom(1);
+    }
 }
 
 fn draw_listings(screen: &Screen, area: Rect, buffer: &mut Buffer) {

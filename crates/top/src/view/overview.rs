@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use edgeway_base::out::{self, printable};
-use edgeway_status::Snapshot;
+use edgeway_status::{Snapshot, table::wrapped};
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
-    text::Line,
+    style::Modifier,
+    text::{Line, Text},
     widgets::{Sparkline, Widget},
 };
 
@@ -20,12 +21,12 @@ use super::{
         screen::{Choice, Screen},
     },
     Free, grid,
-    listing::{self, Listing},
+    listing::{self, Listing, Row},
     style::Tone,
     words::{age, bytes, milliseconds, percent, rate},
 };
 
-/// Alarms that are shown at most, and their share of the pane, so that the rest stays visible.
+/// Lines of alarms at most, and their share of the pane, so that the rest stays visible.
 const ALARMS: u16 = 8;
 const ALARMS_SHARE: u16 = 4;
 
@@ -162,22 +163,15 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
         say(&mut free, &format!("{label:<10}{text}"), Tone::Plain);
     }
     free.top(u16::from(area.height > 16));
-    let alarms = alarms(observation);
-    if alarms.is_empty() && screen.lost.is_none() {
+    if alarms(observation).is_empty() && screen.lost.is_none() {
         say(&mut free, "no alarms", Tone::Good);
     }
-    let shown = usize::from((area.height / ALARMS_SHARE).clamp(1, ALARMS));
-    for alarm in alarms.iter().take(shown) {
-        say(&mut free, &format!("! {}", alarm.line()), tone(alarm));
-    }
-    if alarms.len() > shown {
-        let more = format!(
-            "! and {} more: {} top --once",
-            alarms.len() - shown,
-            out::program()
-        );
-        say(&mut free, &more, Tone::Dim);
-    }
+    draw_alarms(
+        screen,
+        (area.height / ALARMS_SHARE).clamp(2, ALARMS),
+        &mut free,
+        buffer,
+    );
     free.top(u16::from(area.height > 16));
     if area.height >= TALL && screen.history.len() > 1 {
         draw_graph(screen, free.bottom(GRAPH), buffer);
@@ -202,6 +196,36 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     // Where all routes still fit.
     free.top(u16::from(free.0.height > height(&routes)));
     grid::draw(&routes, &busiest, screen.has_colour, free.0, buffer);
+}
+
+/// Draws the alarms from the selected one on, each to its end, in about this many lines.
+fn draw_alarms(screen: &Screen, most: u16, free: &mut Free, buffer: &mut Buffer) {
+    let listings = screen.listings();
+    let alarms = listings.iter().flat_map(|listing| &listing.rows);
+    let alarms: Vec<&Row> = alarms.collect();
+    let selected = screen.choice().selected.as_ref();
+    let is_selected = |alarm: &&Row| Some(&alarm.key) == selected;
+    let first = alarms.iter().position(is_selected);
+    let top = free.0.y;
+    let mut shown = 0;
+    for alarm in alarms.iter().skip(first.unwrap_or_default()) {
+        let text = format!("! {}", alarm.cells[0].text);
+        let text = wrapped(&text, free.0.width.into());
+        let height = u16::try_from(text.lines().count()).unwrap_or(u16::MAX);
+        if shown > 0 && free.0.y - top + height > most {
+            break;
+        }
+        let mut style = alarm.tone.style(screen.has_colour);
+        if is_selected(alarm) {
+            style = style.add_modifier(Modifier::REVERSED);
+        }
+        Text::styled(text, style).render(free.top(height), buffer);
+        shown += 1;
+    }
+    if alarms.len() > shown {
+        let more = format!("! and {} more: ↓ shows them", alarms.len() - shown);
+        Line::styled(more, Tone::Dim.style(screen.has_colour)).render(free.top(1), buffer);
+    }
 }
 
 /// Rows that a list takes, with the line over it.

@@ -180,6 +180,12 @@ fn a_new_app_is_cached_from_its_first_build_on() {
             "start your app"
         };
         assert!(printed.contains(start), "{printed}");
+        let copy = "  cp -r .next/static .next/standalone/.next/ ";
+        assert_eq!(
+            printed.contains(copy),
+            files.contains(&standalone),
+            "{printed}"
+        );
     }
 }
 
@@ -465,6 +471,15 @@ fn a_build_folder_with_another_name_is_that_of_the_configuration() {
     let mut project = Project::read(folder.path());
     let apps = project.apps();
     assert!(!needs_build(&apps[0]));
+    fs::create_dir(folder.path().join("public")).unwrap();
+    let place = folder.path().display();
+    assert_eq!(
+        copies(folder.path(), &apps[0]),
+        [
+            format!("cp -r {place}/built/static {place}/built/standalone/built/"),
+            format!("cp -r {place}/public {place}/built/standalone/"),
+        ]
+    );
     let started = starts(Path::new("."), &project, &apps);
     assert!(
         started[0].ends_with(" node built/standalone/server.js"),

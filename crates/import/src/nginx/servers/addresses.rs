@@ -22,10 +22,7 @@ impl Servers<'_> {
                 listener.address.push_str(".edgeway");
                 continue;
             };
-            let shifted = port.checked_add(number).ok_or_else(|| {
-                format!("there is no port {port} + {number}: write a smaller number at `--ports`")
-            })?;
-            listener.address = format!("{host}:{shifted}");
+            listener.address = format!("{host}:{}", crate::shifted(port, number)?);
         }
         Ok(())
     }

@@ -38,8 +38,10 @@ pub(super) struct Machine<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// Ports, each with the name of its app.
-    ports: Vec<(u16, String)>,
-    names: Vec<String>,
+    pub(super) ports: Vec<(u16, String)>,
+    pub(super) names: Vec<String>,
+    /// Number that is added to each port.
+    pub(super) shift: u16,
 }
 
 /// An app as units and an upstream.
@@ -151,7 +153,7 @@ impl App {
             *options = node_app::options(Some(options));
         }
         plan.websocket = (machine.websocket)(&plan.folder);
-        plan.ports(&mut keys, machine, &mut taken.ports)?;
+        plan.ports(&mut keys, machine, taken)?;
         plan.counters(&mut keys)?;
         plan.user(&mut keys, machine)?;
         plan.limits(&mut keys)?;
@@ -183,7 +185,11 @@ impl App {
         &mut self,
         keys: &mut Keys<'_>,
         machine: &Machine<'_>,
-        taken: &mut Vec<(u16, String)>,
+        Taken {
+            ports: taken,
+            shift,
+            ..
+        }: &mut Taken,
     ) -> Result<(), String> {
         let count = instances(keys, machine.cpus);
         let count = count.map_err(|why| format!("`{}`: {why}", self.name))?;
@@ -192,7 +198,7 @@ impl App {
         let by_environment = by_environment.and_then(|port| port.trim().parse().ok());
         let by_argument = command::take_port(&mut self.command);
         let found = by_argument.or(by_key).or(by_environment);
-        let first = match found {
+        let shared = match found {
             Some(port) => u16::try_from(port)
                 .ok()
                 .filter(|port| *port != 0)
@@ -220,6 +226,8 @@ impl App {
                 return Ok(());
             }
         };
+        let first =
+            crate::shifted(shared, *shift).map_err(|why| format!("`{}`: {why}", self.name))?;
         // The unit sets it, and a file of variables would replace that.
         self.environment.remove("PORT");
         let owner = |port: u16| taken.iter().find(|(known, _)| *known == port);
@@ -246,7 +254,7 @@ impl App {
         taken.extend(self.ports.iter().map(|port| (*port, self.name.clone())));
         if count > 1 {
             self.carried.push(format!(
-                "{count} instances, which shared port {first}: one process each on {start} to {last}",
+                "{count} instances, which shared port {shared}: one process each on {start} to {last}",
             ));
         } else {
             self.carried.push(format!("port {last}"));

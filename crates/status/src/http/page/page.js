@@ -164,6 +164,8 @@ function chosen() {
   return query;
 }
 
+if (tail && [...chosen()].length === 1) tail.closest('details').open = false;
+
 let source;
 /** The query of the present stream. */
 let followed;

@@ -47,7 +47,7 @@ fn route_table(routes: &[&RouteStatus]) -> Markup {
         "#p50 ms",
         "#p95 ms",
         "#p99 ms",
-        "#Hits",
+        "#Hits of lookups",
     ];
     table(&columns, &rows)
 }

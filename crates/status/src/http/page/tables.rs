@@ -468,7 +468,7 @@ pub(super) fn upstreams(view: &PageView<'_>) -> Markup {
         "State",
         "#In flight",
         "#Requests",
-        "#Failed",
+        "#Failed tries",
         "#Last minute",
         "#Average",
         ACTION,
@@ -519,7 +519,8 @@ fn backend_cells(
             @if let Some(release) = &backend.release { br; span class="soft" { "release " (release) } }
         }
         td {
-            (mark(backend.state == "healthy", &backend.state))
+            @let state = problems::state(backend);
+            (mark(matches!(state, "healthy" | "unknown"), state))
             @if let Some(absence) = problems::absence(backend) { (absence) }
             @if let Some(probe) = backend.probe.as_ref().filter(|probe| !probe.passed) {
                 br;

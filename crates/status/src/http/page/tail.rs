@@ -91,7 +91,8 @@ impl Tail {
         html! {
             section id="tail" class="forms" {
                 h2 { "Latest requests" }
-                details data-key="filter" open[!self.fields.is_empty()] {
+                // Script closes it; without, the page is loaded again, and would close it meanwhile.
+                details data-key="filter" open {
                   summary { "Filter" }
                   form method="get" action=(STATUS) data-tail {
                     @for (name, label, example) in FIELDS {

@@ -46,7 +46,7 @@ const TILES: [Tile; 4] = [
         top: 1.0,
     },
     Tile {
-        name: "Cache hits",
+        name: "Cache hits of lookups",
         value: |point| point.hit_ratio,
         text: per_cent,
         top: 1.0,
@@ -61,7 +61,7 @@ pub(super) fn tiles(figures: &TrafficFigures) -> Markup {
                     p class="soft" { (tile.name) }
                     p class="figure" { ((tile.text)((tile.value)(&figures.now))) }
                     (line(tile, "last minute", &figures.minute, MINUTE, (tile.value)(&figures.now)))
-                    (line(tile, "last hour, by minutes", &figures.hour, HOUR, None))
+                    (line(tile, "last hour", &figures.hour, HOUR, None))
                 }
             }
         }
@@ -152,8 +152,8 @@ mod tests {
             "0.4 %",
             "Requests in the last minute: at most 12/s",
             "Failed requests in the last minute: at most 50 %",
-            "95th percentile in the last hour, by minutes: at most –",
-            "Requests in the last hour, by minutes: at most –",
+            "95th percentile in the last hour: at most –",
+            "Requests in the last hour: at most –",
         ] {
             assert!(page.contains(text), "{text}: {page}");
         }
