@@ -187,7 +187,12 @@ async fn serve_frames(mut socket: TcpStream, excludes: bool) -> io::Result<()> {
                 let goaway = [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &[0; 8]].concat();
                 socket.write_all(&goaway).await?;
             }
-            (1, _) => socket.write_all(&[0, 0, 1, 1, 5, a, b, c, d, 0x88]).await?,
+            (1, _) => {
+                // `:status: 200`, and `content-length: 0` twice (RFC 7541, 6.2.2).
+                let length = [0x0f, 0x0d, 1, b'0'];
+                let response = [&[0, 0, 9, 1, 5, a, b, c, d, 0x88][..], &length, &length];
+                socket.write_all(&response.concat()).await?;
+            }
             (4, 0) => socket.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await?,
             _ => {}
         }
@@ -207,7 +212,9 @@ async fn a_write_that_a_goaway_excludes_is_sent_again() {
         }
     });
     let gateway = gateway(address, "").await;
-    assert_eq!(gateway.send(&post("/", "x")).await.status(), 200);
+    let response = gateway.send(&post("/", "x")).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.headers.get_all("content-length").eq(["0"]));
 }
 
 #[tokio::test]
