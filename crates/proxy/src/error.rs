@@ -70,10 +70,10 @@ edgeway_base::enum_table! {
         BadPath = (400, "bad_path", "The address has characters that are not allowed."),
         /// The `Host` of the request is neither a valid name nor an address.
         BadHost = (400, "bad_host", "The request has no valid host."),
-        /// The request names another host than its connection. The name of the connection decided
-        /// which client certificates were requested.
+        /// The request names another host than its connection, or came on one from before the rules for
+        /// client certificates changed. Both decided which certificate was requested.
         WrongName =
-            (421, "wrong_name", "This connection is for another host name than the request."),
+            (421, "wrong_name", "This request needs a new connection, for its host name."),
         /// The request headers are longer than the app accepts.
         LongHead = (431, "long_head", "The request's headers, including cookies, are too long."),
         /// No route matches.

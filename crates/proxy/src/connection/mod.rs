@@ -187,13 +187,15 @@ impl Connection {
     }
 
     /// Returns true if a request for `host`, without port and in lower case, came on a connection
-    /// that was made for another name. It matters if clients are asked for certificates, because
-    /// the server name of the handshake decides what is required of them.
+    /// that was made under other rules for clients, or for another name. That matters if clients are
+    /// asked for certificates, because the server name of the handshake decides what is required of
+    /// them.
     pub fn is_misdirected(&self, host: &str) -> bool {
-        let asks = |server: &Arc<tls::Server>| server.asks_clients;
-        self.tls.as_ref().is_some_and(|tls| {
-            self.listener.config().tls.as_ref().is_some_and(asks) && !tls.is_for(host)
-        })
+        let config = self.listener.config();
+        let (Some(tls), Some(server)) = (&self.tls, &config.tls) else {
+            return false;
+        };
+        server.client_rules() != tls.client_rules || server.asks_clients && !tls.is_for(host)
     }
 
     /// Returns true if each response is the last of the connection: its listener drains, or has other
