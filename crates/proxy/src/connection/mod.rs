@@ -39,6 +39,7 @@ use std::{
 use edgeway_core::chain::{ClientCertificate, Scheme};
 use edgeway_tls as tls;
 use parking_lot::Mutex;
+use rustix::net::Shutdown;
 
 pub use self::close_reason::CloseReason;
 use self::{
@@ -290,9 +291,9 @@ impl Connection {
         }
         if why == CloseReason::SendTimeout {
             forget_unsent(&socket);
-            shut_down(&socket, rustix::net::Shutdown::Both);
+            shut_down(&socket, Shutdown::Both);
         } else {
-            shut_down(&socket, rustix::net::Shutdown::Read);
+            shut_down(&socket, Shutdown::Read);
         }
     }
 
@@ -307,7 +308,7 @@ impl Connection {
         }
         fence(Ordering::SeqCst);
         if self.stage.load(Ordering::Relaxed) == stage {
-            shut_down(&socket, rustix::net::Shutdown::Read);
+            shut_down(&socket, Shutdown::Read);
         } else {
             self.closed.store(0, Ordering::Release);
         }
@@ -353,9 +354,17 @@ impl Connection {
 
     /// Ends this connection at once, in both directions, without another response.
     fn end(&self) {
-        if !self.break_off() {
-            shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
+        if self.break_off() {
+            return;
         }
+        // Over TLS, the reader of an idle connection says that nothing follows.
+        let is_read = self.tls.is_some() && matches!(self.stage(), Stage::Idle | Stage::Head);
+        let how = if is_read {
+            Shutdown::Read
+        } else {
+            Shutdown::Both
+        };
+        shut_down(&self.socket.lock(), how);
     }
 
     /// Marks the response being written as one that ends with this connection.
