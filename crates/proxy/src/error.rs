@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use edgeway_cache::store::FillEnd;
 use edgeway_core::chain::{Reply, RequestFacts};
 use edgeway_upstreams::is_alert;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, ImmutStr};
 
 use crate::connection::{CloseReason, deadline::Expired};
@@ -121,6 +121,9 @@ edgeway_base::enum_table! {
     }
 }
 
+/// Methods that the response to another one names.
+pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// Reason word of [`Failure::FileChanged`], and the type of the error that it is read from.
 pub(super) const FILE_CHANGED: &str = "file_changed";
 
@@ -143,20 +146,14 @@ impl Failure {
             Self::NoBackend | Self::Overload | Self::AllDown => {
                 reply.retry_after(Duration::from_secs(1))
             }
-            Self::Method => reply.header(
-                http::header::ALLOW,
-                http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-            ),
+            Self::Method => reply.header(header::ALLOW, HeaderValue::from_static(METHODS)),
             // RFC 6455, 4.4; RFC 9110, 15.5.22.
             Self::WebsocketVersion => reply
                 .header(
-                    http::header::SEC_WEBSOCKET_VERSION,
-                    http::HeaderValue::from_static("13"),
+                    header::SEC_WEBSOCKET_VERSION,
+                    HeaderValue::from_static("13"),
                 )
-                .header(
-                    http::header::UPGRADE,
-                    http::HeaderValue::from_static("websocket"),
-                ),
+                .header(header::UPGRADE, HeaderValue::from_static("websocket")),
             Self::BadRequest
             | Self::BadPath
             | Self::BadHost
