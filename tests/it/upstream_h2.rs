@@ -128,6 +128,23 @@ async fn a_request_beyond_its_total_timeout_ends_alone() {
 }
 
 #[tokio::test]
+async fn a_time_that_the_client_sets_is_no_fault_of_the_backend() {
+    let origin = Http2Origin::start().await;
+    let gateway = gateway(origin.address(), "").await;
+    let client = Client::open(gateway.address()).await;
+    let call = [("content-type", "application/grpc"), ("grpc-timeout", "1m")];
+    let ended = get_from(&client, "/silent", &call).await;
+    assert_eq!(ended.headers["grpc-status"], "4");
+    gateway.log_lines(1).await;
+    let attempts = "edgeway_upstream_requests_total{outcome=";
+    let outcome = async |word: &str| gateway.count(&format!("{attempts}\"{word}\"}}")).await;
+    assert_eq!(
+        (outcome("client_gone").await, outcome("timeout").await),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
 async fn clients_of_http1_reach_it_as_well() {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), "").await;
