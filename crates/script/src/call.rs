@@ -15,7 +15,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use url::{Position, Url};
 
-use super::{body::Body, context_facts::ContextFacts, error::Failure};
+use super::{
+    body::Body, context_facts::ContextFacts, error::Failure, header_changes::is_singleton,
+};
 use crate::base::{
     target::{Slashes, join, normalise},
     trace_context::TraceContext,
@@ -83,11 +85,11 @@ impl HeaderChange {
 
     pub fn apply(self, headers: &mut HeaderMap) {
         match self {
-            Self::Set(name, value) => {
-                headers.insert(name, value);
-            }
-            Self::Append(name, value) => {
+            Self::Append(name, value) if !is_singleton(&name) => {
                 headers.append(name, value);
+            }
+            Self::Set(name, value) | Self::Append(name, value) => {
+                headers.insert(name, value);
             }
             Self::Delete(name) => {
                 headers.remove(name);

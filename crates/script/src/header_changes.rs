@@ -24,6 +24,16 @@ pub fn is_ours(name: &HeaderName) -> bool {
     OURS.contains(&name.as_str())
 }
 
+/// Returns true if a header has one value, of which a second line would make a list. A plugin that
+/// appends to it replaces it.
+pub(super) fn is_singleton(name: &HeaderName) -> bool {
+    "age authorization content-location content-range content-type date etag expires from \
+     if-modified-since if-range if-unmodified-since last-modified location max-forwards origin \
+     proxy-authorization range referer retry-after server user-agent"
+        .split(' ')
+        .any(|singleton| name == singleton)
+}
+
 /// Applies the changes of a hook to response headers.
 pub fn apply(changes: &[HeaderChange], headers: &mut HeaderMap) {
     for change in changes.iter().filter(|change| !is_ours(change.name())) {

@@ -303,7 +303,8 @@ fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
 fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
     // A valid character has two bytes at most.
     let value = &value[..value.floor_char_boundary(2 * MAX_HEADER_LEN + 2)];
-    let value = latin_bytes(value.trim())
+    // HTTP whitespace of the Fetch standard: another space is part of the value.
+    let value = latin_bytes(value.trim_matches(['\t', '\n', '\r', ' ']))
         .filter(|bytes| bytes.len() <= MAX_HEADER_LEN)
         .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
     value.ok_or_else(|| Exception::throw_type(ctx, "invalid header value"))
@@ -434,7 +435,8 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
         return Err(Exception::throw_range(ctx, &why));
     }
     for pair in flat.chunks_exact(2) {
-        headers.append(header_name(ctx, &pair[0])?, header_value(ctx, &pair[1])?);
+        let (name, value) = (header_name(ctx, &pair[0])?, header_value(ctx, &pair[1])?);
+        HeaderChange::Append(name, value).apply(&mut headers);
     }
     Ok(headers)
 }
