@@ -7,10 +7,11 @@ use super::{
     error::Failure,
 };
 
-/// Returns true if a header belongs to the connection or to the framing, which the gateway
+/// Returns true if a header belongs to the connection, the framing or the way, which the gateway
 /// controls: changes by plugins are ignored, as browsers ignore forbidden header names.
 pub fn is_ours(name: &HeaderName) -> bool {
-    const OURS: [&str; 9] = [
+    const OURS: [&str; 10] = [
+        "cdn-loop",
         "connection",
         "content-length",
         "keep-alive",

@@ -32,7 +32,7 @@ use super::{
     conditions::{self, latin},
     context_facts,
     error::Failure,
-    host_functions,
+    fetch_loop, host_functions,
     log_line::{self, PluginLogLine},
     usv_string::{self, UsvString},
     values,
@@ -109,15 +109,19 @@ impl State {
         values::charge(ctx, &self.budget, bytes)
     }
 
-    /// Writes the trace of the running call into the headers of a `fetch`. Those of the client, which
-    /// a plugin may copy whole, name the client's span, and W3C Trace Context (3.3) lets state go with
-    /// its own parent only.
-    pub(super) fn continue_trace(&self, headers: &mut HeaderMap) {
+    /// Writes the trace and the way of the running call into the headers of a `fetch`. Those of the
+    /// client, which a plugin may copy whole, name the client's span, and W3C Trace Context (3.3) lets
+    /// state go with its own parent only.
+    pub(super) fn continue_request(&self, ctx: &Ctx<'_>, headers: &mut HeaderMap) -> Result<()> {
         let running = self.call.lock();
-        if let Some(trace) = running.as_deref().and_then(|call| call.input.trace) {
+        let Some(call) = running.as_deref() else {
+            return Ok(());
+        };
+        if let Some(trace) = call.input.trace {
             headers.insert(TRACEPARENT, trace.header_value());
             headers.remove(TRACESTATE);
         }
+        fetch_loop::mark(&call.way, headers).map_err(|why| Exception::throw_type(ctx, &why))
     }
 
     /// Returns the strings of an array, within bounds.
