@@ -414,8 +414,7 @@ pub(super) fn repeat(ctx: &mut Context) {
     ctx.facts.upstream.status = 0;
     ctx.responded_at = None;
     ctx.has_interim = false;
-    // As for a stale connection, the response does not count as an attempt.
-    ctx.stale_attempts += 1;
+    ctx.facts.upstream.attempts -= 1;
 }
 
 /// Finishes the request, however it ended.
