@@ -92,7 +92,7 @@ fn variables_of_nginx_are_doubtful() {
     let code = "edgeway::route::nginx_variable";
     let route = |keys: &str| routed(&format!("[{{ match: {{ path: /* }}, {keys} }}]"));
     for sent in [
-        "upstream: web, headers: { request: { set: { X-Ip: '$remote_addr' } } }",
+        "upstream: web, headers: { request: { set: { X-Ip: '$REMOTE_ADDR' } } }",
         "upstream: web, headers: { response: { add: { X-A: [a, '$http_x_a'] } } }",
     ] {
         assert_reported(&route(sent), Severity::Warning, code);

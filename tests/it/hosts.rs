@@ -45,6 +45,8 @@ async fn hosts_without_a_route_are_misdirected_where_routes_name_hosts() {
     let gateway = Gateway::start(&open).await;
     assert_eq!(asked(&gateway, "c.test", "/here").await.0, 404);
     assert_eq!(asked(&gateway, "c.test", "/any").await.0, 200);
+    let whole = Request::new("OPTIONS", "*").header("host", "c.test");
+    assert_eq!(gateway.send(&whole).await.status(), 200);
 }
 
 #[tokio::test]
@@ -88,6 +90,18 @@ async fn a_listener_sends_its_clients_to_https() {
     for path in ["/healthz", "/api/health", "/.well-known/acme-challenge/x"] {
         assert_eq!(gateway.get(path).await.json()["target"], path);
     }
+    // A request for the gateway itself goes nowhere.
+    let whole = Request::new("OPTIONS", "*");
+    let response = gateway.send(&whole).await;
+    assert_eq!(
+        (response.status(), response.header("location")),
+        (200, None)
+    );
+    assert!(
+        response
+            .header("allow")
+            .is_some_and(|allow| allow.contains("OPTIONS"))
+    );
     let at_https = get("/secure").header("x-forwarded-proto", "https");
     assert_eq!(gateway.send(&at_https).await.json()["target"], "/secure");
 

@@ -102,6 +102,7 @@ mod plugin_author;
 mod plugin_bodies;
 mod plugin_facts;
 mod plugin_run;
+mod plugin_stores;
 mod plugin_words;
 mod plugins;
 mod portable;

@@ -1,5 +1,7 @@
 //! Profiles, switched while the gateway serves.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -109,7 +111,18 @@ async fn profiles_that_cannot_be_switched_are_reported() {
 #[tokio::test]
 async fn the_profile_survives_reloads_and_upgrades_until_it_is_removed() {
     let (mut gateway, origin) = start().await;
+    let page = gateway.folder().join("page.txt");
+    let file = "- { match: { path: /page }, respond: { file: page.txt } }\n";
+    let with_page = yaml(&origin, PEAK) + file;
+    fs::write(&page, "first").expect("the folder takes files");
+    assert!(gateway.reload(&with_page).await);
+    fs::write(&page, "second").expect("the folder takes files");
     switch(&gateway, json!("peak")).await;
+    // The switch has read the file: there is nothing new for the next reload.
+    assert_eq!(gateway.get("/page").await.text(), "second");
+    assert!(gateway.reload(&with_page).await);
+    let stderr = gateway.stderr();
+    assert!(stderr.contains("reloaded: nothing changed"), "{stderr}");
     assert!(gateway.reload(&yaml(&origin, PEAK)).await);
     assert_eq!(active(&gateway).await, "peak");
     gateway.upgrade().await;

@@ -5,7 +5,11 @@
 //! keeps its own; after the end serves the configuration whose routes did not get worse, and no
 //! request fails because of the change back.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use crate::support::{
     client::{Request, get, post_json},
@@ -20,6 +24,8 @@ use crate::support::{
 
 /// Time of traffic before the change.
 const BEFORE: Duration = Duration::from_secs(1);
+/// Maximum time until a configuration that fails goes back.
+const TAKEN_BACK: Duration = Duration::from_mins(1);
 /// Number of clients of a load.
 const CLIENTS: u64 = 200;
 
@@ -232,16 +238,16 @@ async fn a_configuration_whose_requests_fail_goes_back_by_itself() {
 /// name and its limit.
 #[tokio::test]
 async fn the_configuration_that_comes_back_is_as_it_was() {
-    let port = free_port();
-    let yaml = |listener: &str, rest: &str| {
+    let (port, other) = (free_port(), free_port());
+    let yaml = |listeners: &str, rest: &str| {
         format!(
-            "listeners: [{{ address: \"127.0.0.1:{port}\", name: {listener} }}]
+            "listeners: [{{ address: \"127.0.0.1:{port}\", name: {listeners} }}]
 trusted_proxies: [127.0.0.1]
 {rest}"
         )
     };
     let before = yaml(
-        "front",
+        &format!("front }}, {{ address: \"127.0.0.1:{other}\", name: other"),
         "rate_limits: { few: 1/h }
 routes:
   - { match: { path: /* }, respond: ok }
@@ -270,6 +276,8 @@ routes:
     ));
     let command = begin_command(&gateway, &["reload", "--canary", "5min"]);
     is_on_trial(&gateway).await;
+    // A port that another process has taken is tried again.
+    let taken = TcpListener::bind(("127.0.0.1", other)).expect("its listener is closed");
     let mut pages = 0;
     for client in 0..20 {
         let page = gateway.send(&from("/page", client)).await;
@@ -280,6 +288,14 @@ routes:
         pages += u32::from(page.status() == 200);
     }
     assert!(pages > 0, "nobody has the previous configuration");
+    wait_for("the previous one cannot serve", TAKEN_BACK, async || {
+        gateway
+            .stderr()
+            .contains("which is tried again")
+            .then_some(())
+    })
+    .await;
+    drop(taken);
     let ran = command.end().await;
     load.stop().await;
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
@@ -289,7 +305,7 @@ routes:
     assert_eq!(few().await, 429);
     assert_eq!(
         gateway.listeners().await.keys().collect::<Vec<_>>(),
-        ["front"]
+        ["front", "other"]
     );
     // It goes on from there: the next reload reads the files.
     fs::write(gateway.folder().join("page.txt"), "a page").unwrap();

@@ -128,6 +128,23 @@ async fn a_request_beyond_its_total_timeout_ends_alone() {
 }
 
 #[tokio::test]
+async fn a_time_that_the_client_sets_is_no_fault_of_the_backend() {
+    let origin = Http2Origin::start().await;
+    let gateway = gateway(origin.address(), "").await;
+    let client = Client::open(gateway.address()).await;
+    let call = [("content-type", "application/grpc"), ("grpc-timeout", "1m")];
+    let ended = get_from(&client, "/silent", &call).await;
+    assert_eq!(ended.headers["grpc-status"], "4");
+    gateway.log_lines(1).await;
+    let attempts = "edgeway_upstream_requests_total{outcome=";
+    let outcome = async |word: &str| gateway.count(&format!("{attempts}\"{word}\"}}")).await;
+    assert_eq!(
+        (outcome("client_gone").await, outcome("timeout").await),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
 async fn clients_of_http1_reach_it_as_well() {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), "").await;
@@ -187,7 +204,12 @@ async fn serve_frames(mut socket: TcpStream, excludes: bool) -> io::Result<()> {
                 let goaway = [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &[0; 8]].concat();
                 socket.write_all(&goaway).await?;
             }
-            (1, _) => socket.write_all(&[0, 0, 1, 1, 5, a, b, c, d, 0x88]).await?,
+            (1, _) => {
+                // `:status: 200`, and `content-length: 0` twice (RFC 7541, 6.2.2).
+                let length = [0x0f, 0x0d, 1, b'0'];
+                let response = [&[0, 0, 9, 1, 5, a, b, c, d, 0x88][..], &length, &length];
+                socket.write_all(&response.concat()).await?;
+            }
             (4, 0) => socket.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await?,
             _ => {}
         }
@@ -207,7 +229,9 @@ async fn a_write_that_a_goaway_excludes_is_sent_again() {
         }
     });
     let gateway = gateway(address, "").await;
-    assert_eq!(gateway.send(&post("/", "x")).await.status(), 200);
+    let response = gateway.send(&post("/", "x")).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.headers.get_all("content-length").eq(["0"]));
 }
 
 #[tokio::test]

@@ -51,6 +51,22 @@ impl GatewayHeaders {
         Ok(name)
     }
 
+    /// Parses the name of a header with the client's identity: none that says something else of the
+    /// request, since no client could send it.
+    pub fn parse_identity(text: &str) -> Result<HeaderName, InvalidValue> {
+        let name = Self::parse(text)?;
+        let is_of_request = ["if-", "content-"]
+            .iter()
+            .any(|start| name.as_str().starts_with(start))
+            || name == header::RANGE
+            || name.as_str() == "x-request-id";
+        if is_of_request {
+            let message = format!("`{text}` has a meaning of its own in requests");
+            return Err(InvalidValue::new(message, FREE_NAME));
+        }
+        Ok(name)
+    }
+
     /// Parses the name of a header that clients send for the gateway to read.
     pub fn parse_credential(text: &str) -> Result<HeaderName, InvalidValue> {
         match HeaderName::from_bytes(text.as_bytes()) {
@@ -133,7 +149,11 @@ mod tests {
             assert!(GatewayHeaders::parse(name).is_err(), "{name}");
         }
         for name in ["X-User-Id", "Authorization", "Remote-User"] {
+            assert!(GatewayHeaders::parse_identity(name).is_ok(), "{name}");
+        }
+        for name in ["Range", "If-Match", "Content-Type", "X-Request-Id"] {
             assert!(GatewayHeaders::parse(name).is_ok(), "{name}");
+            assert!(GatewayHeaders::parse_identity(name).is_err(), "{name}");
         }
         for (name, is_good) in [("Connection", false), ("X_Key", true), ("Cookie", true)] {
             let parsed = GatewayHeaders::parse_credential(name);

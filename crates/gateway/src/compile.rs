@@ -59,7 +59,8 @@ pub(super) struct Compiler<'a> {
 /// Compiles a configuration whose relative paths start at `folder`. The gateway is `None` if any
 /// problem was an error.
 pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, Diagnostics) {
-    compile_with(file, folder, world, ProfileSelection::Same)
+    let (gateway, diagnostics, _) = compile_with(file, folder, world, ProfileSelection::Same);
+    (gateway, diagnostics)
 }
 
 /// Compiles as [`compile`] does, and always records the files that it reads or would read.
@@ -69,23 +70,13 @@ pub fn compile_noting(
     world: &World,
     referenced: &mut ReferencedFiles,
 ) -> (Option<Gateway>, Diagnostics) {
-    let (gateway, diagnostics, read) = compile_all(file, folder, world, ProfileSelection::Same);
+    let (gateway, diagnostics, read) = compile_with(file, folder, world, ProfileSelection::Same);
     *referenced = read;
     (gateway, diagnostics)
 }
 
-/// Compiles as [`compile`] does, with the requested profile.
+/// Compiles as [`compile_noting`] does, with the requested profile.
 pub fn compile_with(
-    file: &File,
-    folder: &Path,
-    world: &World,
-    profile: ProfileSelection<'_>,
-) -> (Option<Gateway>, Diagnostics) {
-    let (gateway, diagnostics, _) = compile_all(file, folder, world, profile);
-    (gateway, diagnostics)
-}
-
-fn compile_all(
     file: &File,
     folder: &Path,
     world: &World,

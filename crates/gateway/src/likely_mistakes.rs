@@ -45,6 +45,8 @@ impl Compiler<'_> {
             headers.for_each(|(_, node)| texts(node, &mut values));
         }
         for (value, place) in values {
+            // nginx ignores the case of their names.
+            let value = value.to_ascii_lowercase();
             let variable = NGINX_VARIABLES
                 .iter()
                 .find(|(theirs, _)| value.contains(theirs));

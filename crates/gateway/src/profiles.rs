@@ -290,7 +290,7 @@ routes:
         let loaded = load_text("edgeway.yaml", &format!("{BASE}profiles: {profiles}\n"));
         let problems = format!("{:?}", loaded.diagnostics);
         let file = loaded.file.unwrap_or_else(|| panic!("{problems}"));
-        let (gateway, diagnostics) = compile_with(&file, Path::new("."), world, wanted);
+        let (gateway, diagnostics, _) = compile_with(&file, Path::new("."), world, wanted);
         let messages = diagnostics.list().iter().map(|it| it.message.clone());
         (messages.collect(), gateway)
     }

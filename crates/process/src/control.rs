@@ -78,7 +78,7 @@ pub(super) struct Control {
     /// other. It holds the configuration that serves, the one on trial during a trial.
     pub(super) turn: tokio::sync::Mutex<Candidate>,
     /// The sources that were read last, whether they were accepted or not.
-    sources: watch::Sender<Arc<Sources>>,
+    pub(super) sources: watch::Sender<Arc<Sources>>,
     pub(super) stopping: watch::Sender<bool>,
     /// Set once all listeners of the first configuration are open.
     started: AtomicBool,

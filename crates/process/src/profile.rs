@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use edgeway_base::{out::listed, units::millis};
-use edgeway_config::model::File;
+use edgeway_config::{model::File, source::Sources};
 use edgeway_gateway::{
     self as gateway, Gateway,
     profiles::{self, ProfileSelection},
@@ -93,10 +93,10 @@ impl Control {
             let wanted = profile
                 .as_deref()
                 .map_or(ProfileSelection::Nothing, ProfileSelection::Named);
-            let (gateway, diagnostics) = gateway::compile_with(&file, &folder, &live.world, wanted);
-            (file, gateway, diagnostics)
+            let compiled = gateway::compile_with(&file, &folder, &live.world, wanted);
+            (file, compiled)
         });
-        let (file, gateway, diagnostics) = compiled.await.map_err(|broken| {
+        let (file, (gateway, diagnostics, referenced)) = compiled.await.map_err(|broken| {
             reload::forget(&self.live);
             let message = format!("the configuration could not be compiled: {broken}");
             ActionError::new(500, "internal", message)
@@ -106,9 +106,13 @@ impl Control {
             // External inputs have changed since it was read: certificates, folders.
             return Err(ActionError::configuration(&sources, &diagnostics));
         };
+        let sources = Sources {
+            referenced,
+            ..Sources::clone(&sources)
+        };
         Ok(Candidate {
             file,
-            sources,
+            sources: Arc::new(sources),
             diagnostics,
             gateway: Arc::new(gateway),
         })

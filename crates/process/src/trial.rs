@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edgeway_base::units::Span;
+use edgeway_config::source::ReferencedFiles;
 use edgeway_gateway::Gateway;
 use edgeway_proxy::live::{
     SwitchReason,
@@ -112,27 +113,42 @@ impl Control {
         self.end_trial(generation, TrialOutcome::Kept, text);
     }
 
-    /// Serves the configuration before the trial again, as it was: nothing is read or compiled.
+    /// Serves the configuration before the trial again, as it was: nothing is read or compiled. A port
+    /// that it needs may have been taken, so it tries until it can.
     async fn take_back(self: &Arc<Self>, generation: u64, earlier: Candidate, why: String) {
-        let mut serving = self.turn.lock().await;
-        if self.live.loaded().generation != generation || self.is_stopping() {
+        let mut is_reported = false;
+        let (mut serving, refused) = loop {
+            let serving = self.turn.lock().await;
+            if self.live.loaded().generation != generation || self.is_stopping() {
+                drop(serving);
+                self.end_trial(generation, TrialOutcome::Superseded, String::new());
+                return;
+            }
+            let refused = self.live.gateway();
+            let taken = self.take(&earlier, SwitchReason::TakenBack, None).await;
+            let Err(error) = taken else {
+                break (serving, refused);
+            };
             drop(serving);
-            self.end_trial(generation, TrialOutcome::Superseded, String::new());
-            return;
-        }
-        let refused = self.live.gateway();
-        let taken = self.take(&earlier, SwitchReason::TakenBack, None).await;
-        if let Err(error) = taken {
-            warn!(
-                generation;
-                "configuration got worse, but the previous one cannot serve: {}: {why}",
-                error.message
-            );
-            let text = format!("{why}; the previous one cannot serve: {}", error.message);
-            drop(serving);
-            self.keep(generation, text, earlier.gateway).await;
-            return;
-        }
+            if !std::mem::replace(&mut is_reported, true) {
+                let text = format!(
+                    "configuration {generation} got worse, but the previous one cannot serve, which \
+                     is tried again: {}: {why}",
+                    error.message
+                );
+                warn!("{text}");
+                self.live.refused(text);
+            }
+            tokio::time::sleep(EVERY).await;
+        };
+        // Its texts are refused, whatever becomes of the other files that it names.
+        self.sources.send_if_modified(|read| {
+            let is_read = Arc::ptr_eq(read, &serving.sources);
+            if is_read {
+                Arc::make_mut(read).referenced = ReferencedFiles::default();
+            }
+            is_read
+        });
         *serving = earlier;
         self.reset_lifetimes(refused, &serving.gateway).await;
         drop(serving);

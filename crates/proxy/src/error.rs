@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use edgeway_cache::store::FillEnd;
 use edgeway_core::chain::{Reply, RequestFacts};
 use edgeway_upstreams::is_alert;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, ImmutStr};
 
 use crate::connection::{CloseReason, deadline::Expired};
@@ -70,10 +70,10 @@ edgeway_base::enum_table! {
         BadPath = (400, "bad_path", "The address has characters that are not allowed."),
         /// The `Host` of the request is neither a valid name nor an address.
         BadHost = (400, "bad_host", "The request has no valid host."),
-        /// The request names another host than its connection. The name of the connection decided
-        /// which client certificates were requested.
+        /// The request names another host than its connection, or came on one from before the rules for
+        /// client certificates changed. Both decided which certificate was requested.
         WrongName =
-            (421, "wrong_name", "This connection is for another host name than the request."),
+            (421, "wrong_name", "This request needs a new connection, for its host name."),
         /// The request headers are longer than the app accepts.
         LongHead = (431, "long_head", "The request's headers, including cookies, are too long."),
         /// No route matches.
@@ -121,6 +121,9 @@ edgeway_base::enum_table! {
     }
 }
 
+/// Methods that the response to another one names.
+pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// Reason word of [`Failure::FileChanged`], and the type of the error that it is read from.
 pub(super) const FILE_CHANGED: &str = "file_changed";
 
@@ -143,20 +146,14 @@ impl Failure {
             Self::NoBackend | Self::Overload | Self::AllDown => {
                 reply.retry_after(Duration::from_secs(1))
             }
-            Self::Method => reply.header(
-                http::header::ALLOW,
-                http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-            ),
+            Self::Method => reply.header(header::ALLOW, HeaderValue::from_static(METHODS)),
             // RFC 6455, 4.4; RFC 9110, 15.5.22.
             Self::WebsocketVersion => reply
                 .header(
-                    http::header::SEC_WEBSOCKET_VERSION,
-                    http::HeaderValue::from_static("13"),
+                    header::SEC_WEBSOCKET_VERSION,
+                    HeaderValue::from_static("13"),
                 )
-                .header(
-                    http::header::UPGRADE,
-                    http::HeaderValue::from_static("websocket"),
-                ),
+                .header(header::UPGRADE, HeaderValue::from_static("websocket")),
             Self::BadRequest
             | Self::BadPath
             | Self::BadHost

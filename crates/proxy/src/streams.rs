@@ -28,6 +28,8 @@ pub(super) struct FirstByte {
     pub(super) after_chunk: Duration,
     /// True if the response has no end of its own.
     pub(super) is_stream: bool,
+    /// True if the client waits for less time than the backend has.
+    pub(super) is_clients: bool,
 }
 
 impl FirstByte {
@@ -41,11 +43,12 @@ impl FirstByte {
             timeouts.first_byte
         };
         let stated = grpc::timeout(headers).filter(|_| is_call);
-        let stated = stated.map(|stated| stated.saturating_add(GRACE).min(within));
+        let stated = stated.map(|stated| stated.saturating_add(GRACE));
         Self {
-            within: stated.unwrap_or(within),
+            within: stated.map_or(within, |stated| stated.min(within)),
             after_chunk: stated.map_or(within, |_| Duration::ZERO),
             is_stream,
+            is_clients: stated.is_some_and(|stated| stated < within),
         }
     }
 }
@@ -93,6 +96,7 @@ mod tests {
             within: Duration::from_secs(within),
             after_chunk: Duration::from_secs(after),
             is_stream,
+            is_clients: within == 6,
         };
         assert_eq!(FirstByte::for_request(&headers, &timeouts), expected);
     }

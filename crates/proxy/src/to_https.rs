@@ -5,7 +5,10 @@ use edgeway_gateway::ToHttps;
 use http::{HeaderValue, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{error::Failure, forwarded};
+use super::{
+    error::{Failure, METHODS},
+    forwarded,
+};
 
 /// Returns the redirect for a request that came without TLS, or `None` if it is served as it is. A
 /// trusted proxy may have terminated TLS where this listener has none.
@@ -15,7 +18,13 @@ pub(super) fn reply(
     path: &[u8],
     client: &Client,
 ) -> Option<Box<Reply>> {
-    if client.scheme == Scheme::Https || !to.takes(path) {
+    if client.scheme == Scheme::Https {
+        return None;
+    }
+    if path == b"*" {
+        return Some(options());
+    }
+    if !to.takes(path) {
         return None;
     }
     let host = forwarded::without_port(public_host(request, client));
@@ -34,6 +43,12 @@ pub(super) fn reply(
     // 308 instead of 301: a POST must stay a POST.
     let reply = Reply::empty(StatusCode::PERMANENT_REDIRECT);
     Some(Box::new(reply.header(header::LOCATION, location)))
+}
+
+/// Returns the reply to `OPTIONS *`, which is for the gateway itself (RFC 9110, 9.3.7).
+pub(super) fn options() -> Box<Reply> {
+    let methods = HeaderValue::from_static(METHODS);
+    Box::new(Reply::empty(StatusCode::OK).header(header::ALLOW, methods))
 }
 
 #[cfg(test)]
@@ -93,16 +108,13 @@ mod tests {
     #[test]
     fn what_is_exempt_or_at_https_already_is_served() {
         let host = Some("a.test");
-        for target in [
-            "/health",
-            "/health?x",
-            "/.well-known/acme-challenge/token",
-            "*",
-        ] {
+        for target in ["/health", "/health?x", "/.well-known/acme-challenge/token"] {
             assert_eq!(location(443, host, target, Scheme::Http), None, "{target}");
         }
         assert_eq!(location(443, host, "/", Scheme::Https), None);
         assert!(location(443, host, "/healthy", Scheme::Http).is_some());
+        let whole = location(443, host, "*", Scheme::Http);
+        assert_eq!(whole.as_deref(), Some("200"));
     }
 
     #[test]

@@ -15,7 +15,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use url::{Position, Url};
 
-use super::{body::Body, context_facts::ContextFacts, error::Failure};
+use super::{
+    body::Body, context_facts::ContextFacts, error::Failure, fetch_loop::CDN_LOOP,
+    header_changes::is_singleton,
+};
 use crate::base::{
     target::{Slashes, join, normalise},
     trace_context::TraceContext,
@@ -83,11 +86,11 @@ impl HeaderChange {
 
     pub fn apply(self, headers: &mut HeaderMap) {
         match self {
-            Self::Set(name, value) => {
-                headers.insert(name, value);
-            }
-            Self::Append(name, value) => {
+            Self::Append(name, value) if !is_singleton(&name) => {
                 headers.append(name, value);
+            }
+            Self::Set(name, value) | Self::Append(name, value) => {
+                headers.insert(name, value);
             }
             Self::Delete(name) => {
                 headers.remove(name);
@@ -205,6 +208,8 @@ pub(super) struct Call {
     pub(super) input: Input,
     /// Request headers and response headers as the hook sees and changes them.
     pub(super) heads: [HeaderMap; 2],
+    /// Lines of `CDN-Loop`, whatever the plugin makes of its headers.
+    pub(super) way: Vec<HeaderValue>,
     pub(super) changes: [Vec<HeaderChange>; 2],
     pub(super) status: Option<StatusCode>,
     pub(super) waiting: PendingOperations,
@@ -233,6 +238,7 @@ impl Call {
         Self {
             id,
             input,
+            way: request.get_all(CDN_LOOP).iter().cloned().collect(),
             heads: [request, response.unwrap_or_default()],
             changes: Default::default(),
             status: None,

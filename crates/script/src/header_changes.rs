@@ -7,10 +7,11 @@ use super::{
     error::Failure,
 };
 
-/// Returns true if a header belongs to the connection or to the framing, which the gateway
+/// Returns true if a header belongs to the connection, the framing or the way, which the gateway
 /// controls: changes by plugins are ignored, as browsers ignore forbidden header names.
 pub fn is_ours(name: &HeaderName) -> bool {
-    const OURS: [&str; 9] = [
+    const OURS: [&str; 10] = [
+        "cdn-loop",
         "connection",
         "content-length",
         "keep-alive",
@@ -22,6 +23,16 @@ pub fn is_ours(name: &HeaderName) -> bool {
         "http2-settings",
     ];
     OURS.contains(&name.as_str())
+}
+
+/// Returns true if a header has one value, of which a second line would make a list. A plugin that
+/// appends to it replaces it.
+pub(super) fn is_singleton(name: &HeaderName) -> bool {
+    "age authorization content-location content-range content-type date etag expires from \
+     if-modified-since if-range if-unmodified-since last-modified location max-forwards origin \
+     proxy-authorization range referer retry-after server user-agent"
+        .split(' ')
+        .any(|singleton| name == singleton)
 }
 
 /// Applies the changes of a hook to response headers.

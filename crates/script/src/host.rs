@@ -32,7 +32,7 @@ use super::{
     conditions::{self, latin},
     context_facts,
     error::Failure,
-    host_functions,
+    fetch_loop, host_functions,
     log_line::{self, PluginLogLine},
     usv_string::{self, UsvString},
     values,
@@ -109,15 +109,19 @@ impl State {
         values::charge(ctx, &self.budget, bytes)
     }
 
-    /// Writes the trace of the running call into the headers of a `fetch`. Those of the client, which
-    /// a plugin may copy whole, name the client's span, and W3C Trace Context (3.3) lets state go with
-    /// its own parent only.
-    pub(super) fn continue_trace(&self, headers: &mut HeaderMap) {
+    /// Writes the trace and the way of the running call into the headers of a `fetch`. Those of the
+    /// client, which a plugin may copy whole, name the client's span, and W3C Trace Context (3.3) lets
+    /// state go with its own parent only.
+    pub(super) fn continue_request(&self, ctx: &Ctx<'_>, headers: &mut HeaderMap) -> Result<()> {
         let running = self.call.lock();
-        if let Some(trace) = running.as_deref().and_then(|call| call.input.trace) {
+        let Some(call) = running.as_deref() else {
+            return Ok(());
+        };
+        if let Some(trace) = call.input.trace {
             headers.insert(TRACEPARENT, trace.header_value());
             headers.remove(TRACESTATE);
         }
+        fetch_loop::mark(&call.way, headers).map_err(|why| Exception::throw_type(ctx, &why))
     }
 
     /// Returns the strings of an array, within bounds.
@@ -303,7 +307,8 @@ fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
 fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
     // A valid character has two bytes at most.
     let value = &value[..value.floor_char_boundary(2 * MAX_HEADER_LEN + 2)];
-    let value = latin_bytes(value.trim())
+    // HTTP whitespace of the Fetch standard: another space is part of the value.
+    let value = latin_bytes(value.trim_matches(['\t', '\n', '\r', ' ']))
         .filter(|bytes| bytes.len() <= MAX_HEADER_LEN)
         .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
     value.ok_or_else(|| Exception::throw_type(ctx, "invalid header value"))
@@ -434,7 +439,8 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
         return Err(Exception::throw_range(ctx, &why));
     }
     for pair in flat.chunks_exact(2) {
-        headers.append(header_name(ctx, &pair[0])?, header_value(ctx, &pair[1])?);
+        let (name, value) = (header_name(ctx, &pair[0])?, header_value(ctx, &pair[1])?);
+        HeaderChange::Append(name, value).apply(&mut headers);
     }
     Ok(headers)
 }

@@ -96,7 +96,7 @@ pub(super) fn functions<'js>(
         for name in GATEWAY_HEADERS {
             headers.remove(name);
         }
-        s.continue_trace(&mut headers);
+        s.continue_request(&ctx, &mut headers)?;
         // The body is processed even if it is too long.
         s.charge(&ctx, MAX_BODY_LEN)?;
         let body = bounded_bytes(&body, MAX_BODY_LEN).map_err(|()| {

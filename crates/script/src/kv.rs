@@ -24,13 +24,21 @@ const MAX_BYTES: usize = 8 << 20;
 /// Longest time to live. Beyond it a value never expires: neither clocks nor Redis count that far.
 const MAX_TTL: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Adds to a number and returns the result; a new number gets a time to live.
+/// Adds to a number and returns the result, as text: numbers of Lua have 53 bits. A new number gets a
+/// time to live. Returns nil if the value is no number: that is no fault of Redis.
 const INCREMENT: &str = "
-local now = redis.call('INCRBY', KEYS[1], ARGV[1])
-if now == tonumber(ARGV[1]) and ARGV[2] ~= '0' then
+local is_new = redis.call('EXISTS', KEYS[1]) == 0
+local now = redis.pcall('INCRBY', KEYS[1], ARGV[1])
+if type(now) == 'table' then
+  return not (now.err:find('not an integer') or now.err:find('overflow')) and now
+end
+if is_new and ARGV[2] ~= '0' then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return now";
+return redis.call('GET', KEYS[1])";
+
+/// Problem of a value that cannot be added to.
+const NO_NUMBER: &str = "kv: the value is not an integer, or would overflow";
 
 /// Checks that a key and its value are short enough to be stored, in bytes.
 pub(super) fn fits(key: usize, text: usize) -> Result<(), String> {
@@ -162,7 +170,8 @@ impl Kv {
                 let args = [by.to_string(), time.to_string()];
                 let keys: [&[u8]; 1] = [&key];
                 let now = remote.redis.eval(&remote.increment, &keys, &args).await;
-                now.map_err(unavailable)
+                let now: Option<i64> = now.map_err(unavailable)?;
+                now.ok_or_else(|| NO_NUMBER.to_owned())
             }
         }
     }
@@ -224,7 +233,7 @@ impl Memory {
         };
         let now = value.text.parse::<i64>().ok();
         let now = now.and_then(|now| now.checked_add(by));
-        let now = now.ok_or("kv: the value is not an integer, or would overflow")?;
+        let now = now.ok_or(NO_NUMBER)?;
         let before = std::mem::replace(&mut value.text, now.to_string());
         let after = value.text.len();
         values.bytes = values.bytes + after - before.len();

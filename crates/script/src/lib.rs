@@ -19,6 +19,7 @@ mod entry;
 mod error;
 mod exports;
 mod expression;
+mod fetch_loop;
 pub mod harness;
 pub mod header_changes;
 mod hints;

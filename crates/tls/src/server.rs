@@ -55,7 +55,7 @@ pub struct Server {
     pub asks_clients: bool,
     client_rules: AtomicU64,
     /// State of [`Server::supervise`], which may be stopped and begun again.
-    watch: Arc<Mutex<Watch>>,
+    pub(super) watch: Arc<Mutex<Watch>>,
 }
 
 impl Server {
@@ -209,7 +209,7 @@ impl Server {
     where
         F: Future<Output = ()>,
     {
-        watch::run(&self.watch, &self, rest).await;
+        watch::run(&self, rest).await;
     }
 }
 

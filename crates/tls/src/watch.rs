@@ -12,12 +12,11 @@ use std::{
 use log::{error, info, warn};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Mutex;
 use x509_parser::time::ASN1Time;
 
 use super::{
     Server,
-    files::{Files, FilesCheck, FilesEvent, ReadDecision, ReadSchedule, Stamps},
+    files::{Files, FilesEvent, ReadDecision, ReadSchedule, Stamps},
     pair,
     policy::{self, ClientCaError, Policy},
 };
@@ -114,7 +113,7 @@ impl ClientCa {
 }
 
 /// Checks the files and rotates keys, for ever.
-pub(super) async fn run<F>(watch: &Arc<Mutex<Watch>>, server: &Server, rest: impl Fn(Duration) -> F)
+pub(super) async fn run<F>(server: &Arc<Server>, rest: impl Fn(Duration) -> F)
 where
     F: Future<Output = ()>,
 {
@@ -128,17 +127,18 @@ where
             warn!(error:%; "session ticket key not rotated");
         }
         let began = clock.now();
-        let mut held = Arc::clone(watch).lock_owned().await;
+        let mut held = Arc::clone(&server.watch).lock_owned().await;
+        let changing = Arc::clone(server);
+        // With the result: a check goes on if this task is stopped meanwhile.
         let looked = tokio::task::spawn_blocking(move || {
-            let look = held.look();
-            (held, look)
+            held.look(&changing);
+            held
         });
-        let Ok((held, (look, verifier))) = looked.await else {
+        let Ok(held) = looked.await else {
             error!("certificate files no longer watched");
             return;
         };
         pause = CHECK_INTERVAL.max((clock.now() - began) * PAUSE_RATIO);
-        held.apply(look, verifier, server);
         if clock.now() >= remind_at {
             held.remind(server.now());
             remind_at = clock.now() + WARNING_INTERVAL;
@@ -169,22 +169,14 @@ impl Watch {
         }
     }
 
-    fn look(&mut self) -> (FilesCheck, Option<Arc<dyn ClientCertVerifier>>) {
+    /// Reads changed files, and lets `server` use them.
+    fn look(&mut self, server: &Server) {
         let mut look = self.files.look();
         let mut verifier = None;
         if let Some(ca) = &mut self.client_ca {
             verifier = ca.look(&mut look.events);
             look.is_well &= ca.problem.is_none();
         }
-        (look, verifier)
-    }
-
-    fn apply(
-        &self,
-        look: FilesCheck,
-        verifier: Option<Arc<dyn ClientCertVerifier>>,
-        server: &Server,
-    ) {
         for event in &look.events {
             self.report(event);
         }

@@ -38,7 +38,7 @@ pub enum Outcome {
     /// A response with this status whose time to first byte is unknown, or which the gateway did
     /// not forward: 502, 503 and 504 count as failures.
     Status(u16),
-    /// Client closed first. Reveals nothing about the backend but the time so far.
+    /// Client closed or stopped waiting first. Reveals nothing about the backend but the time so far.
     ClientGone,
     /// Connection had ended before the request came over it, the backend refused its stream, or a
     /// tunnel broke. Reveals nothing about the backend.

@@ -172,7 +172,7 @@ async fn a_session_opens_no_listener_but_its_own() {
 }
 
 #[tokio::test]
-async fn clients_of_old_cas_are_refused_from_their_next_connection() {
+async fn clients_of_old_cas_are_refused_from_their_next_request() {
     let site = Site::start(REQUIRED, prepare).await;
     let own = ann(&site.ca);
     let config = with(&site, &own);
@@ -194,11 +194,15 @@ async fn clients_of_old_cas_are_refused_from_their_next_connection() {
         exchange(site.connect("a.test", &config).await).await.err()
     })
     .await;
-    // What is open already gets one more response.
+    // What is open already serves no more requests.
     let last = kept.send(&get("/").header("host", "a.test")).await.unwrap();
+    assert_eq!(last.status(), 421);
     assert_eq!(last.header("connection"), Some("close"));
     wait_for("the connection of HTTP/2 ends", WATCHED, async || {
-        many.send(request(), "").await.is_err().then_some(())
+        let sent = many.send(request(), "").await;
+        sent.map_err(drop)
+            .inspect(|response| assert_eq!(response.status(), 421))
+            .err()
     })
     .await;
     // The control: clients of the new CA are admitted.

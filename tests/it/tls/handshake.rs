@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::process::Signal;
 use rustls::{HandshakeKind, ProtocolVersion, crypto::CryptoProvider, version};
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -160,6 +161,26 @@ async fn a_handshake_has_a_deadline() {
     crate::support::wait::pass(Duration::from_millis(500)).await;
     assert_eq!(open.send(&get("/")).await.unwrap().status(), 200);
     site.refuses("tls_timeout", 2).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_ends_with_a_close_notify() {
+    let limited = "{ certificates: { cert: a.pem, key: a.key } }, limits: { idle_timeout: 200ms }";
+    for (settings, is_stopped) in [(limited, false), (PLAIN, true)] {
+        let site = Site::start(settings, prepare).await;
+        let socket = TcpStream::connect(site.gateway.address()).await.unwrap();
+        let name = ServerName::try_from("a.test").unwrap();
+        let stream = TlsConnector::from(site.trust()).connect(name, socket);
+        let mut stream = stream.await.unwrap();
+        let request = b"HEAD / HTTP/1.1\r\nhost: a.test\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        site.gateway.log_lines(1).await;
+        if is_stopped {
+            site.gateway.signal(Signal::QUIT);
+        }
+        // Without it, rustls returns an error.
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
 }
 
 #[tokio::test]

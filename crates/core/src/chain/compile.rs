@@ -171,15 +171,15 @@ impl CompileContext<'_> {
         self.diagnostics.at(place, code)
     }
 
-    /// Parses the name of a header that only the gateway may send to a backend. Reports an invalid
-    /// name.
+    /// Parses the name of a header that only the gateway may send to a backend, with the client's
+    /// identity. Reports an invalid name.
     pub fn own_header(
         &mut self,
         written: &Spanned<String>,
         code: &'static str,
     ) -> Option<HeaderName> {
         self.at(written.place, code)
-            .reported(GatewayHeaders::parse(&written.value))
+            .reported(GatewayHeaders::parse_identity(&written.value))
     }
 }
 

@@ -294,7 +294,9 @@ impl Jwks {
         {
             return Ok(Arc::clone(&known.keys));
         }
-        let keys = keys::set(&document, SecretKeys::Refused)?;
+        let keys = keys::set(&document, SecretKeys::Refused, |kid, why| {
+            info!(jwks = &*self.name, kid, reason = why; "key of the JWK set left out");
+        })?;
         if keys.is_empty() {
             return Err(FetchFailure::NoKey);
         }

@@ -259,7 +259,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, InvalidValue> {
         return pem(&trimmed.replace("\\n", "\n"));
     }
     if trimmed.starts_with('{') {
-        let keys = set(trimmed.as_bytes(), SecretKeys::Allowed)?;
+        let keys = set(trimmed.as_bytes(), SecretKeys::Allowed, |_, _| {})?;
         if keys.is_empty() {
             return Err(InvalidValue::new(
                 "no key in the JWK set can be used",
@@ -389,8 +389,13 @@ struct JwkSet {
 }
 
 /// Returns the keys of a JWK set, or a single JWK, that can verify tokens. Other keys (for
-/// encryption, of unsupported kinds, broken ones) are left out, as RFC 7517, 5 requires.
-pub(super) fn set(text: &[u8], secrets: SecretKeys) -> Result<Vec<Key>, InvalidValue> {
+/// encryption, of unsupported kinds, broken ones) are left out, as RFC 7517, 5 requires, and
+/// `left_out` gets their `kid` and the reason.
+pub(super) fn set(
+    text: &[u8],
+    secrets: SecretKeys,
+    left_out: impl Fn(&str, &str),
+) -> Result<Vec<Key>, InvalidValue> {
     const HELP: &str = "write a JWK set: `{\"keys\": […]}`";
     let value: serde_json::Value = serde_json::from_slice(text)
         .map_err(|error| InvalidValue::new(format!("invalid JSON: {error}"), HELP))?;
@@ -408,15 +413,18 @@ pub(super) fn set(text: &[u8], secrets: SecretKeys) -> Result<Vec<Key>, InvalidV
             "remove keys that no longer sign",
         ));
     }
-    let known = list.into_iter().filter_map(|value| {
-        let jwk: Jwk = serde_json::from_value(value).ok()?;
-        jwk.key(secrets)
+    let known = list.iter().filter_map(|value| {
+        let jwk = Jwk::deserialize(value).map_err(|error| error.to_string());
+        let key = jwk.and_then(|jwk| jwk.key(secrets));
+        let kid = value.get("kid").and_then(serde_json::Value::as_str);
+        key.map_err(|why| left_out(kid.unwrap_or_default(), &why))
+            .ok()
     });
     Ok(known.collect())
 }
 
 impl Jwk {
-    fn key(&self, secrets: SecretKeys) -> Option<Key> {
+    fn key(&self, secrets: SecretKeys) -> Result<Key, String> {
         let signs = self
             .purpose
             .as_deref()
@@ -426,33 +434,34 @@ impl Jwk {
                 .as_ref()
                 .is_none_or(|ops| ops.iter().any(|op| op == "verify"));
         if !signs {
-            return None;
+            return Err("it is not for signatures".to_owned());
         }
-        let bytes = |text: &Option<String>| -> Option<Vec<u8>> {
-            URL_SAFE_NO_PAD.decode(text.as_deref()?).ok()
+        // Without its numbers, no key is valid.
+        let bytes = |text: &Option<String>| -> Vec<u8> {
+            let text = text.as_deref().unwrap_or_default();
+            URL_SAFE_NO_PAD.decode(text).unwrap_or_default()
         };
         let on_curve = |kind: Kind, length: usize| {
-            let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
+            let (x, y) = (bytes(&self.x), bytes(&self.y));
             let has_full_length = x.len() == length && y.len() == length;
             let point = [&[4][..], &x, &y].concat();
-            has_full_length.then(|| Key::point(kind, &point).ok())?
+            Key::point(kind, if has_full_length { &point } else { &[] })
         };
-        let mut key = match (self.kty.as_str(), self.crv.as_deref()) {
-            ("RSA", _) => Key::rsa(&bytes(&self.n)?, &bytes(&self.e)?).ok(),
+        let key = match (self.kty.as_str(), self.crv.as_deref()) {
+            ("RSA", _) => Key::rsa(&bytes(&self.n), &bytes(&self.e)),
             ("EC", Some("P-256")) => on_curve(Kind::P256, 32),
             ("EC", Some("P-384")) => on_curve(Kind::P384, 48),
-            ("OKP", Some("Ed25519")) => Key::point(Kind::Ed25519, &bytes(&self.x)?).ok(),
-            ("oct", _) if secrets == SecretKeys::Allowed => Key::secret(&bytes(&self.k)?).ok(),
-            _ => None,
-        }?;
+            ("OKP", Some("Ed25519")) => Key::point(Kind::Ed25519, &bytes(&self.x)),
+            ("oct", _) if secrets == SecretKeys::Allowed => Key::secret(&bytes(&self.k)),
+            _ => return Err("its type or curve is not supported".to_owned()),
+        };
+        let mut key = key.map_err(|invalid| invalid.to_string())?;
         if let Some(alg) = &self.alg {
-            let alg = Algorithm::parse(alg)?;
-            if alg.kind() != key.kind {
-                return None;
-            }
+            let alg = Algorithm::parse(alg).filter(|alg| alg.kind() == key.kind);
+            let alg = alg.ok_or("its `alg` is not supported, or for other types of keys")?;
             key.only = Some(alg);
         }
         key.kid = self.kid.clone().map(Into::into);
-        Some(key)
+        Ok(key)
     }
 }

@@ -169,8 +169,9 @@ impl Filter for Plugins {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if let Some(done) = ex.facts.slot_mut::<PluginEffects>() {
-            apply(&std::mem::take(&mut done.response), &mut head.headers);
+        // They stay, for a response that replaces this one.
+        if let Some(done) = ex.facts.slot::<PluginEffects>() {
+            apply(&done.response, &mut head.headers);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Configuration of `request_id` as written, and its compilation.
 
+use edgeway_base::gateway_headers::GatewayHeaders;
 use edgeway_config::tree::Spanned;
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
@@ -30,7 +31,9 @@ pub struct RequestIdConfig {
 impl RequestIdConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RequestId> {
         Some(RequestId {
-            header: cx.own_header(&self.header, "edgeway::request_id::header")?,
+            header: cx
+                .at(self.header.place, "edgeway::request_id::header")
+                .reported(GatewayHeaders::parse(&self.header.value))?,
             response: self.response,
             trust: self.trust,
             traceparent: self.traceparent,

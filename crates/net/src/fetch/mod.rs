@@ -2,7 +2,8 @@
 //! admin API, warming.
 //!
 //! A deadline covers the whole exchange, the response has a size limit, and redirects are not
-//! followed. Connections are kept alive between exchanges. HTTPS certificates are always verified,
+//! followed. Connections are kept alive between exchanges; an idempotent request is sent once more if
+//! its connection closes before a response. HTTPS certificates are always verified,
 //! unless the caller brings a TLS configuration that does not.
 
 mod one_connection;
@@ -10,6 +11,8 @@ mod one_connection;
 mod tests;
 
 use std::{
+    error::Error as _,
+    io::{self, ErrorKind},
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -80,7 +83,7 @@ impl From<hyper::Error> for FetchError {
 
 /// Message for a failed exchange; the client's own text names itself before the cause.
 fn legacy_message(error: &legacy::Error) -> String {
-    let text = match std::error::Error::source(error) {
+    let text = match error.source() {
         Some(cause) if error.is_connect() => {
             format!("cannot connect: {}", edgeway_base::error::chain(cause))
         }
@@ -165,9 +168,15 @@ impl Service<Uri> for Connector {
     }
 }
 
+type Client = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
+
 /// An HTTP client. Clones share its connections.
 #[derive(Clone, Debug)]
-pub struct Fetch(legacy::Client<HttpsConnector<Connector>, Full<Bytes>>);
+pub struct Fetch {
+    client: Client,
+    /// The same client, with a new connection for each request.
+    unpooled: Client,
+}
 
 impl Fetch {
     /// Creates a client; reads the system's CA certificates if `trust` names them.
@@ -187,7 +196,7 @@ impl Fetch {
             Schemes::HttpsOnly => builder.https_only(),
         };
         let builder = builder.enable_http1().enable_http2();
-        Self::over(builder.wrap_connector(Connector::new(None)))
+        Self::over(builder.wrap_connector(Connector::new(None)), false)
     }
 
     /// Creates a client with a TLS configuration that speaks HTTP/1.1 only, so a connection has one
@@ -196,20 +205,20 @@ impl Fetch {
     pub fn with_http1(config: ClientConfig, to: Option<SocketAddr>) -> Self {
         let builder = HttpsConnectorBuilder::new().with_tls_config(config);
         let builder = builder.https_or_http().enable_http1();
-        Self::over(builder.wrap_connector(Connector::new(to)))
+        Self::over(builder.wrap_connector(Connector::new(to)), false)
     }
 
-    fn over(connector: HttpsConnector<Connector>) -> Self {
-        Self(Self::builder().build(connector))
-    }
-
-    fn builder() -> legacy::Builder {
+    fn over(connector: HttpsConnector<Connector>, http2_only: bool) -> Self {
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_idle_timeout(IDLE);
-        builder
+            .pool_idle_timeout(IDLE)
+            .http2_only(http2_only);
+        Self {
+            client: builder.build(connector.clone()),
+            unpooled: builder.pool_max_idle_per_host(0).build(connector),
+        }
     }
 
     /// Creates a client for `url` that trusts the CA certificates in the PEM text `ca`, or else the
@@ -227,7 +236,7 @@ impl Fetch {
         let builder = HttpsConnectorBuilder::new().with_tls_config(config);
         let builder = builder.https_or_http().enable_http2();
         let connector = builder.wrap_connector(Connector::new(None));
-        Ok(Self(Self::builder().http2_only(true).build(connector)))
+        Ok(Self::over(connector, true))
     }
 
     /// Creates a client for `url` that trusts the CA certificates in the file `ca`, or else the
@@ -334,15 +343,39 @@ impl Fetch {
     ) -> Result<Response<T>, FetchError> {
         let headers = request.headers_mut();
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-        let sent = self.0.request(request.map(Full::new));
+        let request = request.map(Full::new);
+        let again = request.method().is_idempotent().then(|| request.clone());
         let exchange = async {
-            let (parts, body) = sent.await?.into_parts();
+            let mut sent = self.client.request(request).await;
+            let is_lost = matches!(&sent, Err(error) if is_closed_on_use(error));
+            if let Some(again) = again.filter(|_| is_lost) {
+                sent = self.unpooled.request(again).await;
+            }
+            let (parts, body) = sent?.into_parts();
             let body = read(parts.status, body).await?;
             Ok(Response::from_parts(parts, body))
         };
         let timed_out = |_| FetchError::Late(deadline);
         timeout(deadline, exchange).await.map_err(timed_out)?
     }
+}
+
+/// Returns true if a connection closed before anything of a response came. A server may close a kept
+/// one just as it is used.
+fn is_closed_on_use(error: &legacy::Error) -> bool {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    cause.is_some_and(|cause| {
+        let io = cause.source().and_then(|io| io.downcast_ref::<io::Error>());
+        let is_reset = |io: &io::Error| {
+            matches!(
+                io.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+            )
+        };
+        cause.is_incomplete_message() || cause.is_closed() || io.is_some_and(is_reset)
+    })
 }
 
 /// Client-side TLS configuration. Reads the system's CA certificates if `trust` names them.

@@ -95,6 +95,34 @@ async fn a_long_response_is_refused_and_a_slow_one_abandoned() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_closes_on_use_fails_no_idempotent_request() {
+    let tasks = Tasks::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("server", async move {
+        let mut head = [0; 2048];
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(response).await.unwrap();
+            // The next request is read, and has no response.
+            let _length = stream.read(&mut head).await.unwrap();
+        }
+    });
+    for (method, is_sent_again) in [("GET", true), ("POST", false)] {
+        let client = Fetch::new(&Trust::Plain).unwrap();
+        let send = || {
+            let request = Request::builder().method(method);
+            let request = request.uri(format!("http://{address}/x")).body(()).unwrap();
+            client.send(request, PATIENCE, 16)
+        };
+        assert!(send().await.is_ok());
+        assert_eq!(send().await.is_ok(), is_sent_again, "{method}");
+    }
+}
+
+#[tokio::test]
 async fn the_body_of_an_error_is_not_waited_for() {
     let tasks = Tasks::default();
     let client = Fetch::new(&Trust::Plain).unwrap();

@@ -39,6 +39,7 @@ use std::{
 use edgeway_core::chain::{ClientCertificate, Scheme};
 use edgeway_tls as tls;
 use parking_lot::Mutex;
+use rustix::net::Shutdown;
 
 pub use self::close_reason::CloseReason;
 use self::{
@@ -187,13 +188,15 @@ impl Connection {
     }
 
     /// Returns true if a request for `host`, without port and in lower case, came on a connection
-    /// that was made for another name. It matters if clients are asked for certificates, because
-    /// the server name of the handshake decides what is required of them.
+    /// that was made under other rules for clients, or for another name. That matters if clients are
+    /// asked for certificates, because the server name of the handshake decides what is required of
+    /// them.
     pub fn is_misdirected(&self, host: &str) -> bool {
-        let asks = |server: &Arc<tls::Server>| server.asks_clients;
-        self.tls.as_ref().is_some_and(|tls| {
-            self.listener.config().tls.as_ref().is_some_and(asks) && !tls.is_for(host)
-        })
+        let config = self.listener.config();
+        let (Some(tls), Some(server)) = (&self.tls, &config.tls) else {
+            return false;
+        };
+        server.client_rules() != tls.client_rules || server.asks_clients && !tls.is_for(host)
     }
 
     /// Returns true if each response is the last of the connection: its listener drains, or has other
@@ -290,9 +293,9 @@ impl Connection {
         }
         if why == CloseReason::SendTimeout {
             forget_unsent(&socket);
-            shut_down(&socket, rustix::net::Shutdown::Both);
+            shut_down(&socket, Shutdown::Both);
         } else {
-            shut_down(&socket, rustix::net::Shutdown::Read);
+            shut_down(&socket, Shutdown::Read);
         }
     }
 
@@ -307,7 +310,7 @@ impl Connection {
         }
         fence(Ordering::SeqCst);
         if self.stage.load(Ordering::Relaxed) == stage {
-            shut_down(&socket, rustix::net::Shutdown::Read);
+            shut_down(&socket, Shutdown::Read);
         } else {
             self.closed.store(0, Ordering::Release);
         }
@@ -353,9 +356,17 @@ impl Connection {
 
     /// Ends this connection at once, in both directions, without another response.
     fn end(&self) {
-        if !self.break_off() {
-            shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
+        if self.break_off() {
+            return;
         }
+        // Over TLS, the reader of an idle connection says that nothing follows.
+        let is_read = self.tls.is_some() && matches!(self.stage(), Stage::Idle | Stage::Head);
+        let how = if is_read {
+            Shutdown::Read
+        } else {
+            Shutdown::Both
+        };
+        shut_down(&self.socket.lock(), how);
     }
 
     /// Marks the response being written as one that ends with this connection.

@@ -231,7 +231,10 @@ impl Shared {
                     io.set_http2(frames);
                     return Box::pin(http2::serve(self, io)).await;
                 }
-                HeadWait::Closed => return self.report_close(io.connection()),
+                HeadWait::Closed => {
+                    io.say_end();
+                    return self.report_close(io.connection());
+                }
                 HeadWait::Refused(refusal) => {
                     return Box::pin(self.refuse(io, refusal)).await;
                 }

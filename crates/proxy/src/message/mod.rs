@@ -12,5 +12,5 @@ pub(crate) use self::{
     body::{MessageBody, Piece},
     date::date,
     request::{is_kept, parse as parse_request, write_section},
-    response::{Framing, ValueMemory, is_kept_alive, parse as parse_response},
+    response::{Framing, ValueMemory, is_kept_alive, parse as parse_response, stated_length},
 };

@@ -163,11 +163,7 @@ impl Framing {
             // The trailers that it announces are dropped with the chunks.
             response.remove_header(&header::TRAILER);
         }
-        let stated = length(&response.headers)?;
-        if let Some((length, false)) = stated {
-            // Not every client understands several, or zeros in front.
-            response.insert_header(header::CONTENT_LENGTH, length)?;
-        }
+        let stated = stated_length(response)?;
         let has_no_body = *method == Method::HEAD
             || response.status.is_informational()
             || matches!(
@@ -192,7 +188,7 @@ impl Framing {
             }
             return Ok(Self::Chunked);
         }
-        Ok(stated.map_or(Self::UntilClose, |(length, _)| Self::Length(length)))
+        Ok(stated.map_or(Self::UntilClose, Self::Length))
     }
 }
 
@@ -205,11 +201,11 @@ fn is_coding(headers: &HeaderMap, only: &[u8]) -> bool {
         && codings.next().is_none()
 }
 
-/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), and true if that is once,
-/// as a number is written.
-fn length(headers: &HeaderMap) -> Result<Option<(u64, bool)>> {
+/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), which is then written once,
+/// as a plain number: not every client understands several, or zeros in front.
+pub(crate) fn stated_length(response: &mut ResponseHeader) -> Result<Option<u64>> {
     let mut stated: Option<(u64, bool)> = None;
-    let lines = values(headers, &header::CONTENT_LENGTH);
+    let lines = values(&response.headers, &header::CONTENT_LENGTH);
     for text in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
         match (decimal(text.trim_ascii()), stated) {
             (Some(length), None) => stated = Some((length, text.len() == 1 || text[0] != b'0')),
@@ -217,7 +213,10 @@ fn length(headers: &HeaderMap) -> Result<Option<(u64, bool)>> {
             _ => return Err(invalid("invalid Content-Length")),
         }
     }
-    Ok(stated)
+    if let Some((length, false)) = stated {
+        response.insert_header(header::CONTENT_LENGTH, length)?;
+    }
+    Ok(stated.map(|(length, _)| length))
 }
 
 /// Returns true if the backend keeps the connection after `response`.

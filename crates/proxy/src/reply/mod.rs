@@ -133,6 +133,8 @@ async fn build(
     let mut open = OpenResponseHeaders::of(&mut response, 0);
     let headers = &mut open.parts.headers;
     let (content_type, body) = match reply.body {
+        // RFC 9110, 15.3.6: it has no content, and a length that says so.
+        _ if reply.status == StatusCode::RESET_CONTENT => (None, Bytes::new()),
         ReplyBody::Empty => (None, Bytes::new()),
         ReplyBody::Bytes { content_type, body } => (content_type, body),
         ReplyBody::Page { detail } => {

@@ -26,16 +26,13 @@ use crate::{
         ClientCertificateStatus, Connection, header_texts::ConnectionText, refusal::Refusal,
     },
     context::{self, AdditionalGuards, Context, RefusedBy},
-    error::Failure,
+    error::{Failure, METHODS},
     forward::forwarding,
     forwarded, guard, http2,
     live::split::TrialSplit,
     session::Client as SessionClient,
     to_https, trace, websocket,
 };
-
-/// Methods that the response to another one names.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Result of running a request through its filters.
 pub(crate) enum FilterOutcome {
@@ -198,6 +195,7 @@ fn set_up(
     }
     match redirect {
         Some(reply) => Err(reply),
+        None if !is_found && request.raw_path() == b"*" => Err(to_https::options()),
         None if !is_found => Err(Failure::NoRoute.into()),
         None if context::route(&ctx.gateway, ctx.route).is_some_and(Route::leads_on) => {
             reroute::follow_rules(request, ctx)

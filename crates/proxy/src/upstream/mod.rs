@@ -133,6 +133,7 @@ pub(super) fn connected(wire: &mut Wire, request: &RequestHeader, ctx: &mut Cont
         within,
         after_chunk,
         is_stream,
+        is_clients: _,
     } = FirstByte::for_request(&request.headers, times);
     if is_stream {
         // Both sides send whenever they have a message.
@@ -273,6 +274,14 @@ pub(super) fn is_late(ctx: &Context) -> bool {
     expired(ctx).is_some_and(|expired| expired != Expired::Body)
 }
 
+/// Returns true if the client's own limit is the time to the first byte (`grpc-timeout`).
+fn is_clients_time(request: &RequestHeader, ctx: &Context) -> bool {
+    let upstream = ctx.upstream.as_ref().filter(|upstream| upstream.is_h2());
+    upstream.is_some_and(|upstream| {
+        FirstByte::for_request(&request.headers, timeouts(ctx, upstream)).is_clients
+    })
+}
+
 /// Handles a failed connection attempt. Nothing was sent.
 pub(super) fn not_connected(
     replay: Replay<'_>,
@@ -382,6 +391,7 @@ pub(super) fn failed(
         lease.finish(match failure {
             _ if ctx.facts.upstream.status == 101 => Outcome::Stale,
             Failure::Tls => Outcome::ConnectFailed,
+            Failure::FirstByte if is_clients_time(replay.request, ctx) => Outcome::ClientGone,
             Failure::FirstByte | Failure::Idle | Failure::Total => Outcome::Timeout,
             _ => Outcome::Reset,
         });
@@ -405,8 +415,7 @@ pub(super) fn repeat(ctx: &mut Context) {
     ctx.facts.upstream.status = 0;
     ctx.responded_at = None;
     ctx.has_interim = false;
-    // As for a stale connection, the response does not count as an attempt.
-    ctx.stale_attempts += 1;
+    ctx.facts.upstream.attempts -= 1;
 }
 
 /// Finishes the request, however it ended.

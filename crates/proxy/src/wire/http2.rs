@@ -14,7 +14,11 @@ use pingora::{
 };
 
 use super::{SentState, has_no_body};
-use crate::{connection::deadline::Watch, grpc::is_call, message::Piece};
+use crate::{
+    connection::deadline::Watch,
+    grpc::is_call,
+    message::{Piece, stated_length},
+};
 
 /// Headers of a connection, which HTTP/2 does not have (RFC 9113, 8.2.2).
 const OF_CONNECTION: [HeaderName; 5] = [
@@ -131,6 +135,7 @@ impl Http2Wire {
         for name in &OF_CONNECTION {
             response.remove_header(name);
         }
+        let length = stated_length(response)?;
         if has_no_body(method, response) {
             return Ok(false);
         }
@@ -139,7 +144,7 @@ impl Http2Wire {
         }
         self.is_empty = true;
         // The frame says so; HTTP/1 needs a header (RFC 9110, 8.6).
-        if !is_call(&response.headers) && !response.headers.contains_key(header::CONTENT_LENGTH) {
+        if !is_call(&response.headers) && length.is_none() {
             response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
         }
         Ok(false)

@@ -128,6 +128,8 @@ async fn a_hook_reads_a_request_and_changes_it() {
             const seen = [req.method, req.url, req.headers.get('Accept'), req.headers.get('none')];
             req.headers.set('X-Seen', seen.join('|'));
             req.headers.append('x-more', ctx.ip);
+            req.headers.set('x-space', '\\t\\u00a0b\\r\\n');
+            for (const type of ['text/a', 'text/b']) req.headers.append('Content-Type', type);
             req.headers.delete('accept');
             if (req.headers.has('accept')) throw new Error('it is still there');
         }",
@@ -141,6 +143,8 @@ async fn a_hook_reads_a_request_and_changes_it() {
     let seen = "GET|https://a.test/x?y=1|text/html, */*|";
     assert_eq!(headers.get("x-seen").unwrap(), seen);
     assert_eq!(headers.get("x-more").unwrap(), "192.0.2.1");
+    assert_eq!(headers.get("x-space").unwrap(), &b"\xa0b"[..]);
+    assert!(headers.get_all("content-type").iter().eq(["text/b"]));
     assert!(!headers.contains_key("accept"));
 }
 

@@ -1,6 +1,7 @@
 //! Keys from a URL, over a real socket, with the time moved by hand.
 
 use std::{
+    cell::RefCell,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -34,6 +35,7 @@ use super::{NOW, SECRET, Signer, Tokens};
 use crate::jwt::{
     Jwt,
     jwks::{Jwks, JwksSource},
+    keys::{self, SecretKeys},
 };
 
 /// Response of the server from now on.
@@ -379,4 +381,34 @@ fn a_successor_knows_the_keys_and_fetches_at_once() {
     late.import(&exported);
     assert!(late.keys(Duration::ZERO).is_none());
     assert!(late.keys(Duration::from_hours(1)).is_some());
+}
+
+#[test]
+fn each_key_that_is_left_out_has_a_reason() {
+    let document = json!({ "keys": [
+        { "kid": "a", "kty": "RSA", "use": "enc" },
+        { "kid": "b", "kty": "EC", "crv": "P-521" },
+        { "kid": "c", "kty": "OKP", "crv": "Ed25519", "x": "AAAA" },
+        { "kid": "d", "kty": "oct", "k": "AAAA" },
+        { "n": "AAAA" },
+    ] });
+    let left_out = RefCell::new(Vec::new());
+    let keys = keys::set(
+        document.to_string().as_bytes(),
+        SecretKeys::Refused,
+        |kid, why| {
+            left_out.borrow_mut().push(format!("{kid}: {why}"));
+        },
+    );
+    assert!(keys.unwrap().is_empty());
+    assert_eq!(
+        left_out.into_inner(),
+        [
+            "a: it is not for signatures",
+            "b: its type or curve is not supported",
+            "c: the key is not an uncompressed point on its curve",
+            "d: its type or curve is not supported",
+            ": missing field `kty`",
+        ]
+    );
 }

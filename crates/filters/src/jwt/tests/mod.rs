@@ -450,9 +450,13 @@ fn keys_are_read_from_certificates_and_sets_too() {
         .bearer(&by_secret(&claims()))
         .expect([200]);
     assert_eq!(
-        keys::set(set.to_string().as_bytes(), keys::SecretKeys::Refused)
-            .unwrap()
-            .len(),
+        keys::set(
+            set.to_string().as_bytes(),
+            keys::SecretKeys::Refused,
+            |_, _| {}
+        )
+        .unwrap()
+        .len(),
         1
     );
     // A key for encryption, or of another algorithm, verifies nothing.
@@ -460,9 +464,13 @@ fn keys_are_read_from_certificates_and_sets_too() {
         let mut jwk = signer.jwk("e");
         jwk[name] = json!(value);
         assert!(
-            keys::set(jwk.to_string().as_bytes(), keys::SecretKeys::Allowed)
-                .unwrap()
-                .is_empty()
+            keys::set(
+                jwk.to_string().as_bytes(),
+                keys::SecretKeys::Allowed,
+                |_, _| {}
+            )
+            .unwrap()
+            .is_empty()
         );
     }
 }

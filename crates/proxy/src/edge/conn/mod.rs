@@ -209,6 +209,16 @@ impl ConnIo {
         }
     }
 
+    /// Tells a client over TLS that nothing follows, if its socket accepts that without waiting.
+    pub(super) fn say_end(&mut self) {
+        if let Transport::Tls(stream) = &mut self.transport {
+            let mut nobody = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Err(error)) = Pin::new(&mut **stream).poll_shutdown(&mut nobody) {
+                log::debug!(error:%; "client connection closed before its end was sent");
+            }
+        }
+    }
+
     /// Returns true if bytes of the client are unread, or others are likely to come: the rest of a
     /// body, or further requests (as nginx: `lingering_close on`).
     pub(super) fn is_sending(&self) -> bool {
