@@ -42,6 +42,8 @@ mod route_identity;
 mod rules;
 pub mod schema;
 mod shared_filters;
+#[doc(hidden)]
+mod testkit;
 mod tracing;
 mod upstream_requests;
 mod upstreams;

@@ -33,21 +33,6 @@ impl Listener {
         self.address.is_same(&other.address)
             && (!self.address.is_any_port() || self.name == other.name)
     }
-
-    /// Returns a listener with all defaults, for tests.
-    #[doc(hidden)]
-    pub fn test() -> Self {
-        Self {
-            name: "test".into(),
-            address: ListenAddress::All(0),
-            tls: None,
-            redirect: None,
-            proxy_protocol: None,
-            http2: Http2Config::default(),
-            limits: Limits::new(&edgeway_config::model::LimitsConfig::default()),
-            underscores: UnderscoresConfig::default(),
-        }
-    }
 }
 
 /// Redirect of requests without TLS to HTTPS.

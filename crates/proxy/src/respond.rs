@@ -1,15 +1,12 @@
 //! Response phase: the headers of a response to a client, and its body.
 
 use bytes::Bytes;
-use edgeway_core::chain::{Exchange, Phase};
+use edgeway_core::chain::Phase;
 use edgeway_core::open_headers::OpenResponseHeaders;
 use http::{Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{
-    context::{self, Context},
-    upstream,
-};
+use super::{context::Context, upstream};
 use crate::session::Client;
 
 /// Runs the response phase on the headers of the `response` to `request`. Header lines that are
