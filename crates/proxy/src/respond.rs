@@ -31,22 +31,9 @@ pub(super) async fn prepare(
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
     ctx.facts.first_byte = Some(now - started);
     let cookie = upstream::cookie(ctx);
-    let Context {
-        gateway,
-        route,
-        facts,
-        ..
-    } = ctx;
-    let chain = context::chain(gateway, *route);
-    facts.lines = chain.ready_lines(&Exchange {
-        head: request,
-        facts,
-    });
+    let (chain, mut ex) = ctx.exchange(request);
+    ex.facts.lines = chain.ready_lines(&ex);
     if cookie.is_some() || chain.has(Phase::Response) {
-        let mut ex = Exchange {
-            head: request,
-            facts,
-        };
         let mut open = OpenResponseHeaders::of(response, 0);
         if let Some(cookie) = cookie {
             open.parts.headers.append(header::SET_COOKIE, cookie);

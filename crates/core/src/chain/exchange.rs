@@ -484,6 +484,12 @@ impl RequestFacts {
     }
 }
 
+impl<'a> Exchange<'a> {
+    pub fn new(head: &'a RequestHeader, facts: &'a mut RequestFacts) -> Self {
+        Self { head, facts }
+    }
+}
+
 impl Exchange<'_> {
     /// Returns path and query that the client sent, in normal form.
     pub fn sent_target(&self) -> &[u8] {

@@ -46,8 +46,7 @@ pub(crate) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
 async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> Decision {
     let mut paths = Vec::with_capacity(serve.candidates.len());
     {
-        let facts = &mut ctx.facts;
-        let ex = Exchange { head, facts };
+        let ex = Exchange::new(head, &mut ctx.facts);
         for candidate in &serve.candidates {
             let mut path = String::new();
             // Without a decision, the file is that of the table's default.
@@ -106,9 +105,9 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
             kept: Vec::new(),
         })),
         Some(Otherwise::Path(template)) => {
-            let facts = &mut ctx.facts;
             let mut target = String::new();
-            let _undecided = template.write(&Exchange { head, facts }, &mut target);
+            let ex = Exchange::new(head, &mut ctx.facts);
+            let _undecided = template.write(&ex, &mut target);
             reroute(encoded_target(&target))
         }
     }
