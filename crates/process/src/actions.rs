@@ -8,7 +8,11 @@ use std::{
 };
 
 use edgeway_base::{
-    metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret, units::Span,
+    metrics::IntCounter,
+    out::listed,
+    reserved_headers::WARM_UP,
+    secret::Secret,
+    units::{Span, millis},
 };
 use edgeway_cache::purge::{PurgeRequest, Receipt, Source};
 use edgeway_gateway::Gateway;
@@ -207,7 +211,7 @@ impl Operator {
             outcome,
             reason: refused.map(|refused| refused.reason.clone()),
             message: refused.map(|refused| refused.message.clone()),
-            took: Some(self.live().world.clock.now() - began),
+            duration_ms: Some(millis(self.live().world.clock.now() - began)),
             generation: Some(self.live().loaded().generation),
             ..AuditEntry::new(action, who)
         });
@@ -449,7 +453,7 @@ impl Actions for Operator {
                 Ok(Some(shortfall)) => self.live().audit(&AuditEntry {
                     target: Some(target),
                     reason: Some(Cow::Borrowed(shortfall.word())),
-                    took: Some(self.live().world.clock.now() - began),
+                    duration_ms: Some(millis(self.live().world.clock.now() - began)),
                     generation: Some(self.live().loaded().generation),
                     ..AuditEntry::new("purge", who)
                 }),
