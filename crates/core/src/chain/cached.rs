@@ -5,7 +5,6 @@ use std::time::Duration;
 edgeway_base::enum_table! {
     /// Value of `X-Cache-Status`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    #[repr(u8)]
     pub enum CacheOutcome => name {
         /// A fresh stored response was used.
         Hit = "HIT",
