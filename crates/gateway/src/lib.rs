@@ -98,7 +98,6 @@ pub use self::{
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     guards::DetachedGuard,
-    limits::Limits,
     listener::{Listener, ToHttps},
     profiles::Profiles,
     recognise::RecognisedRequest,

@@ -5,13 +5,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use edgeway_base::{net::CidrSet, target::PathRule};
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
-    model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
+    model::{Http2Config, LimitsConfig, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
     presets,
     tree::Spanned,
 };
 use edgeway_tls as tls;
 
-use super::{ListenAddress, compile::Compiler, limits::Limits, metrics};
+use super::{ListenAddress, compile::Compiler, metrics};
 
 /// Socket that clients connect to.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Listener {
     pub redirect: Option<ToHttps>,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub http2: Http2Config,
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     pub underscores: UnderscoresConfig,
 }
 
@@ -120,7 +120,7 @@ impl Compiler<'_> {
                 redirect: self.redirect_of(config, https_port),
                 proxy_protocol: self.proxy_protocol(config.proxy_protocol.as_ref(), is_unix),
                 http2: config.http2.clone(),
-                limits: Limits::new(&config.limits),
+                limits: config.limits.value.clone(),
                 underscores: config.underscores,
             }));
         }

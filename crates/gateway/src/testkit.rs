@@ -2,7 +2,7 @@
 
 use edgeway_config::model::{Http2Config, LimitsConfig, UnderscoresConfig};
 
-use super::{ListenAddress, Listener, limits::Limits};
+use super::{ListenAddress, Listener};
 
 impl Listener {
     /// Returns a listener with all defaults.
@@ -14,7 +14,7 @@ impl Listener {
             redirect: None,
             proxy_protocol: None,
             http2: Http2Config::default(),
-            limits: Limits::new(&LimitsConfig::default()),
+            limits: LimitsConfig::default(),
             underscores: UnderscoresConfig::default(),
         }
     }

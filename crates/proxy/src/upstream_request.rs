@@ -87,6 +87,6 @@ pub(super) fn body_time(received: u64, ctx: &Context) -> Option<Duration> {
     }
     let listener = ctx.connection.as_ref()?.listener.config();
     let limits = &listener.limits;
-    let seconds = received.checked_div(limits.body_rate)?;
-    Some(limits.body_grace + Duration::from_secs(seconds))
+    let seconds = received.checked_div(limits.body_rate.0)?;
+    Some(limits.body_grace.0 + Duration::from_secs(seconds))
 }

@@ -16,6 +16,7 @@ mod tests;
 
 use std::ops::Range;
 
+use edgeway_base::units::ByteSize;
 use edgeway_config::model::UnderscoresConfig;
 use edgeway_gateway::Listener;
 
@@ -64,10 +65,11 @@ impl HeadLimits {
 impl From<&Listener> for HeadLimits {
     fn from(listener: &Listener) -> Self {
         let limits = &listener.limits;
+        let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         Self::new(
-            limits.request_line,
-            limits.headers,
-            limits.header_count,
+            bytes(limits.request_line()),
+            bytes(limits.headers()),
+            limits.header_count as usize,
             listener.underscores,
         )
     }
