@@ -186,7 +186,7 @@ impl Rules {
 #[derive(Debug, Default)]
 pub(super) struct Deciders(Vec<Decider>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Decider {
     paths: DecidedPaths,
     headers: Vec<HeaderName>,
@@ -198,8 +198,9 @@ struct Decider {
     leads_to: Vec<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum DecidedPaths {
+    #[default]
     All,
     /// Page at the base path.
     Home,
@@ -228,9 +229,7 @@ impl Deciders {
                 paths: DecidedPaths::Home,
                 headers: vec![header::ACCEPT_LANGUAGE],
                 cookies: vec![LANGUAGE.into()],
-                is_unknown: false,
-                is_rewrite: false,
-                leads_to: Vec::new(),
+                ..Decider::default()
             });
         }
         let mut rewrites: Vec<(&Rule, usize)> = Vec::new();
@@ -239,11 +238,8 @@ impl Deciders {
             let paths = rule.paths().filter(|_| languages.is_none());
             let mut decider = Decider {
                 paths: paths.map_or(DecidedPaths::All, DecidedPaths::Like),
-                headers: Vec::new(),
-                cookies: Vec::new(),
-                is_unknown: false,
                 is_rewrite,
-                leads_to: Vec::new(),
+                ..Decider::default()
             };
             for Condition { r#type, key } in rule.has.iter().chain(&rule.missing) {
                 let name = key.to_ascii_lowercase();
