@@ -79,19 +79,15 @@ impl Languages {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Rule {
-    #[serde(default)]
     pub(super) source: String,
     pub(super) regex: Option<String>,
     /// Path or URL that a rewrite or a redirect leads to.
-    #[serde(default)]
     destination: String,
-    #[serde(default)]
     headers: Vec<RuleHeader>,
-    #[serde(default)]
     has: Vec<Condition>,
-    #[serde(default)]
     missing: Vec<Condition>,
 }
 
