@@ -17,9 +17,9 @@ pub type Check = fn(&[u8]);
 
 /// All targets: the folder of the seeds, and the check.
 pub const TARGETS: [(&str, Check); 10] = [
-    ("head", edge::checks::head),
-    ("chunks", edge::checks::chunks),
-    ("proxy_protocol", edge::checks::proxy_protocol),
+    ("head", edge::testkit::head),
+    ("chunks", edge::testkit::chunks),
+    ("proxy_protocol", edge::testkit::proxy_protocol),
     ("host", host),
     ("path", path),
     ("forwarded", forwarded),

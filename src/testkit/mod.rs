@@ -10,7 +10,7 @@ pub use edgeway_filters::{FILTERS, access_log::field_names as access_log_fields}
 pub use edgeway_gateway::metrics::FilePart;
 pub use edgeway_process::handover::Upgrades;
 pub use edgeway_proxy::{connection::listener::ListenerMetrics, live::Live};
-pub use edgeway_status::http::{RejectionReason, paths};
+pub use edgeway_status::http::{RejectionMetrics, RejectionReason, paths};
 
 pub use self::metrics_page::markdown as metrics_page;
 

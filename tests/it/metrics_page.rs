@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use http::HeaderValue;
 
 use edgeway::testkit::{
-    FilePart, ListenerMetrics, Live, RejectionReason, Upgrades,
+    FilePart, ListenerMetrics, Live, RejectionMetrics, Upgrades,
     gateway::{self, World},
     metrics_page,
 };
@@ -61,7 +61,7 @@ fn everything() -> World {
         }
         Live::new(gateway, world.clone());
     }
-    RejectionReason::counters(&world.metrics);
+    RejectionMetrics::new(&world.metrics);
     Upgrades::default().publish(&world.metrics);
     ListenerMetrics::new(&world.metrics, "public");
     world

@@ -51,5 +51,13 @@ macro_rules! enum_table {
                 }
             }
         }
+
+        impl<T> ::std::ops::Index<$name> for [T] {
+            type Output = T;
+
+            fn index(&self, variant: $name) -> &T {
+                &self[variant as usize]
+            }
+        }
     };
 }

@@ -1,7 +1,6 @@
 //! IP addresses: CIDR sets, trusted proxies, the client's address.
 
 use std::{
-    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -9,7 +8,7 @@ use std::{
 
 use derive_more::Display;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::error::InvalidValue;
@@ -36,8 +35,11 @@ fn truncated(client: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
 /// A network such as `10.0.0.0/8`, or a single address.
 ///
 /// IPv4 networks written as IPv4-mapped IPv6 are kept as IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
-pub struct Cidr(IpNet);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, JsonSchema)]
+#[schemars(
+    description = "an address such as `10.0.0.1`, or a network such as `10.0.0.0/8` or `fd00::/8`"
+)]
+pub struct Cidr(#[schemars(with = "String")] IpNet);
 
 impl FromStr for Cidr {
     type Err = InvalidValue;
@@ -118,19 +120,6 @@ impl<'de> Deserialize<'de> for Cidr {
 impl Serialize for Cidr {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
-    }
-}
-
-impl JsonSchema for Cidr {
-    fn schema_name() -> Cow<'static, str> {
-        "Cidr".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "description": "an address such as `10.0.0.1`, or a network such as `10.0.0.0/8` or `fd00::/8`"
-        })
     }
 }
 

@@ -9,7 +9,7 @@ edgeway_base::metric_handles! {
             "Requests on routes with a cache, by what the cache did: `hit`, `miss`, `stale`, `expired`, `revalidated` or `bypass`.";
         collapsed: IntCounter = "edgeway_cache_collapsed_total",
             "Requests that were collapsed with another request to the origin.";
-        revalidations: [IntCounter; outcome: Revalidation::name] =
+        pub revalidations: [IntCounter; outcome: Revalidation::name] =
             "edgeway_cache_revalidations_total",
             "Background revalidations of stale responses: `begun`, or `postponed` because the \
              upstream's budget was used up.";
@@ -19,7 +19,6 @@ edgeway_base::metric_handles! {
 edgeway_base::enum_table! {
     /// Outcome of revalidating a stale response in the background.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(u8)]
     pub enum Revalidation => name {
         /// The revalidation began.
         Begun = "begun",
@@ -30,13 +29,9 @@ edgeway_base::enum_table! {
 
 impl RouteCacheMetrics {
     pub fn count(&self, facts: &CacheFacts) {
-        self.outcomes[facts.outcome as usize].inc();
+        self.outcomes[facts.outcome].inc();
         if facts.is_collapsed {
             self.collapsed.inc();
         }
-    }
-
-    pub fn revalidation(&self, outcome: Revalidation) {
-        self.revalidations[outcome as usize].inc();
     }
 }

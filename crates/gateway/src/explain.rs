@@ -233,10 +233,7 @@ pub fn explain(
     let before = explain_rules::before_routes(gateway, &facts.client, target.path, without_route);
     let (action, ruled) = action.unzip();
     let action = before.or(action);
-    let mut ex = Exchange {
-        head: &head,
-        facts: &mut facts,
-    };
+    let mut ex = Exchange::new(&head, &mut facts);
     let explained = filters(chain, &ex);
     let cache = route.filter(|_| !is_file).and_then(|route| {
         let now = match look {

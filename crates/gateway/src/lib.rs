@@ -42,6 +42,8 @@ mod route_identity;
 mod rules;
 pub mod schema;
 mod shared_filters;
+#[doc(hidden)]
+mod testkit;
 mod tracing;
 mod upstream_requests;
 mod upstreams;
@@ -96,7 +98,6 @@ pub use self::{
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     guards::DetachedGuard,
-    limits::Limits,
     listener::{Listener, ToHttps},
     profiles::Profiles,
     recognise::RecognisedRequest,

@@ -1,49 +1,9 @@
-//! Compiles the limits on clients, and reports those that make no sense.
-
-use std::time::Duration;
+//! Reports limits on clients that make no sense.
 
 use edgeway_base::units::ByteSize;
-use edgeway_config::model::{LimitsConfig, ListenerConfig};
+use edgeway_config::model::ListenerConfig;
 
 use super::compile::Compiler;
-
-/// Limits on clients; see [`LimitsConfig`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub connections: Option<u32>,
-    pub connections_per_ip: Option<u32>,
-    pub connections_per_network: Option<u32>,
-    pub requests_per_connection: u32,
-    pub header_timeout: Duration,
-    pub idle_timeout: Duration,
-    /// Bytes per second; 0 for no limit.
-    pub body_rate: u64,
-    pub body_grace: Duration,
-    pub send_timeout: Duration,
-    pub request_line: usize,
-    pub headers: usize,
-    pub header_count: usize,
-}
-
-impl Limits {
-    pub fn new(config: &LimitsConfig) -> Self {
-        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-        Self {
-            connections: config.connections,
-            connections_per_ip: config.connections_per_ip,
-            connections_per_network: config.connections_per_network,
-            requests_per_connection: config.requests_per_connection,
-            header_timeout: config.header_timeout.0,
-            idle_timeout: config.idle_timeout.0,
-            body_rate: config.body_rate.0,
-            body_grace: config.body_grace.0,
-            send_timeout: config.send_timeout.0,
-            request_line: bytes(config.request_line().0),
-            headers: bytes(config.headers().0),
-            header_count: bytes(u64::from(config.header_count)),
-        }
-    }
-}
 
 /// Longest header section that the edge reads.
 const MAX_HEAD_LEN: ByteSize = ByteSize(1_000_000);

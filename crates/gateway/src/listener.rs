@@ -5,13 +5,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use edgeway_base::{net::CidrSet, target::PathRule};
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
-    model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
+    model::{Http2Config, LimitsConfig, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
     presets,
     tree::Spanned,
 };
 use edgeway_tls as tls;
 
-use super::{ListenAddress, compile::Compiler, limits::Limits, metrics};
+use super::{ListenAddress, compile::Compiler, metrics};
 
 /// Socket that clients connect to.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Listener {
     pub redirect: Option<ToHttps>,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub http2: Http2Config,
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     pub underscores: UnderscoresConfig,
 }
 
@@ -32,21 +32,6 @@ impl Listener {
     pub fn is_same(&self, other: &Self) -> bool {
         self.address.is_same(&other.address)
             && (!self.address.is_any_port() || self.name == other.name)
-    }
-
-    /// Returns a listener with all defaults, for tests.
-    #[doc(hidden)]
-    pub fn test() -> Self {
-        Self {
-            name: "test".into(),
-            address: ListenAddress::All(0),
-            tls: None,
-            redirect: None,
-            proxy_protocol: None,
-            http2: Http2Config::default(),
-            limits: Limits::new(&edgeway_config::model::LimitsConfig::default()),
-            underscores: UnderscoresConfig::default(),
-        }
     }
 }
 
@@ -135,7 +120,7 @@ impl Compiler<'_> {
                 redirect: self.redirect_of(config, https_port),
                 proxy_protocol: self.proxy_protocol(config.proxy_protocol.as_ref(), is_unix),
                 http2: config.http2.clone(),
-                limits: Limits::new(&config.limits),
+                limits: config.limits.value.clone(),
                 underscores: config.underscores,
             }));
         }

@@ -179,11 +179,11 @@ pub struct RouteMetrics {
     clock: Clock,
     counted: OnceLock<Box<CountedRequests>>,
     refused: ArcSwap<HashMap<&'static str, IntCounter>>,
-    /// Counters of responses from files, by [`FilePart::LABELS`].
+    /// Counters of responses from files, by part.
     files: OnceLock<Box<FileCounters>>,
 }
 
-type FileCounters = [OnceLock<IntCounter>; FilePart::LABELS.len()];
+type FileCounters = [OnceLock<IntCounter>; FilePart::ALL.len()];
 
 /// Metrics of a route that was requested.
 struct CountedRequests {
@@ -197,20 +197,18 @@ struct CountedRequests {
     sent: OnceLock<IntCounter>,
 }
 
-/// Part of a file that a response contains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FilePart {
-    Plain,
-    Compressed,
-    Range,
-    /// Nothing: the client has it already.
-    NotModified,
-    /// All of the page for 404.
-    NotFound,
-}
-
-impl FilePart {
-    const LABELS: [&str; 5] = ["plain", "compressed", "range", "not_modified", "not_found"];
+edgeway_base::enum_table! {
+    /// Part of a file that a response contains.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum FilePart => label {
+        Plain = "plain",
+        Compressed = "compressed",
+        Range = "range",
+        /// Nothing: the client has it already.
+        NotModified = "not_modified",
+        /// All of the page for 404.
+        NotFound = "not_found",
+    }
 }
 
 impl RouteMetrics {
@@ -268,13 +266,12 @@ impl RouteMetrics {
 
     /// Counts a response from a file.
     pub fn count_file(&self, part: FilePart) {
-        let part = part as usize;
         let counters = self.files.get_or_init(Box::default);
         let counter = counters[part].get_or_init(|| {
             self.metrics.counter(
                 "edgeway_http_files_total",
                 "Responses from files, by the part of the file that was sent.",
-                &[("route", &self.route), ("part", FilePart::LABELS[part])],
+                &[("route", &self.route), ("part", part.label())],
             )
         });
         counter.inc();

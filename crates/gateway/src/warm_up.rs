@@ -200,7 +200,7 @@ impl Gateway {
         facts.route = Some(Arc::clone(&route.name));
         facts.class = routes::classify(target.path, head);
         let rewritten = explain::sent_on(route, &target, &params);
-        let mut ex = Exchange { head, facts };
+        let mut ex = Exchange::new(head, facts);
         let rewritten = rewritten.as_deref().map(str::as_bytes);
         let seen = cache.recognise(&mut ex, Some(&*upstream.name), rewritten, &route.chain);
         let seen = seen.ok()?;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use edgeway_base::{
-    metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret, units::Span,
+    out::listed,
+    reserved_headers::WARM_UP,
+    secret::Secret,
+    units::{Span, millis},
 };
 use edgeway_cache::purge::{PurgeRequest, Receipt, Source};
 use edgeway_gateway::Gateway;
@@ -23,7 +26,7 @@ use edgeway_status::{
         NewConfigTrial, NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult,
         SwitchResult, UpgradeResult, WarmUpPlan, WarmUpResult,
     },
-    http::RejectionReason,
+    http::{RejectionMetrics, RejectionReason},
     sessions,
     snapshot::BanStatus,
 };
@@ -47,7 +50,7 @@ const TURNED_AWAY_EVERY: Duration = Duration::from_secs(1);
 /// Performs operator actions on the running gateway.
 pub(super) struct Operator {
     control: Arc<Control>,
-    refused: [IntCounter; RejectionReason::ALL.len()],
+    refused: RejectionMetrics,
     turned_away: Mutex<RejectedCount>,
 }
 
@@ -75,7 +78,7 @@ impl Operator {
     pub(super) fn new(control: &Arc<Control>) -> Self {
         Self {
             control: Arc::clone(control),
-            refused: RejectionReason::counters(&control.live.world.metrics),
+            refused: RejectionMetrics::new(&control.live.world.metrics),
             turned_away: Mutex::default(),
         }
     }
@@ -207,7 +210,7 @@ impl Operator {
             outcome,
             reason: refused.map(|refused| refused.reason.clone()),
             message: refused.map(|refused| refused.message.clone()),
-            took: Some(self.live().world.clock.now() - began),
+            duration_ms: Some(millis(self.live().world.clock.now() - began)),
             generation: Some(self.live().loaded().generation),
             ..AuditEntry::new(action, who)
         });
@@ -233,7 +236,7 @@ impl Actions for Operator {
     }
 
     fn turned_away(&self, who: Actor, reason: RejectionReason, path: &str) {
-        self.refused[reason as usize].inc();
+        self.refused.by_reason[reason].inc();
         let now = self.live().world.clock.now();
         let Some(left_out) = self.turned_away.lock().one_more(now) else {
             return;
@@ -449,7 +452,7 @@ impl Actions for Operator {
                 Ok(Some(shortfall)) => self.live().audit(&AuditEntry {
                     target: Some(target),
                     reason: Some(Cow::Borrowed(shortfall.word())),
-                    took: Some(self.live().world.clock.now() - began),
+                    duration_ms: Some(millis(self.live().world.clock.now() - began)),
                     generation: Some(self.live().loaded().generation),
                     ..AuditEntry::new("purge", who)
                 }),

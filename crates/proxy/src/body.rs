@@ -139,7 +139,7 @@ async fn read_up_to(
     sent.map_err(|_| Failure::ClientGone)?;
     let within = ctx.connection.as_ref().map_or(Duration::MAX, |connection| {
         let limits = &connection.listener.config().limits;
-        within(limits.body_rate, limits.body_grace, most)
+        within(limits.body_rate.0, limits.body_grace.0, most)
     });
     let Ok(read) = tokio::time::timeout(within, up_to(client, most)).await else {
         return Err(Failure::BodyTimeout);

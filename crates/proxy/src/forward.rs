@@ -51,10 +51,7 @@ pub(super) async fn forward(
     let lines = ready_lines(original, connection, ctx);
     let mut open = open(request, connection, ctx, lines.is_some());
     if chain.has(Phase::Upstream) {
-        let mut ex = Exchange {
-            head: original,
-            facts: &mut ctx.facts,
-        };
+        let mut ex = Exchange::new(original, &mut ctx.facts);
         chain.on_upstream(&mut ex, open.headers()).await;
     }
     open.close(request);

@@ -13,21 +13,12 @@ pub(super) fn own(
     headers: &HeaderMap,
     ctx: &mut Context,
 ) -> Option<HeaderValue> {
-    let Context {
-        gateway,
-        route,
-        facts,
-        ..
-    } = ctx;
-    let Action::Forward(forward) = &context::route(gateway, *route)?.action else {
+    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
         return None;
     };
     let host = forward.host.as_ref()?;
-    let backend = facts.upstream.backend.clone();
-    let ex = Exchange {
-        head: request,
-        facts,
-    };
+    let backend = ctx.facts.upstream.backend.clone();
+    let ex = Exchange::new(request, &mut ctx.facts);
     host.value(&ex, headers.get(header::HOST), backend.as_deref())
 }
 

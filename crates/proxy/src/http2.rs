@@ -7,8 +7,8 @@
 
 use bytes::{BufMut, BytesMut};
 use edgeway_base::http::{has, values};
-use edgeway_config::model::UnderscoresConfig;
-use edgeway_gateway::{Limits, Listener};
+use edgeway_config::model::{LimitsConfig, UnderscoresConfig};
+use edgeway_gateway::Listener;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use pingora::http::RequestHeader;
 
@@ -57,7 +57,7 @@ pub(super) fn settle(
     name_host(request, text)
 }
 
-fn check_line(request: &RequestHeader, limits: &Limits) -> Result<(), Failure> {
+fn check_line(request: &RequestHeader, limits: &LimitsConfig) -> Result<(), Failure> {
     let method = request.method.as_str();
     let is_method_byte = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
     if method.len() > MAX_METHOD_LEN || !method.bytes().all(is_method_byte) {
@@ -76,7 +76,8 @@ fn check_line(request: &RequestHeader, limits: &Limits) -> Result<(), Failure> {
     {
         return Err(Failure::BadPath);
     }
-    if line_length(request) - "\r\n".len() > limits.request_line {
+    let length = line_length(request) - "\r\n".len();
+    if length as u64 > limits.request_line().0 {
         return Err(Failure::LongLine);
     }
     Ok(())
@@ -93,7 +94,7 @@ struct UnusualHeaders {
     cookies: usize,
 }
 
-fn check_fields(request: &RequestHeader, limits: &Limits) -> Result<UnusualHeaders, Failure> {
+fn check_fields(request: &RequestHeader, limits: &LimitsConfig) -> Result<UnusualHeaders, Failure> {
     let mut odd = UnusualHeaders::default();
     let mut length = line_length(request) + "\r\n".len();
     for (name, value) in &request.headers {
@@ -107,7 +108,7 @@ fn check_fields(request: &RequestHeader, limits: &Limits) -> Result<UnusualHeade
     }
     // Cookies count once, as HTTP/1 sends them.
     let count = request.headers.len() - odd.cookies.saturating_sub(1);
-    if length > limits.headers || count > limits.header_count {
+    if length as u64 > limits.headers().0 || count > limits.header_count as usize {
         return Err(Failure::LongHead);
     }
     // If there are as many lines as names, no name is repeated.

@@ -140,10 +140,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     if is_exported {
         trace::end(gateway, *route, request, facts);
     }
-    let ex = Exchange {
-        head: request,
-        facts,
-    };
+    let ex = Exchange::new(request, facts);
     let redact = context::redactor(gateway, *route);
     let logged = LoggedRequest::of(&ex);
     live.history.push(&logged, redact);

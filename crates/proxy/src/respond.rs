@@ -1,15 +1,12 @@
 //! Response phase: the headers of a response to a client, and its body.
 
 use bytes::Bytes;
-use edgeway_core::chain::{Exchange, Phase};
+use edgeway_core::chain::Phase;
 use edgeway_core::open_headers::OpenResponseHeaders;
 use http::{Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{
-    context::{self, Context},
-    upstream,
-};
+use super::{context::Context, upstream};
 use crate::session::Client;
 
 /// Runs the response phase on the headers of the `response` to `request`. Header lines that are
@@ -34,22 +31,9 @@ pub(super) async fn prepare(
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
     ctx.facts.first_byte = Some(now - started);
     let cookie = upstream::cookie(ctx);
-    let Context {
-        gateway,
-        route,
-        facts,
-        ..
-    } = ctx;
-    let chain = context::chain(gateway, *route);
-    facts.lines = chain.ready_lines(&Exchange {
-        head: request,
-        facts,
-    });
+    let (chain, mut ex) = ctx.exchange(request);
+    ex.facts.lines = chain.ready_lines(&ex);
     if cookie.is_some() || chain.has(Phase::Response) {
-        let mut ex = Exchange {
-            head: request,
-            facts,
-        };
         let mut open = OpenResponseHeaders::of(response, 0);
         if let Some(cookie) = cookie {
             open.parts.headers.append(header::SET_COOKIE, cookie);

@@ -57,23 +57,13 @@ pub(super) fn write(
     request: &mut RequestHeader,
     ctx: &mut Context,
 ) -> Result<()> {
-    let Context {
-        gateway,
-        route,
-        facts,
-        early,
-        ..
-    } = ctx;
-    let Some(own) = of(gateway, *route) else {
+    let Some(own) = of(&ctx.gateway, ctx.route) else {
         return Ok(());
     };
     if let Some(method) = &own.method {
         request.set_method(method.clone());
     }
-    let ex = Exchange {
-        head: original,
-        facts,
-    };
+    let ex = Exchange::new(original, &mut ctx.facts);
     let Some(body) = own.body(&ex) else {
         return Ok(());
     };
@@ -85,7 +75,7 @@ pub(super) fn write(
         // RFC 9110, 8.6: also of an empty one, with a method that usually has one.
         request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
-    early.replacement = Some(Box::new(body));
+    ctx.early.replacement = Some(Box::new(body));
     Ok(())
 }
 
@@ -97,6 +87,6 @@ pub(super) fn body_time(received: u64, ctx: &Context) -> Option<Duration> {
     }
     let listener = ctx.connection.as_ref()?.listener.config();
     let limits = &listener.limits;
-    let seconds = received.checked_div(limits.body_rate)?;
-    Some(limits.body_grace + Duration::from_secs(seconds))
+    let seconds = received.checked_div(limits.body_rate.0)?;
+    Some(limits.body_grace.0 + Duration::from_secs(seconds))
 }

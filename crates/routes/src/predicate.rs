@@ -3,6 +3,7 @@
 
 use std::{cmp::Reverse, fmt};
 
+use derive_more::Display;
 use edgeway_base::query::{cookie_values, form_values};
 use edgeway_config::{
     diagnostic::{Diagnostics, closest},
@@ -22,9 +23,8 @@ pub(super) struct Predicates {
     methods: Vec<Method>,
     /// Accepted listeners; any if empty.
     listeners: Vec<Box<str>>,
-    headers: Vec<(HeaderName, PredicateCondition)>,
-    queries: Vec<(Vec<u8>, PredicateCondition)>,
-    cookies: Vec<(Vec<u8>, PredicateCondition)>,
+    /// Headers first, then parameters, then cookies.
+    named: Vec<(NamedPart, PredicateCondition)>,
     pub(super) rank: Rank,
     /// True if the route has access control. If a name has several values, an app may use any of
     /// them: such a route takes the request if one value fits, so that no other value bypasses it,
@@ -42,6 +42,17 @@ pub(super) enum PredicateResult<'a> {
         is_taken: bool,
     },
     No(FailedPredicate<'a>),
+}
+
+/// A part of a request with a name, which may have several values.
+#[derive(Clone, Debug, Display)]
+pub(super) enum NamedPart {
+    #[display("header `{_0}`")]
+    Header(HeaderName),
+    #[display("query `{_0}`")]
+    Query(String),
+    #[display("cookie `{_0}`")]
+    Cookie(String),
 }
 
 #[derive(Clone, Debug)]
@@ -72,9 +83,7 @@ pub(super) struct Rank {
 pub(super) enum FailedPredicate<'a> {
     Method(&'a [Method]),
     Listener(&'a [Box<str>]),
-    Header(&'a HeaderName),
-    Query(&'a [u8]),
-    Cookie(&'a [u8]),
+    Named(&'a NamedPart),
 }
 
 const METHODS: [&str; 9] = [
@@ -90,39 +99,29 @@ impl Predicates {
         };
         let methods = read.methods(&config.method.0);
         let listeners = read.listeners(&config.listener.0);
-        let headers = read.list("header", &config.header, header_name);
-        let queries = read.list("query", &config.query, query_name);
-        let cookies = read.list("cookie", &config.cookie, cookie_name);
-        let wants = || {
-            let headers = headers.iter().map(|(_, want)| want);
-            let others = queries.iter().chain(&cookies).map(|(_, want)| want);
-            headers.chain(others)
+        let mut named = read.list("header", &config.header, header_name);
+        named.extend(read.list("query", &config.query, query_name));
+        named.extend(read.list("cookie", &config.cookie, cookie_name));
+        let count = |is_it: fn(&PredicateCondition) -> bool| {
+            let wants = named.iter().map(|(_, want)| want);
+            wants.filter(|want| is_it(want)).count()
         };
+        let others = usize::from(!methods.is_empty()) + usize::from(!listeners.is_empty());
         let rank = Rank {
-            count: Reverse(
-                wants().count()
-                    + usize::from(!methods.is_empty())
-                    + usize::from(!listeners.is_empty()),
-            ),
-            headers: Reverse(headers.len()),
-            queries: Reverse(queries.len()),
-            cookies: Reverse(cookies.len()),
+            count: Reverse(named.len() + others),
+            headers: Reverse(config.header.len()),
+            queries: Reverse(config.query.len()),
+            cookies: Reverse(config.cookie.len()),
             methods: methods.len(),
             listeners: listeners.len(),
-            any_values: wants()
-                .filter(|w| matches!(w, PredicateCondition::Any))
-                .count(),
-            like_values: wants()
-                .filter(|w| matches!(w, PredicateCondition::Like(_)))
-                .count(),
+            any_values: count(|want| matches!(want, PredicateCondition::Any)),
+            like_values: count(|want| matches!(want, PredicateCondition::Like(_))),
             text: read.text,
         };
         Self {
             methods,
             listeners,
-            headers,
-            queries,
-            cookies,
+            named,
             rank,
             is_guarded: false,
         }
@@ -147,31 +146,42 @@ impl Predicates {
             return PredicateResult::No(FailedPredicate::Listener(&self.listeners));
         }
         let mut fit = PredicateResult::Yes;
-        for (name, want) in &self.headers {
-            let values = request.headers.get_all(name).iter();
-            match of_several(values.map(|value| want.takes(value.as_bytes()))) {
+        for (part, want) in &self.named {
+            match part.fits(want, target, request) {
                 Some(true) => {}
-                Some(false) => fit = fit.unclear(true),
-                None => return PredicateResult::No(FailedPredicate::Header(name)),
-            }
-        }
-        for (name, want) in &self.queries {
-            let values = form_values(target.query.unwrap_or_default(), name);
-            match of_several(values.map(|value| want.takes(&value))) {
-                Some(true) => {}
-                Some(false) => fit = fit.unclear(self.is_guarded),
-                None => return PredicateResult::No(FailedPredicate::Query(name)),
-            }
-        }
-        for (name, want) in &self.cookies {
-            let values = cookie_values(&request.headers, name);
-            match of_several(values.map(|value| want.takes(&value))) {
-                Some(true) => {}
-                Some(false) => fit = fit.unclear(self.is_guarded),
-                None => return PredicateResult::No(FailedPredicate::Cookie(name)),
+                Some(false) => {
+                    let is_header = matches!(part, NamedPart::Header(_));
+                    fit = fit.unclear(is_header || self.is_guarded);
+                }
+                None => return PredicateResult::No(FailedPredicate::Named(part)),
             }
         }
         fit
+    }
+}
+
+impl NamedPart {
+    /// Returns true if all values of the part fit, false if only some do, `None` if none does.
+    fn fits(
+        &self,
+        want: &PredicateCondition,
+        target: &Target<'_>,
+        request: &RequestHeader,
+    ) -> Option<bool> {
+        match self {
+            Self::Header(name) => {
+                let values = request.headers.get_all(name).iter();
+                of_several(values.map(|value| want.takes(value.as_bytes())))
+            }
+            Self::Query(name) => {
+                let values = form_values(target.query.unwrap_or_default(), name.as_bytes());
+                of_several(values.map(|value| want.takes(&value)))
+            }
+            Self::Cookie(name) => {
+                let values = cookie_values(&request.headers, name.as_bytes());
+                of_several(values.map(|value| want.takes(&value)))
+            }
+        }
     }
 }
 
@@ -187,7 +197,6 @@ impl PredicateResult<'_> {
     }
 }
 
-/// Returns true if all of several values fit, false if only some do, `None` if none does.
 fn of_several(fits: impl Iterator<Item = bool>) -> Option<bool> {
     let (mut any, mut all) = (false, true);
     for fits in fits {
@@ -234,12 +243,12 @@ impl Reader<'_> {
         names.into_iter().map(Box::from).collect()
     }
 
-    fn list<N>(
+    fn list(
         &mut self,
         kind: &str,
         written: &std::collections::BTreeMap<String, Spanned<String>>,
-        name_of: fn(&str) -> Result<N, InvalidValue>,
-    ) -> Vec<(N, PredicateCondition)> {
+        name_of: fn(&str) -> Result<NamedPart, InvalidValue>,
+    ) -> Vec<(NamedPart, PredicateCondition)> {
         let mut list = Vec::new();
         for (name, value) in written {
             let read = name_of(name).and_then(|name| Ok((name, want(&value.value)?)));
@@ -303,7 +312,7 @@ fn want(text: &str) -> Result<PredicateCondition, InvalidValue> {
     })
 }
 
-fn header_name(name: &str) -> Result<HeaderName, InvalidValue> {
+fn header_name(name: &str) -> Result<NamedPart, InvalidValue> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
         InvalidValue::new(
             format!("invalid header name `{name}`"),
@@ -316,18 +325,18 @@ fn header_name(name: &str) -> Result<HeaderName, InvalidValue> {
             "write it in `host`",
         ));
     }
-    Ok(parsed)
+    Ok(NamedPart::Header(parsed))
 }
 
-fn query_name(name: &str) -> Result<Vec<u8>, InvalidValue> {
-    plain_name(name, "query", "&=#?")
+fn query_name(name: &str) -> Result<NamedPart, InvalidValue> {
+    plain_name(name, "query", "&=#?").map(NamedPart::Query)
 }
 
-fn cookie_name(name: &str) -> Result<Vec<u8>, InvalidValue> {
-    plain_name(name, "cookie", "=;,")
+fn cookie_name(name: &str) -> Result<NamedPart, InvalidValue> {
+    plain_name(name, "cookie", "=;,").map(NamedPart::Cookie)
 }
 
-fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, InvalidValue> {
+fn plain_name(name: &str, kind: &str, separators: &str) -> Result<String, InvalidValue> {
     let is_plain = |c: char| c.is_ascii_graphic() && !separators.contains(c);
     if name.is_empty() || !name.chars().all(is_plain) {
         return Err(InvalidValue::new(
@@ -335,7 +344,7 @@ fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, Inval
             "write it decoded, in visible ASCII without separators",
         ));
     }
-    Ok(name.as_bytes().to_vec())
+    Ok(name.to_owned())
 }
 
 impl fmt::Display for FailedPredicate<'_> {
@@ -350,21 +359,7 @@ impl fmt::Display for FailedPredicate<'_> {
                 Ok(())
             }
             Self::Listener(names) => write!(f, "listener is not {}", names.join(" or ")),
-            Self::Header(name) => write!(f, "header `{name}` does not match"),
-            Self::Query(name) => {
-                write!(
-                    f,
-                    "query `{}` does not match",
-                    String::from_utf8_lossy(name)
-                )
-            }
-            Self::Cookie(name) => {
-                write!(
-                    f,
-                    "cookie `{}` does not match",
-                    String::from_utf8_lossy(name)
-                )
-            }
+            Self::Named(part) => write!(f, "{part} does not match"),
         }
     }
 }

@@ -184,7 +184,7 @@ impl Rules {
         }
         for (index, rule) in self.0.iter().enumerate() {
             let head = &*request;
-            let ex = Exchange { head, facts };
+            let ex = Exchange::new(head, facts);
             let path = match &rule.path {
                 Some(_) => decoded_path(head),
                 None => String::new(),

@@ -27,7 +27,6 @@ use crate::base::{
 edgeway_base::enum_table! {
     /// Hooks that a plugin may export.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    #[repr(u8)]
     pub enum Hook => name {
         Request = "onRequest",
         CacheKey = "onCacheKey",

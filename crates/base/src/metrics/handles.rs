@@ -5,7 +5,7 @@
 ///
 /// The names in parentheses are labels of all families, and arguments of `new` and `forget`. Fields
 /// of one family each have a value of one more label. `[IntCounter; label: Enum::word]` is an array
-/// with a handle for each variant of an [`enum_table!`](crate::enum_table), and
+/// with a handle for each variant of an [`enum_table!`](crate::enum_table), which is its index, and
 /// `(Histogram in BUCKETS)` a histogram with buckets of its own.
 ///
 /// ```
@@ -147,7 +147,7 @@ mod tests {
             DoorMetrics::new(&metrics, "a"),
             DoorMetrics::new(&metrics, "b"),
         );
-        lodge.moves[Move::Closed as usize].inc();
+        lodge.moves[Move::Closed].inc();
         lodge.waits.observe(2.0);
         lodge.wide.set(0.9);
         lodge.high.set(2.1);

@@ -1,91 +1,53 @@
 //! Metrics of the process itself, with the names and units that Prometheus' client libraries use.
 
-use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+use prometheus::{Counter, IntGauge, core::Collector as _, proto::MetricFamily};
 
 use crate::system;
 
-/// A value of the process, with its name and its description.
-struct Sample {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    value: f64,
-}
-
-/// Returns the families of this process; those that the kernel does not tell are absent.
+/// Returns the families of this process; those that the kernel does not tell are absent. Nothing
+/// is kept between two reads, so two scrapers see the same.
 pub(super) fn families() -> Vec<MetricFamily> {
-    read().into_iter().map(Sample::family).collect()
-}
-
-/// Reads the values. Nothing is kept between two reads, so two scrapers see the same.
-#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
-fn read() -> Vec<Sample> {
     let counts = system::process_counts();
-    let mut values = Vec::with_capacity(7);
-    let mut gauge = |name, help, value: Option<u64>| {
-        if let Some(value) = value {
-            values.push(Sample {
-                name,
-                help,
-                kind: MetricType::GAUGE,
-                value: value as f64,
-            });
-        }
-    };
-    gauge(
-        "process_open_fds",
-        "Open file descriptors.",
-        counts.open_files,
-    );
-    gauge(
-        "process_max_fds",
-        "Limit on open file descriptors.",
-        counts.max_files,
-    );
-    gauge(
-        "process_resident_memory_bytes",
-        "Resident memory.",
-        counts.resident,
-    );
-    gauge(
-        "process_virtual_memory_bytes",
-        "Virtual memory.",
-        counts.virtual_memory,
-    );
-    gauge("process_threads", "Threads of the process.", counts.threads);
-    gauge(
-        "process_start_time_seconds",
-        "Start of the process in seconds since 1970.",
-        counts.started,
-    );
-    values.extend(counts.cpu_seconds.map(|value| Sample {
-        name: "process_cpu_seconds_total",
-        help: "CPU time of the process, user and system.",
-        kind: MetricType::COUNTER,
-        value,
-    }));
-    values
-}
-
-impl Sample {
-    fn family(self) -> MetricFamily {
-        let mut metric = Metric::default();
-        if self.kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(self.value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(self.value);
-            metric.set_gauge(gauge);
-        }
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.to_owned());
-        family.set_help(self.help.to_owned());
-        family.set_field_type(self.kind);
-        family.set_metric(vec![metric]);
-        family
-    }
+    let gauges = [
+        (
+            "process_open_fds",
+            "Open file descriptors.",
+            counts.open_files,
+        ),
+        (
+            "process_max_fds",
+            "Limit on open file descriptors.",
+            counts.max_files,
+        ),
+        (
+            "process_resident_memory_bytes",
+            "Resident memory.",
+            counts.resident,
+        ),
+        (
+            "process_virtual_memory_bytes",
+            "Virtual memory.",
+            counts.virtual_memory,
+        ),
+        ("process_threads", "Threads of the process.", counts.threads),
+        (
+            "process_start_time_seconds",
+            "Start of the process in seconds since 1970.",
+            counts.started,
+        ),
+    ];
+    let gauges = gauges.into_iter().filter_map(|(name, help, value)| {
+        let gauge = IntGauge::new(name, help).expect("static name");
+        gauge.set(i64::try_from(value?).unwrap_or(i64::MAX));
+        Some(gauge.collect())
+    });
+    let cpu = counts.cpu_seconds.map(|seconds| {
+        let help = "CPU time of the process, user and system.";
+        let counter = Counter::new("process_cpu_seconds_total", help).expect("static name");
+        counter.inc_by(seconds);
+        counter.collect()
+    });
+    gauges.chain(cpu).flatten().collect()
 }
 
 #[cfg(test)]
@@ -95,8 +57,10 @@ mod tests {
     #[test]
     fn the_process_is_described_as_the_kernel_sees_it() {
         let value = |name: &str| {
-            let found = read().into_iter().find(|value| value.name == name);
-            found.unwrap_or_else(|| panic!("{name}")).value
+            let found = families().into_iter().find(|family| family.name() == name);
+            let family = found.unwrap_or_else(|| panic!("{name}"));
+            let metric = &family.get_metric()[0];
+            metric.get_gauge().get_value() + metric.get_counter().get_value()
         };
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status

@@ -1,7 +1,6 @@
 //! Counts and metrics of a render budget.
 
 use super::{Kind, QueueRefusal};
-use crate::base::metrics::IntGauge;
 
 /// State of a budget at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +21,7 @@ edgeway_base::metric_handles! {
     /// Metrics of the budget of one upstream.
     #[derive(Clone, Debug)]
     pub(super) struct BudgetMetrics(upstream) {
-        in_flight: [IntGauge; kind: Kind::label] = "edgeway_cache_renders",
+        pub(super) in_flight: [IntGauge; kind: Kind::label] = "edgeway_cache_renders",
             "Misses and revalidations in flight; `crawler`: the part caused by crawlers.";
         pub(super) waiting: IntGauge = "edgeway_cache_renders_waiting",
             "Misses of crawlers queued for the render budget.";
@@ -31,11 +30,5 @@ edgeway_base::metric_handles! {
         pub(super) timed_out { reason: QueueRefusal::Late.reason() }:
             IntCounter = "edgeway_cache_renders_refused_total",
             "Revalidations postponed, and crawlers' misses refused with 503.";
-    }
-}
-
-impl BudgetMetrics {
-    pub(super) fn gauge(&self, kind: Kind) -> &IntGauge {
-        &self.in_flight[kind as usize]
     }
 }

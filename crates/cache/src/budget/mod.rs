@@ -243,7 +243,7 @@ impl RenderBudget {
     }
 
     fn permit(self: &Arc<Self>, kind: Kind) -> RenderPermit {
-        self.metrics.gauge(kind).inc();
+        self.metrics.in_flight[kind].inc();
         RenderPermit {
             budget: Arc::clone(self),
             kind,
@@ -297,7 +297,7 @@ impl Inner {
 impl Drop for RenderPermit {
     fn drop(&mut self) {
         let budget = &self.budget;
-        budget.metrics.gauge(self.kind).dec();
+        budget.metrics.in_flight[self.kind].dec();
         let held = budget.clock.now().saturating_duration_since(self.since);
         let mut inner = budget.inner.lock();
         match self.kind {

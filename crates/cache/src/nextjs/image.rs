@@ -137,17 +137,14 @@ pub(super) struct ImageSize {
     pub(super) quality: u8,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct ManifestImages {
     path: Option<Box<str>>,
-    #[serde(default)]
     device_sizes: Vec<u32>,
-    #[serde(default)]
     image_sizes: Vec<u32>,
     qualities: Option<Box<[u32]>>,
     loader: Option<Box<str>>,
-    #[serde(default)]
     unoptimized: bool,
 }
 

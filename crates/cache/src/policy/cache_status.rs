@@ -6,7 +6,7 @@ use http::HeaderValue;
 const MAX_INTEGER: i64 = 999_999_999_999_999;
 
 /// The gateway's member of `Cache-Status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStatus<'a> {
     pub served: Served,
     /// Status of the origin's response, where the client gets another one.
@@ -24,9 +24,10 @@ pub struct CacheStatus<'a> {
 }
 
 /// Source of the response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Served {
     /// The cache, without a request to the origin; stale or not.
+    #[default]
     Hit,
     /// The origin.
     Forward(Forward),
@@ -58,12 +59,7 @@ impl CacheStatus<'_> {
     pub fn new(served: Served) -> Self {
         Self {
             served,
-            forward_status: None,
-            ttl: None,
-            is_stored: false,
-            is_collapsed: false,
-            key: None,
-            detail: None,
+            ..Self::default()
         }
     }
 

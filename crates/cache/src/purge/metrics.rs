@@ -69,6 +69,6 @@ impl PurgeCounters {
             PurgeTarget::All => 3,
             PurgeTarget::Written(_) => 4,
         };
-        self.0[kind][purge.effect as usize].by_source[source as usize].inc();
+        self.0[kind][purge.effect].by_source[source].inc();
     }
 }

@@ -202,7 +202,7 @@ impl Fill {
 
     fn note(&mut self, why: NotStoredReason) {
         self.passed = Some(why);
-        self.store.metrics.passed(why);
+        self.store.metrics.passes[why].inc();
     }
 
     fn pass(&mut self, why: NotStoredReason) {

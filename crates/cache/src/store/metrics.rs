@@ -14,7 +14,7 @@ edgeway_base::metric_handles! {
             "Responses that are being read from an origin for the cache.";
         pub(super) evictions: IntCounter = "edgeway_cache_evictions_total",
             "Responses evicted from the cache's memory to make room.";
-        passes: [IntCounter; reason: NotStoredReason::name] = "edgeway_cache_not_stored_total",
+        pub(super) passes: [IntCounter; reason: NotStoredReason::name] = "edgeway_cache_not_stored_total",
             "Responses that were forwarded but could not be stored, by reason.";
     }
 }
@@ -33,11 +33,5 @@ edgeway_base::enum_table! {
         Vary = "vary",
         /// No reader takes anything, and the length is unknown.
         Slow = "slow",
-    }
-}
-
-impl StoreMetrics {
-    pub(super) fn passed(&self, pass: NotStoredReason) {
-        self.passes[pass as usize].inc();
     }
 }

@@ -1,7 +1,5 @@
 //! Metrics of the lower tiers.
 
-use std::time::Duration;
-
 /// Buckets around the usual deadline, to show whether it is met.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
@@ -10,7 +8,6 @@ const BUCKETS: &[f64] = &[
 edgeway_base::enum_table! {
     /// Result of a lookup in a tier.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(usize)]
     pub(super) enum LookupOutcome => name {
         Hit = "hit",
         Miss = "miss",
@@ -23,23 +20,16 @@ edgeway_base::metric_handles! {
     /// with the configuration.
     #[derive(Debug)]
     pub struct WaitHistograms(route) {
-        waits: [Histogram in BUCKETS; result: LookupOutcome::name] =
+        pub(super) waits: [Histogram in BUCKETS; result: LookupOutcome::name] =
             "edgeway_cache_level2_lookup_duration_seconds",
             "Time that requests waited for cache entries in Redis, by outcome: `hit`, `miss` or \
              `error`.";
     }
 }
 
-impl WaitHistograms {
-    pub(super) fn add(&self, outcome: LookupOutcome, took: Duration) {
-        self.waits[outcome as usize].observe(took.as_secs_f64());
-    }
-}
-
 edgeway_base::enum_table! {
     /// Outcome of writing an entry to a tier.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(usize)]
     pub(super) enum WriteOutcome => name {
         Stored = "stored",
         /// A purge since its request affects the entry.
@@ -56,7 +46,6 @@ edgeway_base::enum_table! {
 edgeway_base::enum_table! {
     /// Reasons why an entry that was read is not used.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(usize)]
     pub(crate) enum DiscardReason => name {
         Version = "version",
         /// Not signed with the secret of the fleet.
@@ -73,7 +62,7 @@ edgeway_base::metric_handles! {
     /// Metrics of level 2.
     #[derive(Debug)]
     pub(super) struct TierMetrics() {
-        writes: [IntCounter; outcome: WriteOutcome::name] = "edgeway_cache_level2_writes_total",
+        pub(super) writes: [IntCounter; outcome: WriteOutcome::name] = "edgeway_cache_level2_writes_total",
             "Entries to be written to Redis: `stored`; `purged`; `older` than the stored one; not \
              written because the queue was full (`queue_full`) or Redis failed (`error`).";
         /// Parts whose entries no longer counted.
@@ -84,19 +73,9 @@ edgeway_base::metric_handles! {
         pub(super) bytes_written { direction: "written" }:
             IntCounter = "edgeway_cache_level2_bytes_total",
             "Bytes of entries that were `read` from Redis and `written` to it.";
-        dropped: [IntCounter; reason: DiscardReason::name] = "edgeway_cache_level2_damaged_total",
+        pub(super) dropped: [IntCounter; reason: DiscardReason::name] = "edgeway_cache_level2_damaged_total",
             "Entries from Redis that were not used, by reason: `version` (another one), \
              `signature` (not of the fleet), `damaged`, `key` (another one), `bounds` (larger \
              than any entry), `policy` (no shared cache may store it).";
-    }
-}
-
-impl TierMetrics {
-    pub(super) fn dropped(&self, why: DiscardReason) {
-        self.dropped[why as usize].inc();
-    }
-
-    pub(super) fn wrote(&self, written: WriteOutcome) {
-        self.writes[written as usize].inc();
     }
 }

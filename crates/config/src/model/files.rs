@@ -4,7 +4,6 @@ use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use smart_default::SmartDefault;
 
 use super::{OneOrMany, OtherwiseConfig, placed_number, seconds, yes};
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
 };
 
 /// The files of a folder: a mapping, or the folder alone.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = short::or_text)]
 pub struct FilesConfig {
@@ -27,7 +26,6 @@ pub struct FilesConfig {
     /// folders get the `fallback` or 404 then, with and without the slash.
     #[serde(default = "index", deserialize_with = "or_none")]
     #[schemars(transform = may_be_empty)]
-    #[default(index())]
     pub index: OneOrMany<Spanned<String>>,
     /// Path of the file that is served if there is no such file, such as `/index.html` for an app
     /// with a router of its own. Paths of `immutable` still get 404.
@@ -83,15 +81,12 @@ pub struct FilesConfig {
     /// `false` if files are written in place instead of replaced: a client that is still reading
     /// may then get later bytes.
     #[serde(default = "yes")]
-    #[default(true)]
     pub sendfile: bool,
     /// Files that are kept open.
     #[serde(default = "placed_number::<1024>")]
-    #[default(placed_number::<1024>())]
     pub open_files: Spanned<u32>,
     /// Time after which an open file is compared with the one on disk; `0s` for each request.
     #[serde(default = "seconds::<1>")]
-    #[default(seconds::<1>())]
     pub recheck: Span,
 }
 
@@ -178,12 +173,7 @@ impl KnownTypes {
 impl Short for FilesConfig {
     const WHAT: &'static str = "a folder, or a mapping such as `{ root: /srv/www }`";
 
-    fn text(root: &str) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            root: Spanned::nowhere(PathBuf::from(root)),
-            ..Self::default()
-        }))
-    }
+    const TEXT: Option<&'static str> = Some("root");
 }
 
 impl Short for PrecompressedConfig {

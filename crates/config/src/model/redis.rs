@@ -13,7 +13,7 @@ use crate::{
     },
     tree::{
         OneOrMany, Spanned,
-        short::{self, Short, flag_enables, short_form},
+        short::{self, Short, short_form},
     },
 };
 
@@ -155,7 +155,7 @@ short_form!(RedisConfig);
 impl Short for RedisTlsConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ ca: ca.pem }`";
 
-    flag_enables!();
+    const FLAG: Option<&'static str> = Some("enabled");
 }
 
 short_form!(RedisTlsConfig);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     base::units::Span,
-    tree::short::{self, FromMapping, Short, flag_enables, reads_short, short_form},
+    tree::short::{self, FromMapping, Short, reads_short, short_form},
 };
 
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
@@ -122,7 +122,7 @@ impl Short for HealthConfig {
     const WHAT: &'static str =
         "a mapping such as `{ path: /api/health }`, a path, or `false` for no checks";
 
-    flag_enables!();
+    const FLAG: Option<&'static str> = Some("enabled");
 
     fn text(path: &str) -> Option<Result<Self, String>> {
         if !path.starts_with('/') {
@@ -171,7 +171,7 @@ impl Short for TimeoutsConfig {
 impl Short for WebsocketConfig {
     const WHAT: &'static str = "`true`, `false`, `ignore` or a mapping such as `{ idle: 1h }`";
 
-    flag_enables!();
+    const FLAG: Option<&'static str> = Some("enabled");
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         (text == "ignore").then(|| {
@@ -187,32 +187,21 @@ impl Short for WebsocketConfig {
 impl Short for WatchConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ debounce: 2s }`";
 
-    flag_enables!();
+    const FLAG: Option<&'static str> = Some("enabled");
 }
 
 impl Short for UpstreamTlsConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ name: api.internal }`";
 
-    flag_enables!();
+    const FLAG: Option<&'static str> = Some("enabled");
 }
 
 impl Short for RespondConfig {
     const WHAT: &'static str =
         "a mapping such as `{ status: 200, body: ok }`, a status, or the text of the body";
 
-    fn number(status: u64) -> Option<Result<Self, String>> {
-        Some(reply_status_of(status).map(|status| Self {
-            status: Some(status),
-            ..Self::default()
-        }))
-    }
-
-    fn text(body: &str) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            body: Some(body.to_owned()),
-            ..Self::default()
-        }))
-    }
+    const NUMBER: Option<&'static str> = Some("status");
+    const TEXT: Option<&'static str> = Some("body");
 }
 
 impl FromMapping for RedirectConfig {
@@ -332,17 +321,13 @@ pub(super) fn at_least_one<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Er
     }
 }
 
-fn reply_status_of(status: u64) -> Result<u16, String> {
-    u16::try_from(status)
-        .ok()
-        .filter(|status| (200..=599).contains(status))
-        .ok_or_else(|| format!("the status of a reply must be from 200 to 599, found {status}"))
-}
-
 pub(super) fn reply_status<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
-    Option::<u64>::deserialize(d)?
-        .map(|status| reply_status_of(status).map_err(D::Error::custom))
-        .transpose()
+    match Option::<u64>::deserialize(d)? {
+        Some(status) if !(200..=599).contains(&status) => Err(D::Error::custom(format_args!(
+            "the status of a reply must be from 200 to 599, found {status}"
+        ))),
+        status => Ok(status.and_then(|status| u16::try_from(status).ok())),
+    }
 }
 
 pub(super) fn redirect_status<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {

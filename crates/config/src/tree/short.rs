@@ -12,7 +12,7 @@
 //!
 //! impl Short for ThingConfig {
 //!     const WHAT: &'static str = "`true`, `false` or a mapping";
-//!     fn flag(flag: bool) -> Option<Result<Self, String>> { … }
+//!     const FLAG: Option<&'static str> = Some("enabled");
 //! }
 //!
 //! reads_short!(ThingConfig);
@@ -88,21 +88,6 @@ macro_rules! short_form {
     };
 }
 
-/// Implements `flag` of [`Short`] for types with a field `enabled`: `true` and `false` are its value,
-/// and all else is as by default.
-macro_rules! flag_enables {
-    () => {
-        fn flag(enabled: bool) -> Option<Result<Self, String>> {
-            Some(Ok(Self {
-                enabled,
-                ..Self::default()
-            }))
-        }
-    };
-}
-
-pub(crate) use flag_enables;
-
 pub use crate::{reads_short, short_form, writes_mapping};
 
 /// A type that can be read from a mapping.
@@ -113,22 +98,31 @@ pub trait FromMapping: Sized {
 
 /// A type that is written as a mapping, or in a short form.
 ///
-/// A short form that is not overridden is refused as the wrong type. An `Err` is the message for
-/// the user; the text after `\nhelp: ` in it is the help.
+/// A short form that is not overridden, and has no field, is refused as the wrong type. An `Err` is
+/// the message for the user; the text after `\nhelp: ` in it is the help.
 pub trait Short: FromMapping {
     /// Allowed forms, for the message: ``expected {WHAT}, found a list``.
     const WHAT: &'static str;
 
-    fn flag(_flag: bool) -> Option<Result<Self, String>> {
-        None
+    /// Field of the mapping that a flag alone is the value of.
+    const FLAG: Option<&'static str> = None;
+
+    /// Field of the mapping that a number alone is the value of.
+    const NUMBER: Option<&'static str> = None;
+
+    /// Field of the mapping that a text alone is the value of.
+    const TEXT: Option<&'static str> = None;
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        Self::FLAG.map(|field| one_field(field, flag.into()))
     }
 
-    fn number(_number: u64) -> Option<Result<Self, String>> {
-        None
+    fn number(number: u64) -> Option<Result<Self, String>> {
+        Self::NUMBER.map(|field| one_field(field, number.into()))
     }
 
-    fn text(_text: &str) -> Option<Result<Self, String>> {
-        None
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Self::TEXT.map(|field| one_field(field, text.into()))
     }
 
     /// True if [`Self::list`] is overridden: otherwise any list is the wrong type.
@@ -138,6 +132,11 @@ pub trait Short: FromMapping {
     fn list(_items: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
         None
     }
+}
+
+/// Reads a mapping of one field, which has no place.
+fn one_field<S: FromMapping>(field: &str, value: Value) -> Result<S, String> {
+    S::full(Value::from_iter([(field, value)])).map_err(|error| error.to_string())
 }
 
 /// Reads the mapping or one of the short forms.

@@ -141,10 +141,7 @@ mod tests {
         head.insert_header("accept", accept).expect("a header");
         let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
         facts.client = Client::default();
-        let mut ex = Exchange {
-            head: &head,
-            facts: &mut facts,
-        };
+        let mut ex = Exchange::new(&head, &mut facts);
         match chain
             .on_request(&mut ex, &mut HookProgress::default())
             .await
@@ -198,10 +195,7 @@ mod tests {
             ];
             let head = pingora::http::RequestHeader::build("GET", b"/", None).expect("a request");
             let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
-            let mut ex = Exchange {
-                head: &head,
-                facts: &mut facts,
-            };
+            let mut ex = Exchange::new(&head, &mut facts);
             let any = AnyOf::of(&filters).expect("two of them");
             drop(any.decide(&mut ex).await);
             let known = facts.identity.as_ref().and_then(|it| it.user.as_deref());

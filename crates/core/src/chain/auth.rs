@@ -10,7 +10,6 @@ const ACTION: &str = "auth";
 edgeway_base::enum_table! {
     /// Result of a request at an identity filter.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(u8)]
     pub enum Outcome => name {
         /// The client has proven its identity.
         Passed = "passed",
@@ -37,7 +36,7 @@ edgeway_base::metric_handles! {
 impl AuthMetrics {
     /// Counts a request that continues.
     pub fn count(&self, outcome: Outcome) {
-        self.by_outcome[outcome as usize].inc();
+        self.by_outcome[outcome].inc();
     }
 
     /// Counts a request that is refused, and records it for the audit log. An unknown client may

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 edgeway_base::enum_table! {
     /// Value of `X-Cache-Status`.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    #[repr(u8)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub enum CacheOutcome => name {
         /// A fresh stored response was used.
         Hit = "HIT",
@@ -19,6 +18,7 @@ edgeway_base::enum_table! {
         /// The stored response was stale, and the origin confirmed that it is still valid.
         Revalidated = "REVALIDATED",
         /// The request bypassed the cache.
+        #[default]
         Bypass = "BYPASS",
     }
 }
@@ -31,7 +31,7 @@ impl CacheOutcome {
 }
 
 /// Cache facts of a request on a route with a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheFacts {
     pub outcome: CacheOutcome,
     /// Reason for not using a stored response, or for not storing the response: a fixed word.
@@ -52,12 +52,7 @@ impl CacheFacts {
     pub fn new(outcome: CacheOutcome) -> Self {
         Self {
             outcome,
-            why: None,
-            ttl: None,
-            age: None,
-            is_stored: false,
-            is_collapsed: false,
-            origin_status: 0,
+            ..Self::default()
         }
     }
 

@@ -223,7 +223,6 @@ edgeway_base::enum_table! {
 edgeway_base::enum_table! {
     /// Class of a request, set once by the route match; limits, cache and metrics use it.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    #[repr(u8)]
     pub enum Class => name {
         /// Build output: `/_next/static/*`, and file extensions of scripts, styles, fonts.
         Static = "static",
@@ -481,6 +480,12 @@ impl RequestFacts {
             Some(rerouted) => &rerouted.original,
             None => head.raw_path(),
         }
+    }
+}
+
+impl<'a> Exchange<'a> {
+    pub fn new(head: &'a RequestHeader, facts: &'a mut RequestFacts) -> Self {
+        Self { head, facts }
     }
 }
 

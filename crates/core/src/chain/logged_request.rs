@@ -24,7 +24,7 @@ const MAX_TARGET_LEN: usize = 8 * 1024;
 const MAX_USER_LEN: usize = 256;
 
 /// Logged facts of a request, with texts as they are: not escaped, and the query with its secrets.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct LoggedRequest<'a> {
     pub fixed: FixedFields,
     pub texts: [Option<&'a [u8]>; Text::COUNT],

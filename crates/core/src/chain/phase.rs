@@ -3,9 +3,8 @@
 use std::ops::BitOr;
 
 edgeway_base::enum_table! {
-    /// A hook of [`Filter`](super::Filter).
+    /// A hook of [`Filter`](super::Filter). Those of responses are the last ones.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(u8)]
     pub enum Phase => name {
         Request = "request",
         Authorized = "authorized",

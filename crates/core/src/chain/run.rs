@@ -1,6 +1,6 @@
 //! Filters of a route, sorted by phase when the route is compiled.
 
-use std::{any::TypeId, sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use edgeway_base::reserved_headers::written;
@@ -15,45 +15,35 @@ use super::{
 /// Name of the filter that gives a request its id.
 const REQUEST_ID: &str = "request_id";
 
-/// A hook to call: the filter, with the variant that it wants called.
+/// A filter in one phase.
+#[derive(Clone)]
 struct Step {
     name: &'static str,
-    guard: Guard,
-    hooks: Hooks,
-}
-
-enum Hooks {
-    Sync(Arc<dyn Filter>),
-    Async(Arc<dyn AsyncFilter>),
+    traits: Arc<Traits>,
+    filter: Arc<dyn Filter>,
+    /// The filter once more, if it wants its asynchronous hook called.
+    waiting: Option<Arc<dyn AsyncFilter>>,
 }
 
 impl Step {
     fn new(compiled: &CompiledFilter, phase: Phase) -> Self {
         Self {
             name: compiled.name,
-            guard: compiled.traits.guard,
-            hooks: match compiled.traits.waiting_in(phase) {
-                Some(filter) => Hooks::Async(Arc::clone(filter)),
-                None => Hooks::Sync(Arc::clone(&compiled.filter)),
-            },
+            traits: Arc::clone(&compiled.traits),
+            filter: Arc::clone(&compiled.filter),
+            waiting: compiled.traits.waiting_in(phase).cloned(),
         }
-    }
-
-    fn is_async(&self) -> bool {
-        matches!(self.hooks, Hooks::Async(_))
     }
 
     /// Applies to `headers` what this step will change on the way to a backend; returns `false` if
     /// that cannot be known in advance.
     fn foresee_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) -> bool {
-        match &self.hooks {
-            Hooks::Sync(filter) => filter.on_upstream(ex, headers),
-            Hooks::Async(filter) if filter.knows_request_changes(ex) => {
-                filter.on_upstream(ex, headers);
-            }
-            Hooks::Async(_) => return false,
+        let waiting = self.waiting.as_ref();
+        let is_known = waiting.is_none_or(|filter| filter.knows_request_changes(ex));
+        if is_known {
+            self.filter.on_upstream(ex, headers);
         }
-        true
+        is_known
     }
 }
 
@@ -74,10 +64,13 @@ pub enum HookOutcome {
 }
 
 fn wanted_body(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
-    match &step.hooks {
-        // Synchronous filters are those that cost nothing, and none of them reads a body.
-        Hooks::Async(filter) if ex.facts.body == Body::NotRead => filter.wants_body(ex, phase),
-        _ => None,
+    // Synchronous filters are those that cost nothing, and none of them reads a body.
+    let filter = step.waiting.as_ref()?;
+    let is_read = ex.facts.body != Body::NotRead;
+    if is_read {
+        None
+    } else {
+        filter.wants_body(ex, phase)
     }
 }
 
@@ -100,7 +93,7 @@ impl TimedSteps {
 
     /// Returns the time at which `step` begins, if it is recorded.
     fn begin(self, step: &Step, ex: &Exchange<'_>) -> Option<Instant> {
-        let is_async = step.is_async();
+        let is_async = step.waiting.is_some();
         let is_timed = if is_async { self.waiting } else { self.quick };
         if !is_timed {
             return None;
@@ -118,21 +111,21 @@ fn end_step(step: &Step, ex: &mut Exchange<'_>, started: Option<Instant>) {
 
 /// Calls a request hook of the steps that are left, until one responds or wants the body.
 macro_rules! run_round {
-    ($steps:expr, $at:expr, $timed_steps:ident, $ex:ident,
+    ($chain:ident, $at:expr, $timed_steps:ident, $ex:ident,
      ($phase:ident, $hook:ident, $hook_async:ident)) => {
-        while let Some(step) = $steps.get($at) {
+        while let Some(step) = $chain.steps(Phase::$phase).get($at) {
             if let Some(most) = wanted_body(step, $ex, Phase::$phase) {
                 return HookOutcome::Body(most);
             }
             $at += 1;
             let timed = $timed_steps.begin(step, $ex);
             let was_known = !cfg!(debug_assertions) || $ex.facts.identity.is_some();
-            let verdict = match &step.hooks {
-                Hooks::Sync(filter) => filter.$hook($ex),
-                Hooks::Async(filter) => filter.$hook_async($ex).await,
+            let verdict = match &step.waiting {
+                None => step.filter.$hook($ex),
+                Some(filter) => filter.$hook_async($ex).await,
             };
             debug_assert!(
-                was_known || $ex.facts.identity.is_none() || step.guard == Guard::Identity,
+                was_known || $ex.facts.identity.is_none() || step.traits.guard == Guard::Identity,
                 "`{}` does not say that it proves identities",
                 step.name
             );
@@ -145,7 +138,7 @@ macro_rules! run_round {
                 debug_assert!(
                     reply.status.as_u16() < 400
                         || reply.status == http::StatusCode::INTERNAL_SERVER_ERROR
-                        || step.guard != Guard::Nothing,
+                        || step.traits.guard != Guard::Nothing,
                     "`{}` says that it refuses nothing",
                     step.name
                 );
@@ -158,10 +151,10 @@ macro_rules! run_round {
 /// Calls a hook of all steps, and `$after` behind each; records the asynchronous ones.
 macro_rules! run_steps {
     ($steps:expr, $ex:ident, $what:ident, ($hook:ident, $hook_async:ident), $after:block) => {
-        for step in &$steps {
-            match &step.hooks {
-                Hooks::Sync(filter) => filter.$hook($ex, $what),
-                Hooks::Async(filter) => {
+        for step in $steps {
+            match &step.waiting {
+                None => step.filter.$hook($ex, $what),
+                Some(filter) => {
                     let timed = TimedSteps::of($ex).begin(step, $ex);
                     filter.$hook_async($ex, $what).await;
                     end_step(step, $ex, timed);
@@ -180,12 +173,8 @@ fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
     let before = |at: usize| steps[..at].iter().filter(|step| !is_member(step)).count();
     let at = last.map_or(0, before);
     steps.retain(|step| !is_member(step));
-    let step = Step {
-        name: "satisfy",
-        guard: Guard::Identity,
-        hooks: Hooks::Async(Arc::clone(any) as Arc<dyn AsyncFilter>),
-    };
-    steps.insert(at, step);
+    let filter = CompiledFilter::new("satisfy", Arc::clone(any) as Arc<dyn Filter>);
+    steps.insert(at, Step::new(&filter, Phase::Request));
     steps
 }
 
@@ -204,30 +193,14 @@ fn leaves_forwarding(filters: &[CompiledFilter]) -> bool {
     changes != RequestChanges::Any && !written().any(|name| changes.names_header(name))
 }
 
-/// A filter of response bodies, with the slot without which it leaves them as they are.
-struct BodyFilter {
-    filter: Arc<dyn Filter>,
-    slot: Option<TypeId>,
-}
-
 /// Filters of one route, one list for each phase.
 ///
 /// The asynchronous runners hold no future for a list without asynchronous filters.
 pub struct Chain {
     all: Box<[CompiledFilter]>,
-    request: Box<[Step]>,
-    authorized: Box<[Step]>,
-    upstream: Box<[Step]>,
-    upstream_response: Box<[Step]>,
-    response: Box<[Step]>,
-    error: Box<[Step]>,
-    route: Box<[Arc<dyn Filter>]>,
-    cache_key: Box<[Arc<dyn Filter>]>,
+    steps: [Box<[Step]>; Phase::ALL.len()],
     /// Filters that write what a cache key has to hold into requests for a backend.
     writing: Box<[Step]>,
-    request_body: Box<[Arc<dyn Filter>]>,
-    response_body: Box<[BodyFilter]>,
-    log: Box<[Arc<dyn Filter>]>,
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     credentials: Box<[Credential]>,
@@ -264,51 +237,36 @@ impl Chain {
     }
 
     fn sorted(filters: Vec<CompiledFilter>, any: Option<&Arc<AnyOf>>) -> Self {
-        let in_phase = |phase| move |each: &&CompiledFilter| each.traits.phases.wants(phase);
-        // Responses pass the filters in the reverse order of requests. The access log comes early in
-        // the registry, and needs the fields of the other filters.
-        let requests = |phase| filters.iter().filter(in_phase(phase));
-        let responses = |phase| filters.iter().rev().filter(in_phase(phase));
-        let step = |phase| move |each: &CompiledFilter| Step::new(each, phase);
-        let filter = |each: &CompiledFilter| Arc::clone(&each.filter);
-        let mut request: Vec<_> = requests(Phase::Request).map(step(Phase::Request)).collect();
+        let mut steps = Phase::ALL.map(|phase| {
+            let own = filters
+                .iter()
+                .filter(|each| each.traits.phases.wants(phase));
+            let mut steps: Vec<Step> = own.map(|each| Step::new(each, phase)).collect();
+            // Responses pass the filters in the reverse order of requests. The access log comes
+            // early in the registry, and needs the fields of the other filters.
+            if phase as u8 >= Phase::UpstreamResponse as u8 {
+                steps.reverse();
+            }
+            steps
+        });
         if let Some(any) = any {
-            request = with_any(request, any);
+            let request = &mut steps[Phase::Request as usize];
+            *request = with_any(mem::take(request), any);
         }
-        let mut response: Vec<&CompiledFilter> = responses(Phase::Response).collect();
-        response.sort_by_key(|each| each.traits.response_headers == HeaderUse::Sent);
+        let response = &mut steps[Phase::Response as usize];
+        response.sort_by_key(|step| step.traits.response_headers == HeaderUse::Sent);
         let in_need = response
             .iter()
-            .filter(|each| each.traits.response_headers != HeaderUse::OwnOnly)
-            .map(|each| filter(each))
+            .filter(|step| step.traits.response_headers != HeaderUse::OwnOnly)
+            .map(|step| Arc::clone(&step.filter))
             .collect();
+        let upstream = steps[Phase::Upstream as usize].iter();
         Self {
-            request: request.into(),
-            authorized: requests(Phase::Authorized)
-                .map(step(Phase::Authorized))
+            writing: upstream
+                .filter(|step| step.traits.is_keyed())
+                .cloned()
                 .collect(),
-            upstream: requests(Phase::Upstream)
-                .map(step(Phase::Upstream))
-                .collect(),
-            upstream_response: responses(Phase::UpstreamResponse)
-                .map(step(Phase::UpstreamResponse))
-                .collect(),
-            response: response.into_iter().map(step(Phase::Response)).collect(),
-            error: responses(Phase::Error).map(step(Phase::Error)).collect(),
-            route: requests(Phase::Route).map(filter).collect(),
-            cache_key: requests(Phase::CacheKey).map(filter).collect(),
-            writing: requests(Phase::Upstream)
-                .filter(|each| each.traits.is_keyed())
-                .map(step(Phase::Upstream))
-                .collect(),
-            request_body: requests(Phase::RequestBody).map(filter).collect(),
-            response_body: responses(Phase::ResponseBody)
-                .map(|each| BodyFilter {
-                    filter: filter(each),
-                    slot: each.traits.body_slot,
-                })
-                .collect(),
-            log: responses(Phase::Log).map(filter).collect(),
+            steps: steps.map(Into::into),
             in_need,
             credentials: filters
                 .iter()
@@ -332,6 +290,10 @@ impl Chain {
             any: any.map(Arc::clone),
             all: filters.into(),
         }
+    }
+
+    fn steps(&self, phase: Phase) -> &[Step] {
+        &self.steps[phase as usize]
     }
 
     /// Returns the names of the filters of which one is enough; none if all have to let a request
@@ -398,37 +360,25 @@ impl Chain {
     /// Returns true if no filter has to see the body of this response, whose headers have passed the
     /// response phase.
     pub fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
-        let mut slots = self.response_body.iter().map(|each| each.slot);
+        let steps = self.steps(Phase::ResponseBody).iter();
+        let mut slots = steps.map(|step| step.traits.body_slot);
         slots.all(|slot| slot.is_some_and(|slot| !ex.facts.has_slot(slot)))
     }
 
     pub fn has(&self, phase: Phase) -> bool {
-        let count = match phase {
-            Phase::Request => self.request.len(),
-            Phase::Authorized => self.authorized.len(),
-            Phase::Upstream => self.upstream.len(),
-            Phase::UpstreamResponse => self.upstream_response.len(),
-            Phase::Response => self.response.len(),
-            Phase::Error => self.error.len(),
-            Phase::Route => self.route.len(),
-            Phase::CacheKey => self.cache_key.len(),
-            Phase::RequestBody => self.request_body.len(),
-            Phase::ResponseBody => self.response_body.len(),
-            Phase::Log => self.log.len(),
-        };
-        count > 0
+        !self.steps(phase).is_empty()
     }
 
     /// Calls the request hooks that come before the guards of other routes: those that give the
     /// request its id, and that reply to preflights, which reach no app. They are called once more
     /// with all the others.
     pub fn before_guards(&self, ex: &mut Exchange<'_>) -> Verdict {
-        for step in &self.request {
-            let is_first =
-                step.name == REQUEST_ID || step.guard == Guard::Open(OpenRefusals::Preflights);
+        for step in self.steps(Phase::Request) {
+            let is_first = step.name == REQUEST_ID
+                || step.traits.guard == Guard::Open(OpenRefusals::Preflights);
             if is_first
-                && let Hooks::Sync(filter) = &step.hooks
-                && let Verdict::Reply(reply) = filter.on_request(ex)
+                && step.waiting.is_none()
+                && let Verdict::Reply(reply) = step.filter.on_request(ex)
             {
                 return Verdict::Reply(reply);
             }
@@ -449,14 +399,14 @@ impl Chain {
         }
         let timed_steps = TimedSteps::of(ex);
         run_round!(
-            self.request,
+            self,
             round.request,
             timed_steps,
             ex,
             (Request, on_request, on_request_async)
         );
         run_round!(
-            self.authorized,
+            self,
             round.authorized,
             timed_steps,
             ex,
@@ -468,7 +418,7 @@ impl Chain {
     /// Stops at the first filter that refuses the request after all (`Facts::refused`).
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         run_steps!(
-            self.upstream,
+            self.steps(Phase::Upstream),
             ex,
             headers,
             (on_upstream, on_upstream_async),
@@ -488,13 +438,13 @@ impl Chain {
     /// Applies to `headers` the changes that [`Chain::on_upstream`] would make; returns `false` if
     /// they cannot be known in advance.
     pub fn foresee_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) -> bool {
-        let mut steps = self.upstream.iter();
+        let mut steps = self.steps(Phase::Upstream).iter();
         steps.all(|step| step.foresee_upstream(ex, headers))
     }
 
     pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         run_steps!(
-            self.upstream_response,
+            self.steps(Phase::UpstreamResponse),
             ex,
             head,
             (on_upstream_response, on_upstream_response_async),
@@ -503,22 +453,29 @@ impl Chain {
     }
 
     pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        run_steps!(self.response, ex, head, (on_response, on_response_async), {
-        });
+        run_steps!(
+            self.steps(Phase::Response),
+            ex,
+            head,
+            (on_response, on_response_async),
+            {}
+        );
     }
 
     pub async fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
-        run_steps!(self.error, ex, reply, (on_error, on_error_async), {});
+        let steps = self.steps(Phase::Error);
+        run_steps!(steps, ex, reply, (on_error, on_error_async), {});
     }
 
     /// Returns the upstream that a filter chose; the first filter that chooses one wins.
     pub fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
-        self.route.iter().find_map(|filter| filter.on_route(ex))
+        let mut steps = self.steps(Phase::Route).iter();
+        steps.find_map(|step| step.filter.on_route(ex))
     }
 
     pub fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
-        for filter in &self.cache_key {
-            filter.on_cache_key(ex, key);
+        for step in self.steps(Phase::CacheKey) {
+            step.filter.on_cache_key(ex, key);
         }
     }
 
@@ -546,8 +503,8 @@ impl Chain {
         chunk: &mut Option<Bytes>,
         end: bool,
     ) -> Verdict {
-        for filter in &self.request_body {
-            let verdict = filter.on_request_body(ex, chunk, end);
+        for step in self.steps(Phase::RequestBody) {
+            let verdict = step.filter.on_request_body(ex, chunk, end);
             if let Verdict::Reply(_) = verdict {
                 return verdict;
             }
@@ -556,15 +513,15 @@ impl Chain {
     }
 
     pub fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
-        for BodyFilter { filter, .. } in &self.response_body {
-            filter.on_response_body(ex, chunk, end);
+        for step in self.steps(Phase::ResponseBody) {
+            step.filter.on_response_body(ex, chunk, end);
         }
     }
 
     pub fn on_log(&self, ex: &Exchange<'_>, logged: &LoggedRequest<'_>) {
         let mut late: Option<LateFields> = None;
-        for filter in &self.log {
-            filter.on_log(ex, logged, &mut late);
+        for step in self.steps(Phase::Log) {
+            step.filter.on_log(ex, logged, &mut late);
         }
         if let Some(late) = late {
             late.begin();

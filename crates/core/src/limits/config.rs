@@ -12,7 +12,7 @@ use super::{
 use crate::{
     base::{
         net::Cidr,
-        units::{Percent, Rate, Span, UnitError},
+        units::{Percent, Rate, Span},
     },
     chain::Class,
     config::tree::{
@@ -165,34 +165,10 @@ fn or_rate(schema: &mut Schema) {
     short::or(schema, rate.to_value());
 }
 
-impl LimitConfig {
-    fn of(rate: Rate) -> Self {
-        Self {
-            rate: Spanned::nowhere(rate),
-            burst: None,
-            key: KeyList::default(),
-            by: None,
-            tiers: Entries::default(),
-            classes: OneOrMany::default(),
-            delay: Spanned::default(),
-            exempt: Vec::new(),
-            store: Spanned::default(),
-            on_store_error: None,
-            lease: None,
-            max_keys: max_keys(),
-            headers: HeadersConfig::default(),
-            status: too_many(),
-        }
-    }
-}
-
 impl Short for LimitConfig {
     const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
 
-    fn text(text: &str) -> Option<Result<Self, String>> {
-        let rate = text.parse().map_err(|error: UnitError| error.to_string());
-        Some(rate.map(Self::of))
-    }
+    const TEXT: Option<&'static str> = Some("rate");
 }
 
 short_form!(LimitConfig);
@@ -200,10 +176,7 @@ short_form!(LimitConfig);
 impl Short for TierConfig {
     const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
 
-    fn text(text: &str) -> Option<Result<Self, String>> {
-        let rate = text.parse().map_err(|error: UnitError| error.to_string());
-        Some(rate.map(|rate| Self { rate, burst: None }))
-    }
+    const TEXT: Option<&'static str> = Some("rate");
 }
 
 short_form!(TierConfig);

@@ -26,7 +26,7 @@ use smart_default::SmartDefault;
 
 use super::{
     ACCESS_LOG, AccessLog,
-    fields::{ChosenFields, Field, Fields},
+    fields::{Field, JsonFields},
     headers::LoggedHeadersConfig,
     layout::Layout,
     line::LineFormat,
@@ -188,17 +188,15 @@ impl AccessLogConfig {
     }
 
     /// Returns `None` if a problem was reported.
-    fn chosen_fields(&self, cx: &mut CompileContext<'_>) -> Option<Fields> {
+    fn chosen_fields(&self, cx: &mut CompileContext<'_>) -> Option<JsonFields> {
         let mut refuse = |written: &Spanned<String>, message: String, help: &str| {
             cx.at(written.place, "edgeway::access_log::fields")
                 .refuse(message, help)
         };
-        let (Some(first), is_chosen) = (
-            self.fields.first().or(self.omit.first()),
-            !self.fields.is_empty(),
-        ) else {
-            return Some(Fields::Usual);
+        let Some(first) = self.fields.first().or(self.omit.first()) else {
+            return Some(JsonFields::without(&[]));
         };
+        let is_chosen = !self.fields.is_empty();
         if self.format == Some(LineFormat::Compat) {
             let message = "lines of `format: compat` have their own fields";
             return refuse(
@@ -226,15 +224,15 @@ impl AccessLogConfig {
             }
         }
         let fields = if is_chosen {
-            ChosenFields::new(named)
+            JsonFields::new(named)
         } else {
-            ChosenFields::without(&named)
+            JsonFields::without(&named)
         };
         if fields.is_empty() {
             let message = "no field is left".to_owned();
             return refuse(first, message, "`access_log: false` switches the log off");
         }
-        Some(Fields::Chosen(fields))
+        Some(fields)
     }
 
     /// Returns `None` if a problem was reported.

@@ -137,14 +137,6 @@ pub(super) fn put_or_null<T>(
     }
 }
 
-/// Adds a duration in milliseconds, or `null`.
-pub(super) fn put_millis_or_null(out: &mut Vec<u8>, span: Option<Duration>) {
-    match span {
-        Some(span) => put_millis(out, span),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
 /// Adds a duration in milliseconds with three decimals.
 pub(super) fn put_millis(out: &mut Vec<u8>, span: Duration) {
     let millis = span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis());

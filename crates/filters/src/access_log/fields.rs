@@ -1,12 +1,16 @@
 //! Fields of a JSON line by name: which ones a log has, and in what order.
 
+use std::sync::LazyLock;
+
 use edgeway_base::trace_context::write_hex;
 use edgeway_config::diagnostic;
 use edgeway_core::chain::{CacheOutcome, LoggedRequest, Text};
 use edgeway_net::log_file::TimestampCache;
 
 use super::{
-    escape::{put_address, put_json, put_millis, put_millis_or_null, put_number, put_text_or_null},
+    escape::{
+        put_address, put_json, put_millis, put_number, put_or_null, put_quoted, put_text_or_null,
+    },
     line::Line,
 };
 
@@ -31,9 +35,11 @@ edgeway_base::enum_table! {
         BytesIn = "bytes_in",
         BytesOut = "bytes_out",
         Route = "route",
+        PageRoute = "page_route",
         Class = "class",
         Upstream = "upstream",
         Backend = "backend",
+        FailedBackend = "failed_backend",
         Attempts = "attempts",
         UpstreamStatus = "upstream_status",
         Cache = "cache",
@@ -55,19 +61,18 @@ edgeway_base::enum_table! {
         TlsCipher = "tls_cipher",
         TlsAlpn = "tls_alpn",
         ServerName = "server_name",
-        FailedBackend = "failed_backend",
-        PageRoute = "page_route",
     }
 }
 
 impl Field {
-    /// Returns the fields of a line whose configuration chooses none.
-    pub(super) fn usual() -> &'static [Self] {
-        &Self::ALL[..=Self::Referer as usize]
-    }
-
-    fn is_of_trace(self) -> bool {
-        matches!(self, Self::TraceId | Self::SpanId)
+    /// Returns true for a field that the usual line leaves out if it has no value.
+    fn is_absent(self, request: &LoggedRequest<'_>) -> bool {
+        match self {
+            Self::TraceId | Self::SpanId => request.fixed.trace.is_none(),
+            Self::PageRoute => request.text(Text::PageRoute).is_none(),
+            Self::FailedBackend => request.text(Text::FailedBackend).is_none(),
+            _ => false,
+        }
     }
 
     /// Parses a name; the error is help for an unknown one.
@@ -80,23 +85,18 @@ impl Field {
     }
 }
 
-/// Fields of a log's lines.
+/// The fields of a log's JSON lines, compiled to the text before each value.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fields {
-    /// The usual fields of the format.
-    Usual,
-    Chosen(ChosenFields),
-}
-
-/// The chosen fields, compiled to the text before each value.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ChosenFields {
+pub(super) struct JsonFields {
     fields: Box<[(Box<[u8]>, Field)]>,
-    /// True if a line has no ids of a trace where no traces are exported, as in the usual line.
-    omits_traces: bool,
+    /// False if the configuration lists the fields: each is in every line then.
+    omits_absent: bool,
 }
 
-impl ChosenFields {
+/// The fields of a line whose configuration chooses none.
+pub(super) static USUAL: LazyLock<JsonFields> = LazyLock::new(|| JsonFields::without(&[]));
+
+impl JsonFields {
     /// Compiles a list of fields.
     pub(super) fn new(fields: impl IntoIterator<Item = Field>) -> Self {
         let keys = fields.into_iter().map(|field| {
@@ -105,31 +105,33 @@ impl ChosenFields {
         });
         Self {
             fields: keys.collect(),
-            omits_traces: false,
+            omits_absent: false,
         }
     }
 
     /// Compiles the usual fields without some of them.
     pub(super) fn without(omitted: &[Field]) -> Self {
-        let left = Field::usual().iter().copied();
+        let usual = &Field::ALL[..=Field::Referer as usize];
+        let left = usual.iter().copied();
         Self {
-            omits_traces: true,
+            omits_absent: true,
             ..Self::new(left.filter(|field| !omitted.contains(field)))
         }
     }
 
+    /// Returns true if a line may have no field.
     pub(super) fn is_empty(&self) -> bool {
+        let nothing = LoggedRequest::default();
         let mut fields = self.fields.iter();
-        fields.all(|(_, field)| self.omits_traces && field.is_of_trace())
+        fields.all(|(_, field)| self.omits_absent && field.is_absent(&nothing))
     }
 
     /// Adds a line with these fields.
     pub(super) fn put(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
         out.reserve(1024);
-        let omits_traces = self.omits_traces && line.request.fixed.trace.is_none();
         let mut before = b'{';
         for (key, field) in &self.fields {
-            if omits_traces && field.is_of_trace() {
+            if self.omits_absent && field.is_absent(line.request) {
                 continue;
             }
             out.push(before);
@@ -146,29 +148,12 @@ impl Field {
         let request = line.request;
         let fixed = &request.fixed;
         match self {
-            Self::Time => {
-                out.push(b'"');
-                stamp.put_rfc3339(out, fixed.ended);
-                out.push(b'"');
-            }
-            Self::Client => {
-                out.push(b'"');
-                put_address(out, fixed.client);
-                out.push(b'"');
-            }
-            Self::Peer => {
-                out.push(b'"');
-                put_address(out, fixed.peer);
-                out.push(b'"');
-            }
-            Self::Query => match request.text(Text::Query) {
-                Some(query) => {
-                    out.push(b'"');
-                    line.redact.put(out, query, put_json);
-                    out.push(b'"');
-                }
-                None => out.extend_from_slice(b"null"),
-            },
+            Self::Time => put_quoted(out, |out| stamp.put_rfc3339(out, fixed.ended)),
+            Self::Client => put_quoted(out, |out| put_address(out, fixed.client)),
+            Self::Peer => put_quoted(out, |out| put_address(out, fixed.peer)),
+            Self::Query => put_or_null(out, request.text(Text::Query), |out, query| {
+                put_quoted(out, |out| line.redact.put(out, query, put_json));
+            }),
             Self::Id => put_text(out, request, Text::Id),
             Self::Listener => put_text(out, request, Text::Listener),
             Self::Method => put_text(out, request, Text::Method),
@@ -208,8 +193,8 @@ impl Field {
                 status => put_number(out, status.into()),
             },
             Self::TotalMs => put_millis(out, fixed.total),
-            Self::FirstByteMs => put_millis_or_null(out, fixed.first_byte),
-            Self::UpstreamMs => put_millis_or_null(out, fixed.upstream_first_byte),
+            Self::FirstByteMs => put_or_null(out, fixed.first_byte, put_millis),
+            Self::UpstreamMs => put_or_null(out, fixed.upstream_first_byte, put_millis),
         }
     }
 }
@@ -224,12 +209,9 @@ fn put_word(out: &mut Vec<u8>, word: Option<&str>) {
 }
 
 fn put_hex<const N: usize>(out: &mut Vec<u8>, id: Option<[u8; N]>) {
-    let Some(id) = id else {
-        return out.extend_from_slice(b"null");
-    };
-    let mut digits = [0; 32];
-    write_hex(&mut digits, &id);
-    out.push(b'"');
-    out.extend_from_slice(&digits[..2 * N]);
-    out.push(b'"');
+    put_or_null(out, id, |out, id| {
+        let mut digits = [0; 32];
+        write_hex(&mut digits, &id);
+        put_quoted(out, |out| out.extend_from_slice(&digits[..2 * N]));
+    });
 }

@@ -4,7 +4,7 @@ use edgeway_core::chain::Exchange;
 use edgeway_net::log_file::TimestampCache;
 
 use super::{
-    fields::Fields,
+    fields::JsonFields,
     headers::LoggedHeaders,
     line::{Line, LineFormat},
     sample::Share,
@@ -14,7 +14,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) format: LineFormat,
-    pub(super) fields: Fields,
+    pub(super) fields: JsonFields,
     pub(super) headers: LoggedHeaders,
 }
 
@@ -27,9 +27,10 @@ impl Layout {
         ex: &Exchange<'_>,
         share: Option<&Share>,
     ) {
-        match &self.fields {
-            Fields::Chosen(fields) => fields.put(out, stamp, line),
-            Fields::Usual => self.format.put(out, stamp, line),
+        match self.format {
+            LineFormat::Json => self.fields.put(out, stamp, line),
+            LineFormat::Compat => line.put_compat(out, stamp),
+            LineFormat::Short => line.put_short(out, stamp),
         }
         let rate = share.map_or("", |share| &*share.rate);
         if self.headers.is_empty() && rate.is_empty() {

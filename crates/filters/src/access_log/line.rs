@@ -1,19 +1,14 @@
 //! Log line of one request: JSON, nginx' `combined` with additional fields, or a short one.
 
-use std::time::Duration;
-
-use edgeway_base::trace_context::write_hex;
-use edgeway_core::chain::{CacheOutcome, LogFields, LoggedRequest, Text, TraceIds};
+use edgeway_core::chain::{CacheOutcome, LogFields, LoggedRequest, Text};
 use edgeway_net::log_file::TimestampCache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    escape::{
-        put_address, put_compat, put_json, put_millis, put_millis_or_null, put_number, put_quoted,
-        put_text_or_null,
-    },
+    escape::{put_address, put_compat, put_json, put_millis, put_number, put_quoted},
+    fields::USUAL,
     redact::Redactor,
 };
 
@@ -27,7 +22,7 @@ pub struct Line<'a> {
 /// Format of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum LineFormat {
+pub(super) enum LineFormat {
     /// A JSON object.
     #[default]
     Json,
@@ -39,14 +34,6 @@ pub enum LineFormat {
 }
 
 impl LineFormat {
-    pub fn put(self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
-        match self {
-            Self::Json => line.put_json(out, stamp),
-            Self::Compat => line.put_compat(out, stamp),
-            Self::Short => line.put_short(out, stamp),
-        }
-    }
-
     /// Returns the end of every line.
     pub(super) fn end(self) -> &'static [u8] {
         match self {
@@ -72,9 +59,8 @@ fn put_json_fields(out: &mut Vec<u8>, fields: &LogFields) {
     for (plugin, fields) in fields {
         out.extend_from_slice(before);
         before = b",";
-        out.push(b'"');
-        put_json(out, plugin.as_bytes());
-        out.extend_from_slice(b"\":{");
+        put_quoted(out, |out| put_json(out, plugin.as_bytes()));
+        out.extend_from_slice(b":{");
         for (index, (name, value)) in fields.iter().enumerate() {
             out.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
             put_json(out, name.as_bytes());
@@ -104,74 +90,19 @@ fn put_compat_fields(out: &mut Vec<u8>, fields: &LogFields) {
 
 fn put_value(out: &mut Vec<u8>, value: &Value, put: fn(&mut Vec<u8>, &[u8])) {
     if let Value::String(text) = value {
-        out.push(b'"');
-        put(out, text.as_bytes());
-        out.push(b'"');
+        put_quoted(out, |out| put(out, text.as_bytes()));
     } else {
         out.extend_from_slice(value.to_string().as_bytes());
     }
 }
 
 impl Line<'_> {
-    fn put_json(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
-        let Self { request, redact } = *self;
-        let fixed = &request.fixed;
-        out.reserve(1024);
-        out.extend_from_slice(b"{\"time\":\"");
-        stamp.put_rfc3339(out, fixed.ended);
-        out.extend_from_slice(b"\",\"id\":\"");
-        out.extend_from_slice(request.plain(Text::Id));
-        put_trace(out, fixed.trace);
-        out.extend_from_slice(b"\",\"client\":\"");
-        put_address(out, fixed.client);
-        out.extend_from_slice(b"\",\"listener\":\"");
-        put_json(out, request.plain(Text::Listener));
-        out.extend_from_slice(b"\",\"method\":\"");
-        out.extend_from_slice(request.plain(Text::Method));
-        out.extend_from_slice(b"\",\"scheme\":\"");
-        out.extend_from_slice(fixed.scheme.as_str().as_bytes());
-        out.extend_from_slice(b"\",\"host\":\"");
-        put_json(out, request.plain(Text::Host));
-        out.extend_from_slice(b"\",\"path\":\"");
-        put_json(out, request.plain(Text::Path));
-        out.extend_from_slice(b"\",\"query\":");
-        match request.text(Text::Query) {
-            Some(query) => {
-                out.push(b'"');
-                redact.put(out, query, put_json);
-                out.push(b'"');
-            }
-            None => out.extend_from_slice(b"null"),
-        }
-        out.extend_from_slice(b",\"protocol\":\"");
-        out.extend_from_slice(fixed.protocol.as_str().as_bytes());
-        out.extend_from_slice(b"\",\"status\":");
-        put_number(out, fixed.status.into());
-        out.extend_from_slice(b",\"bytes_in\":");
-        put_number(out, fixed.bytes_in);
-        out.extend_from_slice(b",\"bytes_out\":");
-        put_number(out, fixed.bytes_out);
-        put_optional(out, b",\"route\":", request.text(Text::Route));
-        if let Some(page) = request.text(Text::PageRoute) {
-            put_optional(out, b",\"page_route\":", Some(page));
-        }
-        out.extend_from_slice(b",\"class\":\"");
-        out.extend_from_slice(fixed.class.name().as_bytes());
-        out.push(b'"');
-        put_json_upstream(out, request);
-        out.extend_from_slice(b",\"total_ms\":");
-        put_millis(out, fixed.total);
-        put_optional_millis(out, b",\"first_byte_ms\":", fixed.first_byte);
-        put_optional_millis(out, b",\"upstream_ms\":", fixed.upstream_first_byte);
-        put_optional(out, b",\"reason\":", fixed.reason.map(str::as_bytes));
-        put_optional(out, b",\"limit\":", request.text(Text::Limit));
-        put_optional(out, b",\"user\":", request.text(Text::User));
-        put_optional(out, b",\"user_agent\":", request.text(Text::UserAgent));
-        put_optional(out, b",\"referer\":", request.text(Text::Referer));
-        out.extend_from_slice(b"}\n");
+    /// Adds a JSON line with the usual fields.
+    pub fn put_json(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
+        USUAL.put(out, stamp, self);
     }
 
-    fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
+    pub(super) fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
         let request = self.request;
         let fixed = &request.fixed;
         out.reserve(1024);
@@ -231,7 +162,7 @@ impl Line<'_> {
     }
 
     /// Adds the line as people read it.
-    fn put_short(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
+    pub(super) fn put_short(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache) {
         let fixed = &self.request.fixed;
         let start = out.len();
         stamp.put_rfc3339(out, fixed.ended);
@@ -273,16 +204,6 @@ impl Line<'_> {
     }
 }
 
-/// Adds the ids of the request's trace and span, where traces are exported.
-fn put_trace(out: &mut Vec<u8>, ids: Option<TraceIds>) {
-    let Some(ids) = ids else { return };
-    let mut text =
-        *b"\",\"trace_id\":\"00000000000000000000000000000000\",\"span_id\":\"0000000000000000";
-    write_hex(&mut text[14..46], &ids.trace.to_be_bytes());
-    write_hex(&mut text[59..], &ids.span.to_be_bytes());
-    out.extend_from_slice(&text);
-}
-
 /// Adds nginx' `$remote_user`. Spaces would split it into two columns.
 fn put_compat_user(out: &mut Vec<u8>, user: Option<&[u8]>) {
     let Some(user) = user.filter(|user| !user.is_empty()) else {
@@ -295,35 +216,6 @@ fn put_compat_user(out: &mut Vec<u8>, user: Option<&[u8]>) {
         }
         put_compat(out, word);
     }
-}
-
-fn put_json_upstream(out: &mut Vec<u8>, request: &LoggedRequest<'_>) {
-    let fixed = &request.fixed;
-    put_optional(out, b",\"upstream\":", request.text(Text::Upstream));
-    put_optional(out, b",\"backend\":", request.text(Text::Backend));
-    if let Some(failed) = request.text(Text::FailedBackend) {
-        put_optional(out, b",\"failed_backend\":", Some(failed));
-    }
-    out.extend_from_slice(b",\"attempts\":");
-    put_number(out, fixed.attempts.into());
-    out.extend_from_slice(b",\"upstream_status\":");
-    match fixed.upstream_status {
-        0 => out.extend_from_slice(b"null"),
-        status => put_number(out, status.into()),
-    }
-    let cached = fixed.cache.map(|cached| cached.name().as_bytes());
-    put_optional(out, b",\"cache\":", cached);
-    put_optional(out, b",\"cache_why\":", fixed.cache_why.map(str::as_bytes));
-}
-
-fn put_optional(out: &mut Vec<u8>, key: &[u8], text: Option<&[u8]>) {
-    out.extend_from_slice(key);
-    put_text_or_null(out, text);
-}
-
-fn put_optional_millis(out: &mut Vec<u8>, key: &[u8], span: Option<Duration>) {
-    out.extend_from_slice(key);
-    put_millis_or_null(out, span);
 }
 
 fn or_dash(text: &[u8]) -> &[u8] {

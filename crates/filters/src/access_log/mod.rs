@@ -29,10 +29,7 @@ use http::response;
 
 use self::{config::AccessLogConfig, fields::Field, layout::Layout, sample::Sample};
 pub use self::{config::redacted_words, redact::Redactor};
-pub use self::{
-    escape::put_json as put_json_text,
-    line::{Line, LineFormat},
-};
+pub use self::{escape::put_json as put_json_text, line::Line};
 
 /// Returns the name of everything that a JSON line may have, for documentation and samples.
 pub fn field_names() -> Vec<&'static str> {

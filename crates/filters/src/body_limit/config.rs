@@ -1,6 +1,6 @@
 //! Configuration of `body_limit` as written, and its compilation.
 
-use edgeway_base::units::{ByteSize, UnitError};
+use edgeway_base::units::ByteSize;
 use edgeway_config::tree::short::{self, Short, short_form};
 use edgeway_core::chain::CompileContext;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -28,16 +28,8 @@ fn or_size(schema: &mut Schema) {
 impl Short for BodyLimitConfig {
     const WHAT: &'static str = "a size such as `1MiB`, or `false` for no limit";
 
-    fn number(bytes: u64) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            max: ByteSize(bytes),
-        }))
-    }
-
-    fn text(text: &str) -> Option<Result<Self, String>> {
-        let max = text.parse().map_err(|error: UnitError| error.to_string());
-        Some(max.map(|max| Self { max }))
-    }
+    const NUMBER: Option<&'static str> = Some("max");
+    const TEXT: Option<&'static str> = Some("max");
 }
 
 short_form!(BodyLimitConfig);

@@ -261,9 +261,7 @@ impl FromMapping for ClientDirectivesConfig {
 impl Short for ClientDirectivesConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ per_address: 10/min }`";
 
-    fn flag(enabled: bool) -> Option<Result<Self, String>> {
-        Some(Ok(Self::new(enabled)))
-    }
+    const FLAG: Option<&'static str> = Some("enabled");
 }
 
 reads_short!(by_hand: ClientDirectivesConfig);

@@ -102,12 +102,7 @@ impl Short for ForwardAuthConfig {
     const WHAT: &'static str =
         "a URL, or a mapping such as `{ url: http://127.0.0.1:9000/verify, copy: [X-User] }`";
 
-    fn text(text: &str) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            url: Spanned::nowhere(text.to_owned()),
-            ..Self::default()
-        }))
-    }
+    const TEXT: Option<&'static str> = Some("url");
 }
 
 short_form!(ForwardAuthConfig);

@@ -37,12 +37,7 @@ fn or_number(schema: &mut Schema) {
 impl Short for RouteInFlightConfig {
     const WHAT: &'static str = "a number of requests such as `200`, or a mapping";
 
-    fn number(max: u64) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            max: Some(u32::try_from(max).unwrap_or(u32::MAX)),
-            ..Self::default()
-        }))
-    }
+    const NUMBER: Option<&'static str> = Some("max");
 }
 
 short_form!(RouteInFlightConfig);

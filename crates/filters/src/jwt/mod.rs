@@ -345,7 +345,7 @@ impl Jwt {
             Some(problem) => (
                 Reply::refuse(StatusCode::UNAUTHORIZED, problem.reason())
                     .detail("The token of this request is not valid."),
-                &self.challenges.problems[problem as usize],
+                &self.challenges.problems[problem],
             ),
             None => (
                 Reply::refuse(StatusCode::UNAUTHORIZED, "jwt_missing")

@@ -17,7 +17,6 @@ pub(super) const MAX_TOKEN_LEN: usize = 8 * 1024;
 edgeway_base::enum_table! {
     /// Problem of a token.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(u8)]
     pub(super) enum TokenError => words: (&'static str, &'static str) {
         /// The token is not a signed JWT in compact form.
         Malformed = ("jwt_malformed", "the token is malformed"),

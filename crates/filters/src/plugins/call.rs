@@ -35,11 +35,11 @@ impl RoutePlugin {
         match breaker.asks(|| self.clock.now()) {
             Permission::Yes => {}
             Permission::Again => {
-                self.metrics.breaker(false);
+                self.metrics.is_open.set(0);
                 log::info!(plugin = &**self.plugin.name(); "plugin called again after its pause");
             }
             Permission::No => {
-                self.metrics.left_out();
+                self.metrics.left_out.inc();
                 return Err(Failure::script(
                     "it failed too often and is paused for a while",
                 ));
@@ -50,7 +50,7 @@ impl RoutePlugin {
 
     /// Counts a hook that failed for this client, or returned something impossible.
     pub(super) fn count(&self, client: Option<IpAddr>, failure: &Failure) {
-        self.metrics.failed(failure);
+        self.metrics.failures[failure.kind].inc();
         self.recent.count(failure);
         if failure.kind == FailureKind::Stuck {
             self.metrics.stuck(&self.plugin);
@@ -58,7 +58,7 @@ impl RoutePlugin {
         if let Some(breaker) = &self.breaker
             && breaker.failed(client, self.clock.now())
         {
-            self.metrics.breaker(true);
+            self.metrics.is_open.set(1);
             log::warn!(plugin = &**self.plugin.name(); "plugin failed too often, paused for a while");
         }
     }

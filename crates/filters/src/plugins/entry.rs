@@ -19,7 +19,7 @@ impl Plugins {
                 continue;
             }
             let Some(permit) = each.logs.one() else {
-                each.metrics.busy();
+                each.metrics.busy.inc();
                 continue;
             };
             let entry = entry.get_or_insert_with(|| facts_of(ex).to_string());
@@ -68,7 +68,7 @@ impl RoutePlugin {
         match fields {
             Ok(fields) => fields,
             Err(failure) => {
-                self.metrics.failed(&failure);
+                self.metrics.failures[failure.kind].inc();
                 self.recent.count(&failure);
                 self.warn(Hook::Log, &id, &failure);
                 None

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edgeway_base::metrics::{IntCounter, Metrics};
 use edgeway_core::zones::Zone;
-use edgeway_script::{Failure, FailureKind, Hook, Plugin};
+use edgeway_script::{FailureKind, Hook, Plugin};
 
 const FAILURES: &str = "edgeway_plugin_failures_total";
 const FAILURES_HELP: &str = "Plugin hooks that failed, by kind: `script` threw, `cpu`, `wall` and `memory` \
@@ -16,15 +16,15 @@ edgeway_base::metric_handles! {
     pub(super) struct PluginMetrics(route, plugin) {
         calls: [IntCounter; hook: Hook::name] = "edgeway_plugin_calls_total",
             "Plugin hooks that were run.";
-        failures: [IntCounter; kind: FailureKind::word] = FAILURES, FAILURES_HELP;
+        pub(super) failures: [IntCounter; kind: FailureKind::word] = FAILURES, FAILURES_HELP;
         /// Hooks that were skipped because the breaker was open.
-        left_out { kind: "breaker" },
+        pub(super) left_out { kind: "breaker" },
         /// `onLog` hooks that were skipped because too many others were waiting.
-        busy { kind: "busy" }: IntCounter = FAILURES, FAILURES_HELP;
+        pub(super) busy { kind: "busy" }: IntCounter = FAILURES, FAILURES_HELP;
         seconds: Histogram = "edgeway_plugin_duration_seconds",
             "Duration of plugin hooks, waiting included.";
         isolates: IntGauge = "edgeway_plugin_isolates", "Instances of a plugin that are loaded.";
-        is_open: IntGauge = "edgeway_plugin_breaker_open",
+        pub(super) is_open: IntGauge = "edgeway_plugin_breaker_open",
             "1 while a plugin is paused after too many failures.";
         heap: IntGauge = "edgeway_plugin_heap_bytes",
             "Heap size of a plugin's instances when last measured.";
@@ -45,26 +45,13 @@ impl PluginMetrics {
     }
 
     pub(super) fn called(&self, hook: Hook, took: Duration) {
-        self.calls[hook as usize].inc();
+        self.calls[hook].inc();
         self.seconds.observe(took.as_secs_f64());
-    }
-
-    pub(super) fn failed(&self, failure: &Failure) {
-        let at = FailureKind::ALL
-            .iter()
-            .position(|kind| *kind == failure.kind);
-        if let Some(at) = at {
-            self.failures[at].inc();
-        }
     }
 
     pub(super) fn stuck(&self, plugin: &Plugin) {
         self.stuck
             .set(i64::try_from(plugin.stuck()).unwrap_or(i64::MAX));
-    }
-
-    pub(super) fn left_out(&self) {
-        self.left_out.inc();
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -82,14 +69,6 @@ impl PluginMetrics {
 
     pub(super) fn last_heap(&self) -> u64 {
         u64::try_from(self.heap.get()).unwrap_or(0)
-    }
-
-    pub(super) fn busy(&self) {
-        self.busy.inc();
-    }
-
-    pub(super) fn breaker(&self, is_open: bool) {
-        self.is_open.set(is_open.into());
     }
 
     pub(super) fn heap(&self, plugin: &Plugin) {
@@ -159,7 +138,7 @@ mod tests {
         };
         let runs = PluginMetrics::new(&metrics, "r", one.name());
         runs.taken(&one);
-        runs.breaker(true);
+        runs.is_open.set(1);
         let candidate = PluginMetrics::new(&metrics, "r", two.name());
         shows(1, 1);
         candidate.taken(&two);

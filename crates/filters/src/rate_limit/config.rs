@@ -43,12 +43,7 @@ impl Short for UseConfig {
     const WHAT: &'static str =
         "the name of a limit, or a mapping such as `{ limit: user, cost: 5 }`";
 
-    fn text(text: &str) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            limit: text.to_owned(),
-            cost: one(),
-        }))
-    }
+    const TEXT: Option<&'static str> = Some("limit");
 }
 
 reads_short!(UseConfig);

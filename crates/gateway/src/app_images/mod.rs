@@ -313,13 +313,7 @@ impl AppImages {
         let counter = match outcome {
             Ok(made) if made.is_original => &self.metrics.original,
             Ok(_) => &self.metrics.made,
-            Err(failure) => {
-                let mut all = ImageFailure::ALL.iter().zip(&self.metrics.left);
-                let Some((_, counter)) = all.find(|(it, _)| **it == failure) else {
-                    return;
-                };
-                counter
-            }
+            Err(failure) => &self.metrics.left[failure],
         };
         counter.inc();
     }

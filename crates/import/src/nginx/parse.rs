@@ -71,10 +71,7 @@ pub(super) fn read(path: &Path) -> Result<Source, String> {
     let root = path.parent().unwrap_or(Path::new("")).to_owned();
     let mut reader = Reader {
         root,
-        next_id: 0,
-        files: 0,
-        missing: Vec::new(),
-        fates: Rc::default(),
+        ..Reader::default()
     };
     let directives = reader.text(&text, &path.display().to_string(), 0)?;
     Ok(Source {
@@ -84,6 +81,7 @@ pub(super) fn read(path: &Path) -> Result<Source, String> {
     })
 }
 
+#[derive(Default)]
 struct Reader {
     /// Folder of the first file: relative names of includes begin there.
     root: PathBuf,

@@ -1,7 +1,5 @@
 //! Metrics of Redis.
 
-use std::time::Duration;
-
 /// Buckets around the usual deadline, to show whether it was met.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
@@ -22,7 +20,7 @@ edgeway_base::metric_handles! {
     pub(super) struct RedisMetrics() {
         pub(super) up: IntGauge = "edgeway_redis_up",
             "1 if all of Redis is reachable; absent without a `redis` section.";
-        seconds: [Histogram in BUCKETS; outcome: Outcome::name] =
+        pub(super) seconds: [Histogram in BUCKETS; outcome: Outcome::name] =
             "edgeway_redis_command_duration_seconds",
             "Duration of commands to Redis, by outcome: `ok`, `error` or `timeout`. Has buckets around the deadline: 0.015, 0.02, 0.025.";
         /// Commands not sent because Redis was known to be unreachable.
@@ -31,11 +29,5 @@ edgeway_base::metric_handles! {
         pub(super) connection { kind: "connection" },
         pub(super) response { kind: "response" }: IntCounter = "edgeway_redis_errors_total",
             "Failed commands to Redis, by kind: `timeout`, `connection`, `response` (an error), `open` (not sent while Redis is lost).";
-    }
-}
-
-impl RedisMetrics {
-    pub(super) fn observe(&self, outcome: Outcome, took: Duration) {
-        self.seconds[outcome as usize].observe(took.as_secs_f64());
     }
 }

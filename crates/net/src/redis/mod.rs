@@ -238,12 +238,13 @@ impl Redis {
         let start = self.clock.now();
         let reply = timeout(patience(self.settings.timeout), ask(&mut link)).await;
         let took = self.clock.now().saturating_duration_since(start);
+        let took = took.as_secs_f64();
         let problem = match reply {
             Ok(Ok(value)) => {
                 links.parts[part].passed();
                 match T::from_redis_value(value) {
                     Ok(value) => {
-                        self.metrics.observe(Outcome::Ok, took);
+                        self.metrics.seconds[Outcome::Ok].observe(took);
                         return Ok(value);
                     }
                     Err(error) => Problem::Response(error.to_string()),
@@ -252,7 +253,7 @@ impl Redis {
             Ok(Err(error)) => Problem::of(&error),
             Err(_elapsed) => Problem::Timeout,
         };
-        self.metrics.observe(problem.outcome(), took);
+        self.metrics.seconds[problem.outcome()].observe(took);
         Err(self.failed(&links, part, problem))
     }
 

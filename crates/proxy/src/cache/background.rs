@@ -185,12 +185,12 @@ impl BackgroundRequest {
         if let Some(fetching) = fetching(ctx, cache) {
             let by = client_kind(&self.head, Some(fetching));
             let Some(permit) = fetching.budget.revalidate(by) else {
-                cache.metrics.revalidation(Revalidation::Postponed);
+                cache.metrics.revalidations[Revalidation::Postponed].inc();
                 return false;
             };
             ctx.facts.put(permit);
         }
-        cache.metrics.revalidation(Revalidation::Begun);
+        cache.metrics.revalidations[Revalidation::Begun].inc();
         true
     }
 }

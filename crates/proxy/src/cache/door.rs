@@ -134,10 +134,7 @@ fn recognise<'a>(
     let upstream = ctx.upstream.as_ref().map(|upstream| &*upstream.name);
     let has_rules = upstream.is_some_and(|upstream| cache.nextjs(upstream).is_some());
     let rewritten = has_rules.then(|| forward::rewritten(head, ctx)).flatten();
-    let mut ex = Exchange {
-        head,
-        facts: &mut ctx.facts,
-    };
+    let mut ex = Exchange::new(head, &mut ctx.facts);
     let seen = cache.recognise(&mut ex, upstream, rewritten.as_deref(), chain)?;
     Ok(Request {
         head,

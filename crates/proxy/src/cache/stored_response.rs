@@ -43,10 +43,7 @@ pub(crate) async fn send(client: &mut Client, ctx: &mut Context, entry: &Arc<Ent
     match body {
         Some(body) => {
             let chain = context::chain(&gateway, ctx.route);
-            let ex = Exchange {
-                head: &client.request,
-                facts: &mut ctx.facts,
-            };
+            let ex = Exchange::new(&client.request, &mut ctx.facts);
             if let ResponseContent::Plain(_) = body
                 && chain.ignores_body(&ex)
                 && let Some(file) = body_file::find(client, ctx, cache, entry)
@@ -96,18 +93,8 @@ async fn prepare<'e>(
         head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let Context {
-        gateway,
-        route,
-        facts,
-        ..
-    } = ctx;
-    facts.make_page(&mut head);
-    let chain = context::chain(gateway, *route);
-    let mut ex = Exchange {
-        head: request,
-        facts,
-    };
+    ctx.facts.make_page(&mut head);
+    let (chain, mut ex) = ctx.exchange(request);
     ex.facts.lines = chain.ready_lines(&ex);
     let form = if is_confirmed {
         None
@@ -115,7 +102,7 @@ async fn prepare<'e>(
         forms::choose(&live, cache, entry, &mut ex, &mut head)
     };
     chain.on_response(&mut ex, &mut head).await;
-    facts.status = head.status.as_u16();
+    ex.facts.status = head.status.as_u16();
     let is_headless = is_head || is_confirmed || has_no_body;
     // A filter may have a body for an empty response.
     let is_over = is_headless || length == 0 && !chain.has(Phase::ResponseBody);
@@ -143,17 +130,11 @@ async fn write(
     let mut left = body.whole().map_or(0, WholeBody::len);
     if left == 0 {
         let mut piece = None;
-        let mut ex = Exchange {
-            head: &client.request,
-            facts,
-        };
+        let mut ex = Exchange::new(&client.request, facts);
         chain.on_response_body(&mut ex, &mut piece, true);
         return client.write(piece, true).await;
     }
-    let is_sent_as_it_is = chain.ignores_body(&Exchange {
-        head: &client.request,
-        facts,
-    });
+    let is_sent_as_it_is = chain.ignores_body(&Exchange::new(&client.request, facts));
     let segments = body.whole().into_iter().flat_map(WholeBody::segments);
     for (at, segment) in segments.enumerate() {
         left -= segment.len() as u64;
@@ -162,10 +143,7 @@ async fn write(
             continue;
         }
         let mut piece = body.segment(at);
-        let mut ex = Exchange {
-            head: &client.request,
-            facts,
-        };
+        let mut ex = Exchange::new(&client.request, facts);
         chain.on_response_body(&mut ex, &mut piece, left == 0);
         if left > 0 && piece.as_ref().is_none_or(Bytes::is_empty) {
             continue;

@@ -15,7 +15,7 @@ use std::{
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
 use edgeway_base::net::{neighbourhood, subscriber};
-use edgeway_gateway::Limits;
+use edgeway_config::model::LimitsConfig;
 use parking_lot::Mutex;
 use smart_default::SmartDefault;
 
@@ -76,7 +76,7 @@ pub struct AdmissionGuard {
 }
 
 impl Admission {
-    pub fn new(limits: &Limits, total: &Arc<ConnectionTotal>) -> Arc<Self> {
+    pub fn new(limits: &LimitsConfig, total: &Arc<ConnectionTotal>) -> Arc<Self> {
         let admission = Self {
             total: Arc::clone(total),
             open: AtomicU32::new(0),
@@ -90,7 +90,7 @@ impl Admission {
 
     /// Sets the limits from the next connection on. A new count does not include connections that
     /// are already open.
-    pub fn set_limits(&self, limits: &Limits) {
+    pub fn set_limits(&self, limits: &LimitsConfig) {
         let most = limits.connections.unwrap_or(UNBOUNDED);
         self.most.store(most, Ordering::Relaxed);
         for (counts, most) in [
@@ -221,7 +221,6 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edgeway_config::model::LimitsConfig;
 
     impl AdmissionGuard {
         /// Creates a guard that is not counted.
@@ -241,7 +240,7 @@ mod tests {
     }
 
     fn admission(limits: &LimitsConfig) -> Arc<Admission> {
-        Admission::new(&Limits::new(limits), &Arc::default())
+        Admission::new(limits, &Arc::default())
     }
 
     fn enter(admission: &Arc<Admission>, client: &str) -> Result<AdmissionGuard, AdmissionRefusal> {
@@ -327,12 +326,10 @@ mod tests {
 
     #[test]
     fn counts_go_on_under_other_limits() {
-        let limits = |connections_per_ip, connections| {
-            Limits::new(&LimitsConfig {
-                connections,
-                connections_per_ip,
-                ..LimitsConfig::default()
-            })
+        let limits = |connections_per_ip, connections| LimitsConfig {
+            connections,
+            connections_per_ip,
+            ..LimitsConfig::default()
         };
         let admission = Admission::new(&limits(Some(2), None), &Arc::default());
         let mut inside = vec![
@@ -379,17 +376,17 @@ mod tests {
     fn listeners_without_a_bound_share_three_eighths_of_the_files() {
         let total = Arc::new(ConnectionTotal::default());
         assert_eq!(total.allow_files(16), 6);
-        let limits = Limits::new(&LimitsConfig::default());
+        let limits = LimitsConfig::default();
         let one = Admission::new(&limits, &total);
         let other = Admission::new(&limits, &total);
         let mut inside: Vec<_> = (0..3).map(|_| one.enter().unwrap()).collect();
         inside.extend((0..3).map(|_| other.enter().unwrap()));
         assert_eq!(one.enter().err(), Some(AdmissionRefusal::Connections));
         // A listener with a limit of its own uses only that.
-        let own = Limits::new(&LimitsConfig {
+        let own = LimitsConfig {
             connections: Some(1),
             ..LimitsConfig::default()
-        });
+        };
         let own = Admission::new(&own, &total);
         inside.push(own.enter().unwrap());
         assert_eq!(own.enter().err(), Some(AdmissionRefusal::Connections));

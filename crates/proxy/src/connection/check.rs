@@ -18,7 +18,7 @@ impl Connection {
         let stalled = self
             .progress
             .stalled(now, || unsent(&self.socket.lock()).unwrap_or(0));
-        if stalled >= limits.send_timeout {
+        if stalled >= limits.send_timeout.0 {
             self.close(CloseReason::SendTimeout);
         }
         self.watch.check(now, is_blocked, bounds);
@@ -51,8 +51,8 @@ impl Connection {
             self.seen_at.store(now, Ordering::Relaxed);
         }
         let (limit, why) = match self.stage() {
-            Stage::Idle => (limits.idle_timeout, CloseReason::IdleTimeout),
-            Stage::Head => (limits.header_timeout, CloseReason::HeaderTimeout),
+            Stage::Idle => (limits.idle_timeout.0, CloseReason::IdleTimeout),
+            Stage::Head => (limits.header_timeout.0, CloseReason::HeaderTimeout),
             Stage::Request | Stage::Http2 => return Duration::ZERO,
         };
         let since = Duration::from_millis(now - self.seen_at.load(Ordering::Relaxed));

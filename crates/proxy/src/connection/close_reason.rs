@@ -3,7 +3,6 @@
 edgeway_base::enum_table! {
     /// Close reason of a connection or a part of it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(u8)]
     pub enum CloseReason => reason {
         /// A request's header section took too long.
         HeaderTimeout = "header_timeout",

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_gateway::Limits;
+use edgeway_config::model::LimitsConfig;
 use parking_lot::Mutex;
 use smart_default::SmartDefault;
 
@@ -158,7 +158,7 @@ impl Streams {
         &self,
         now: u64,
         is_blocked: bool,
-        limits: &Limits,
+        limits: &LimitsConfig,
     ) -> Result<Duration, CloseReason> {
         self.now.store(now, Ordering::Relaxed);
         let bounds = PaceLimits::from(limits);
@@ -167,7 +167,7 @@ impl Streams {
         }
         let header_section = self.header_section.load(Ordering::Relaxed);
         let waited = self.header_section_since.unchanged(header_section, now);
-        if header_section % 2 == 1 && waited >= limits.header_timeout {
+        if header_section % 2 == 1 && waited >= limits.header_timeout.0 {
             return Err(CloseReason::HeaderTimeout);
         }
         let open = self.open();
@@ -176,10 +176,10 @@ impl Streams {
         let idle = self.stream_turns.unchanged(streams, now);
         if open > 0 || header_section % 2 == 1 {
             Ok(Duration::ZERO)
-        } else if idle >= limits.idle_timeout {
+        } else if idle >= limits.idle_timeout.0 {
             Err(CloseReason::IdleTimeout)
         } else {
-            Ok(limits.idle_timeout.saturating_sub(idle))
+            Ok(limits.idle_timeout.0.saturating_sub(idle))
         }
     }
 }
@@ -188,10 +188,10 @@ impl Streams {
 mod tests {
     use super::*;
 
-    fn limits() -> Limits {
+    fn limits() -> LimitsConfig {
         let mut limits = edgeway_gateway::Listener::test().limits;
-        limits.header_timeout = Duration::from_secs(10);
-        limits.idle_timeout = Duration::from_mins(1);
+        limits.header_timeout.0 = Duration::from_secs(10);
+        limits.idle_timeout.0 = Duration::from_mins(1);
         limits
     }
 

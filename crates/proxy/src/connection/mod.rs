@@ -223,7 +223,11 @@ impl Connection {
             return ClientCertificateStatus::Verified(client);
         }
         let config = self.listener.config();
-        if config.tls.as_ref().is_some_and(|server| server.asks_clients) {
+        if config
+            .tls
+            .as_ref()
+            .is_some_and(|server| server.asks_clients)
+        {
             ClientCertificateStatus::Nothing
         } else {
             ClientCertificateStatus::NotAsked

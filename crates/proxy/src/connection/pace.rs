@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_gateway::Limits;
+use edgeway_config::model::LimitsConfig;
 
 /// Limits of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub struct PaceLimits {
     pub grace: Duration,
 }
 
-impl From<&Limits> for PaceLimits {
-    fn from(limits: &Limits) -> Self {
+impl From<&LimitsConfig> for PaceLimits {
+    fn from(limits: &LimitsConfig) -> Self {
         Self {
-            rate: limits.body_rate,
-            grace: limits.body_grace,
+            rate: limits.body_rate.0,
+            grace: limits.body_grace.0,
         }
     }
 }

@@ -306,7 +306,7 @@ mod tests {
         let open = Connection::test();
         open.enter(Stage::Idle);
         connections.add(&open);
-        let idle = open.listener.config().limits.idle_timeout;
+        let idle = open.listener.config().limits.idle_timeout.0;
         let second = Duration::from_secs(1);
         assert_eq!(connections.check(), Some(idle));
         clock.advance(second);

@@ -260,14 +260,8 @@ impl Context {
         &'a mut self,
         request: &'a RequestHeader,
     ) -> (&'a Chain, Exchange<'a>) {
-        let facts = &mut self.facts;
-        (
-            chain(&self.gateway, self.route),
-            Exchange {
-                head: request,
-                facts,
-            },
-        )
+        let ex = Exchange::new(request, &mut self.facts);
+        (chain(&self.gateway, self.route), ex)
     }
 
     /// Assigns the request to the route at `index`.
@@ -278,10 +272,7 @@ impl Context {
         let facts = &mut self.facts;
         facts.route = Some(Arc::clone(&route.name));
         self.upstream.clone_from(&route.upstream);
-        let is_short = route.chain.is_short_for(&Exchange {
-            head: request,
-            facts,
-        });
+        let is_short = route.chain.is_short_for(&Exchange::new(request, facts));
         self.route = Some(RoutePlacement {
             route: index,
             is_short,

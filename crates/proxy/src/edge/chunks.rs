@@ -10,14 +10,14 @@ use super::head::is_name_byte;
 
 /// Length limit of a line with a size: no recipient uses extensions, and they cost the same as
 /// data.
-const MAX_SIZE_LINE: u32 = 1024;
+pub(super) const MAX_SIZE_LINE: u32 = 1024;
 /// Length limit of the trailer section, all of its lines together.
-const MAX_TRAILERS_LEN: u32 = 16 * 1024;
+pub(super) const MAX_TRAILERS_LEN: u32 = 16 * 1024;
 /// Limit on digits of a size: one more could overflow a signed 64-bit number.
-const MAX_DIGITS: u8 = 15;
+pub(super) const MAX_DIGITS: u8 = 15;
 
 /// Parser state of one chunked body.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunks {
     state: State,
     /// Length so far of the line with a size, or of the trailer section.
@@ -139,82 +139,12 @@ impl Chunks {
     }
 }
 
-/// Checks, for the fuzz target and its seeds, that a body ends at the same byte however it is
-/// split, and that a simple parser of the whole body finds the same end.
-#[doc(hidden)]
-pub fn check(data: &[u8]) {
-    let Some((&split, body)) = data.split_first() else {
-        return;
-    };
-    let split = usize::from(split).min(body.len());
-    let mut complete = Chunks::default();
-    let taken = complete.take(body);
-    let mut pieces = Chunks::default();
-    let first = pieces.take(&body[..split]);
-    let both = if first == split {
-        first + pieces.take(&body[split..])
-    } else {
-        first
-    };
-    assert_eq!((taken, complete.state), (both, pieces.state));
-    assert_eq!(complete.are_complete().then_some(taken), end_of(body));
-}
-
-/// Returns the end of the body, if it is valid, found line by line.
-fn end_of(body: &[u8]) -> Option<usize> {
-    let is_text = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
-    let line = |from: usize| {
-        let remainder = body.get(from..)?;
-        let length = remainder.windows(2).position(|end| end == b"\r\n")?;
-        let line = &remainder[..length];
-        line.iter()
-            .all(is_text)
-            .then_some((line, from + length + 2))
-    };
-    let mut at = 0;
-    loop {
-        let (size, next) = line(at)?;
-        let digits = size.split(|byte| *byte == b';').next()?;
-        let is_size = !digits.is_empty()
-            && digits.len() <= usize::from(MAX_DIGITS)
-            && digits.iter().all(u8::is_ascii_hexdigit)
-            && size.len() + 2 <= MAX_SIZE_LINE as usize;
-        if !is_size {
-            return None;
-        }
-        let size = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        if size == 0 {
-            at = next;
-            break;
-        }
-        let end = next.checked_add(size)?;
-        if body.get(end..end.checked_add(2)?)? != b"\r\n" {
-            return None;
-        }
-        at = end + 2;
-    }
-    let trailer = at;
-    loop {
-        let (text, next) = line(at)?;
-        if next - trailer > MAX_TRAILERS_LEN as usize {
-            return None;
-        }
-        at = next;
-        if text.is_empty() {
-            return Some(at);
-        }
-        let name = text.iter().position(|byte| !is_name_byte(*byte))?;
-        if name == 0 || text[name] != b':' {
-            return None;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::edge::testkit::{chunks as check, end_of};
 
     #[track_caller]
     fn ends(body: &str, at: Option<usize>) {

@@ -12,16 +12,10 @@ mod listener;
 pub mod listeners;
 mod proxy_protocol;
 mod serve;
+#[doc(hidden)]
+pub mod testkit;
 mod transport;
 mod websocket;
 pub mod worker;
 
 pub use self::explain::explain;
-
-/// Functions that fuzz targets call.
-#[doc(hidden)]
-pub mod checks {
-    pub use super::{
-        chunks::check as chunks, head::check as head, proxy_protocol::check as proxy_protocol,
-    };
-}

@@ -183,7 +183,7 @@ where
     async fn finish_upload(&mut self, ctx: &mut Box<Context>, wire: &mut Wire) -> Result<()> {
         // The body has no minimum rate any more, and must not hold the backend's place for ever.
         let grace = ctx.connection.as_ref().map_or(Duration::MAX, |connection| {
-            connection.listener.config().limits.body_grace
+            connection.listener.config().limits.body_grace.0
         });
         loop {
             let received = self.client().body.received;

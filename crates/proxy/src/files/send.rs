@@ -37,27 +37,17 @@ pub(crate) async fn send(
     let Some(mut body) = body else {
         return Ok(());
     };
-    let Context {
-        gateway,
-        route,
-        facts,
-        connection,
-        ..
-    } = ctx;
-    let chain = context::chain(gateway, *route);
-    if let Some(connection) = connection
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    if let Some(connection) = &ctx.connection
         && connection.tls.is_none()
         && client.takes_segments()
     {
-        let ex = Exchange {
-            head: &client.request,
-            facts,
-        };
+        let ex = Exchange::new(&client.request, &mut ctx.facts);
         if chain.ignores_body(&ex) {
             write_segments(client, &connection.segment, clock, &mut body).await?;
         }
     }
-    write(client, chain, facts, body).await
+    write(client, chain, &mut ctx.facts, body).await
 }
 
 /// Writes all but the end of the body without reading it, as far as that is possible.
@@ -106,29 +96,17 @@ async fn prepare(
     if let Some(kept) = kept {
         replace(&mut head, kept);
     }
-    let Context {
-        gateway,
-        route,
-        facts,
-        ..
-    } = ctx;
+    let (chain, mut ex) = ctx.exchange(request);
     if head.status == StatusCode::NOT_FOUND {
-        facts.reason = Some(NO_FILE);
+        ex.facts.reason = Some(NO_FILE);
     }
-    facts.make_page(&mut head);
-    if facts
-        .page_status()
-        .is_some_and(|status| status != StatusCode::OK)
-    {
+    ex.facts.make_page(&mut head);
+    let page = ex.facts.page_status();
+    if page.is_some_and(|status| status != StatusCode::OK) {
         // As with nginx: an error has no parts, and no date that its page has.
         head.headers.remove(header::ACCEPT_RANGES);
         head.headers.remove(header::LAST_MODIFIED);
     }
-    let chain = context::chain(gateway, *route);
-    let mut ex = Exchange {
-        head: request,
-        facts,
-    };
     ex.facts.lines = chain.ready_lines(&ex);
     chain.on_response(&mut ex, &mut head).await;
     if head.status == StatusCode::NOT_MODIFIED {
@@ -144,7 +122,7 @@ async fn prepare(
             head.headers.insert(header::CACHE_CONTROL, private);
         }
     }
-    facts.status = head.status.as_u16();
+    ex.facts.status = head.status.as_u16();
     (head, body)
 }
 
@@ -208,10 +186,7 @@ async fn write(
         let is_last = body.left() == 0;
         let mut piece = Some(chunk);
         if chain.has(Phase::ResponseBody) {
-            let mut ex = Exchange {
-                head: &client.request,
-                facts,
-            };
+            let mut ex = Exchange::new(&client.request, facts);
             chain.on_response_body(&mut ex, &mut piece, is_last);
         }
         let is_held = piece.as_ref().is_none_or(Bytes::is_empty);

@@ -46,8 +46,7 @@ pub(crate) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
 async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> Decision {
     let mut paths = Vec::with_capacity(serve.candidates.len());
     {
-        let facts = &mut ctx.facts;
-        let ex = Exchange { head, facts };
+        let ex = Exchange::new(head, &mut ctx.facts);
         for candidate in &serve.candidates {
             let mut path = String::new();
             // Without a decision, the file is that of the table's default.
@@ -72,7 +71,9 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
         match look(serve, path, *is_folder, ctx).await {
             Lookup::Nothing => {}
             Lookup::Index(_) | Lookup::Folder(_) if !is_led => return not_allowed(),
-            Lookup::Index(path) => return reroute(with_query(path, head)),
+            Lookup::Index(path) => {
+                return reroute(RouteTarget::Path(with_query(path, head).into()));
+            }
             Lookup::Folder(path) => return with_slash(path, head),
             Lookup::Forbidden => {
                 let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
@@ -100,16 +101,12 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
             let reply = Reply::refuse(*status, NO_FILE).detail("There is nothing at this address.");
             Decision::Reply(Box::new(reply))
         }
-        Some(Otherwise::Named(name, _)) => Decision::Reroute(Box::new(RouteRequest {
-            to: RouteTarget::Named(name.clone()),
-            page: None,
-            kept: Vec::new(),
-        })),
+        Some(Otherwise::Named(name, _)) => reroute(RouteTarget::Named(name.clone())),
         Some(Otherwise::Path(template)) => {
-            let facts = &mut ctx.facts;
             let mut target = String::new();
-            let _undecided = template.write(&Exchange { head, facts }, &mut target);
-            reroute(encoded_target(&target))
+            let ex = Exchange::new(head, &mut ctx.facts);
+            let _undecided = template.write(&ex, &mut target);
+            reroute(RouteTarget::Path(encoded_target(&target).into()))
         }
     }
 }
@@ -126,14 +123,14 @@ pub(crate) async fn index(
     }
     let path = decoded(target.path);
     match look(serve, &path, true, ctx).await {
-        Lookup::Index(path) => Some(reroute(with_query(path, head))),
+        Lookup::Index(path) => Some(reroute(RouteTarget::Path(with_query(path, head).into()))),
         _ => None,
     }
 }
 
-fn reroute(path: Vec<u8>) -> Decision {
+fn reroute(to: RouteTarget) -> Decision {
     Decision::Reroute(Box::new(RouteRequest {
-        to: RouteTarget::Path(path.into()),
+        to,
         page: None,
         kept: Vec::new(),
     }))

@@ -14,7 +14,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use derive_more::Display;
-use edgeway_base::units::{Span, millis};
+use edgeway_base::units::Span;
 use edgeway_cache::purge::{Purge, Receipt};
 use edgeway_core::{
     chain::{AuditNote, RequestFacts},
@@ -29,7 +29,8 @@ use super::Live;
 pub const TARGET: &str = "edgeway::audit";
 
 /// Actor of an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "ActorFields")]
 pub enum Actor {
     /// A user who may send signals to the process.
     Signal,
@@ -59,23 +60,31 @@ pub enum Outcome {
     Failed,
 }
 
-/// A recorded action.
-#[derive(Clone, Debug)]
+/// A recorded action, in the order of the fields of its line.
+#[derive(Clone, Debug, Serialize)]
 pub struct AuditEntry {
     /// Name of the action, such as `reload`.
     pub action: &'static str,
+    #[serde(flatten)]
     pub who: Actor,
     /// Target of the action, such as `web/127.0.0.1:3000`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     pub outcome: Outcome,
     /// The fixed reason of a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'static, str>>,
     /// Message of one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    pub took: Option<Duration>,
+    /// Time that the action took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
     /// The configuration that serves afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// The request of the entry.
+    #[serde(flatten)]
     pub request: Option<RequestReference>,
 }
 
@@ -88,6 +97,16 @@ pub struct RequestReference {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     pub request_id: String,
+}
+
+impl RequestReference {
+    fn new(facts: &RequestFacts, subject: Option<String>) -> Self {
+        Self {
+            subject,
+            route: facts.route.as_deref().map(str::to_owned),
+            request_id: facts.request_id.as_str().to_owned(),
+        }
+    }
 }
 
 /// Limit of lines per second about clients. The rest are only counted. Each kind of line has its
@@ -132,11 +151,7 @@ impl Live {
             },
             reason: Some(Cow::Borrowed(noted.reason)),
             message: left_out_text(left_out),
-            request: Some(RequestReference {
-                subject: noted.subject.clone(),
-                route: facts.route.as_deref().map(str::to_owned),
-                request_id: facts.request_id.as_str().to_owned(),
-            }),
+            request: Some(RequestReference::new(facts, noted.subject.clone())),
             ..AuditEntry::new(noted.action, Actor::Client(facts.client.ip))
         });
     }
@@ -155,11 +170,7 @@ impl Live {
             target: Some(ban.address.to_string()),
             reason: Some(Cow::Owned(ban.reason.clone())),
             message: Some(message),
-            request: Some(RequestReference {
-                subject: None,
-                route: facts.route.as_deref().map(str::to_owned),
-                request_id: facts.request_id.as_str().to_owned(),
-            }),
+            request: Some(RequestReference::new(facts, None)),
             ..AuditEntry::new("ban", Actor::Gateway)
         });
     }
@@ -173,11 +184,7 @@ impl Live {
             target: Some(purges_line(&receipt.purges, redact)),
             reason: receipt.shortfall().map(|it| Cow::Borrowed(it.word())),
             message: left_out_text(left_out),
-            request: Some(RequestReference {
-                subject: None,
-                route: facts.route.as_deref().map(str::to_owned),
-                request_id: facts.request_id.as_str().to_owned(),
-            }),
+            request: Some(RequestReference::new(facts, None)),
             ..AuditEntry::new("purge", Actor::Client(facts.client.ip))
         });
     }
@@ -190,7 +197,7 @@ impl Live {
     /// Records an action of an operator.
     pub fn audit(&self, entry: &AuditEntry) {
         let time: DateTime<Utc> = self.world.clock.wall().into();
-        let mut line = serde_json::to_vec(&SerializedEntry::new(&time, entry)).expect("plain data");
+        let mut line = serde_json::to_vec(&Line::new(&time, entry)).expect("plain data");
         line.push(b'\n');
         if !self.gateway().audit.push(&line) {
             entry.log();
@@ -208,7 +215,7 @@ impl AuditEntry {
             outcome: Outcome::Ok,
             reason: None,
             message: None,
-            took: None,
+            duration_ms: None,
             generation: None,
             request: None,
         }
@@ -235,7 +242,7 @@ impl AuditEntry {
             outcome:% = self.outcome,
             reason = text(self.reason.as_deref()),
             message:? = text(self.message.as_deref()),
-            duration_ms = self.took.map_or(0.0, millis),
+            duration_ms = self.duration_ms.unwrap_or(0.0),
             generation = self.generation.unwrap_or(0),
             subject = text(request.and_then(|request| request.subject.as_deref())),
             route = text(request.and_then(|request| request.route.as_deref())),
@@ -247,30 +254,10 @@ impl AuditEntry {
 
 /// An entry in its serialized form.
 #[derive(Serialize)]
-struct SerializedEntry<'a> {
+struct Line<'a> {
     time: String,
-    action: &'a str,
-    who: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<i32>,
-    /// The session of the status page, if the entry is of one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<&'a str>,
-    outcome: Outcome,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    duration_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    request: Option<&'a RequestReference>,
+    #[serde(flatten)]
+    entry: &'a AuditEntry,
 }
 
 /// Returns purges as one line, without the secrets in queries.
@@ -286,43 +273,40 @@ fn left_out_text(left_out: u64) -> Option<String> {
     (left_out > 0).then(|| format!("{left_out} more since the last line"))
 }
 
-impl<'a> SerializedEntry<'a> {
+impl<'a> Line<'a> {
     fn new(time: &DateTime<Utc>, entry: &'a AuditEntry) -> Self {
-        let (uid, pid) = match entry.who {
-            Actor::Unix { uid, pid } => (uid, pid),
-            Actor::Signal
-            | Actor::Watch
-            | Actor::Peer(_)
-            | Actor::Page { .. }
-            | Actor::Client(_)
-            | Actor::Gateway => (None, None),
-        };
-        let session = match &entry.who {
-            Actor::Page { session, .. } => Some(session.as_str()),
-            _ => None,
-        };
-        let who = match &entry.who {
-            Actor::Unix { .. } => "unix".to_owned(),
-            Actor::Page { peer, .. } => peer.to_string(),
-            Actor::Signal | Actor::Watch | Actor::Peer(_) | Actor::Client(_) | Actor::Gateway => {
-                entry.who.to_string()
+        let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        Self { time, entry }
+    }
+}
+
+/// Fields of a line about its actor.
+#[derive(Default, Serialize)]
+struct ActorFields {
+    who: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+}
+
+impl From<Actor> for ActorFields {
+    fn from(actor: Actor) -> Self {
+        let mut fields = Self::default();
+        fields.who = match actor {
+            Actor::Unix { uid, pid } => {
+                (fields.uid, fields.pid) = (uid, pid);
+                "unix".to_owned()
             }
+            Actor::Page { peer, session } => {
+                fields.session = Some(session);
+                peer.to_string()
+            }
+            actor => actor.to_string(),
         };
-        Self {
-            time: time.to_rfc3339_opts(SecondsFormat::Millis, true),
-            action: entry.action,
-            who,
-            uid,
-            pid,
-            session,
-            target: entry.target.as_deref(),
-            outcome: entry.outcome,
-            reason: entry.reason.as_deref(),
-            message: entry.message.as_deref(),
-            duration_ms: entry.took.map(millis),
-            generation: entry.generation,
-            request: entry.request.as_ref(),
-        }
+        fields
     }
 }
 
@@ -350,7 +334,7 @@ mod tests {
 
     fn line(entry: &AuditEntry) -> String {
         let time = (UNIX_EPOCH + Duration::from_millis(1_800_000_000_007)).into();
-        serde_json::to_string(&SerializedEntry::new(&time, entry)).unwrap()
+        serde_json::to_string(&Line::new(&time, entry)).unwrap()
     }
 
     #[test]
@@ -364,7 +348,7 @@ mod tests {
             outcome: Outcome::Refused,
             reason: Some("last_backend".into()),
             message: Some("no other is \"left\"\n".to_owned()),
-            took: Some(Duration::from_micros(1500)),
+            duration_ms: Some(1.5),
             generation: Some(3),
             ..AuditEntry::new("drain", who)
         };

@@ -122,7 +122,7 @@ impl ConfigTrials {
     }
 
     pub fn end(&self, verdict: ConfigVerdict) {
-        self.verdicts.by_outcome[verdict.outcome as usize].inc();
+        self.verdicts.by_outcome[verdict.outcome].inc();
         let mut state = self.state.lock();
         // A later trial has taken its place.
         let is_last = |trial: &mut ConfigTrial| trial.generation == verdict.generation;

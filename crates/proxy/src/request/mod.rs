@@ -373,10 +373,7 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         ..
     } = ctx;
     let chain = context::chain(gateway, *route);
-    let ex = Exchange {
-        head: request,
-        facts,
-    };
+    let ex = Exchange::new(request, facts);
     let route = context::route(gateway, *route)?;
     let action = &route.action;
     let forward = match action {

@@ -74,10 +74,7 @@ impl AdditionalGuards {
         // A filter may choose another app than the configuration says.
         let (chain, ex) = (
             context::chain(gateway, ctx.route),
-            Exchange {
-                head: request,
-                facts: &mut ctx.facts,
-            },
+            Exchange::new(request, &mut ctx.facts),
         );
         let chosen = chain.on_route(&ex);
         let app = chosen.as_ref().or(guarding.upstream.as_ref());
@@ -124,10 +121,7 @@ pub(super) async fn pass_others(
             }
         };
         facts.swap(apart);
-        let mut ex = Exchange {
-            head: request,
-            facts: &mut *facts,
-        };
+        let mut ex = Exchange::new(request, &mut *facts);
         let outcome = chain.on_request(&mut ex, &mut others.round).await;
         facts.swap(apart);
         match outcome {

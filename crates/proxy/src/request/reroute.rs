@@ -150,10 +150,7 @@ pub(crate) async fn page_of(
         return None;
     }
     let pages = context::error_pages(&ctx.gateway, ctx.route)?;
-    let ex = Exchange {
-        head: request,
-        facts: &mut ctx.facts,
-    };
+    let ex = Exchange::new(request, &mut ctx.facts);
     let mut to = pages.page_route(&ex, reply.status, false)?;
     // Values of the client that are a part of the path lead nowhere else.
     let is_odd = matches!(&to.to, RouteTarget::Path(path) if error_page::has_dot_segments(path));

@@ -15,7 +15,7 @@ const MAX_KEPT: usize = 64 * 1024;
 const SMALL: usize = 4096;
 
 /// Body of a request: the part that its client has sent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RequestBody {
     /// `None` if the request has no body.
     pub(super) framing: Option<MessageBody>,
@@ -80,11 +80,8 @@ impl RequestBody {
     pub(crate) fn new(headers: &HeaderMap, has_body: bool) -> Self {
         Self {
             framing: has_body.then(|| MessageBody::new(framing(headers))),
-            input: BytesMut::new(),
             kept: Some(KeptContent::default()),
-            again: VecDeque::new(),
-            is_replaced: false,
-            received: 0,
+            ..Self::default()
         }
     }
 

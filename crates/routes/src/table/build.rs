@@ -1,10 +1,7 @@
 //! Construction of the table from routes as written: parses patterns, sorts them into groups, and
 //! refuses routes that are indistinguishable.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use derive_more::Display;
 use edgeway_config::{
@@ -393,15 +390,8 @@ fn build(
 ) -> RouteTable {
     let mut table = RouteTable {
         groups: Vec::with_capacity(drafts.len()),
-        exact: HashMap::default(),
-        below: HashMap::default(),
-        after: HashMap::default(),
-        matching: Vec::new(),
-        any: None,
         is_folded,
-        routes: Vec::new(),
-        guarding: Arc::default(),
-        guards: None,
+        ..RouteTable::default()
     };
     let mut matching = Vec::new();
     for (host, draft) in drafts {

@@ -34,7 +34,7 @@ use super::{
 };
 
 /// All routes of a gateway, compiled. Routes are indices into the list that was compiled.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RouteTable {
     groups: Vec<Group>,
     exact: HashMap<Box<str>, usize, ahash::RandomState>,

@@ -138,7 +138,7 @@ impl Comparison {
         for head in &read.0 {
             value.clear();
             let facts = &mut *facts;
-            self.value.write(&Exchange { head, facts }, value)?;
+            self.value.write(&Exchange::new(head, facts), value)?;
             is_met |= test.holds(value)?;
         }
         Ok(is_met != self.is_negated)
@@ -194,7 +194,7 @@ impl ReadRequest {
 
     pub fn exchange<'a>(&'a self, facts: &'a mut RequestFacts) -> Exchange<'a> {
         let [head, _] = &self.0;
-        Exchange { head, facts }
+        Exchange::new(head, facts)
     }
 
     /// Returns true if an expression over the path matches one of the two forms.

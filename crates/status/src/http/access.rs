@@ -1,7 +1,5 @@
 //! Rules of access to the admin listener: which proof each kind of path needs from which client.
 
-use edgeway_base::metrics::{IntCounter, Metrics};
-
 use crate::actions::{ActionError, TOKEN_MISSING};
 
 /// Reachability of an admin listener.
@@ -33,18 +31,16 @@ edgeway_base::enum_table! {
     }
 }
 
-impl RejectionReason {
-    /// Counters of the reasons, in the order of [`Self::ALL`].
-    pub fn counters(metrics: &Metrics) -> [IntCounter; Self::ALL.len()] {
-        Self::ALL.map(|reason| {
-            metrics.counter(
-                "edgeway_admin_refused_total",
-                "Requests to the admin listener that were refused.",
-                &[("reason", reason.word())],
-            )
-        })
+edgeway_base::metric_handles! {
+    /// Counters of refused requests.
+    #[derive(Debug)]
+    pub struct RejectionMetrics() {
+        pub by_reason: [IntCounter; reason: RejectionReason::word] = "edgeway_admin_refused_total",
+            "Requests to the admin listener that were refused.";
     }
+}
 
+impl RejectionReason {
     pub(super) fn refused(self) -> ActionError {
         let (status, message) = match self {
             Self::LongHead => (

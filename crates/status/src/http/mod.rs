@@ -35,7 +35,7 @@ use axum::{
 use edgeway_net::tasks::Tasks;
 use edgeway_proxy::live::audit::Actor;
 
-pub use self::access::RejectionReason;
+pub use self::access::{RejectionMetrics, RejectionReason};
 use self::{
     access::Reachability,
     bounded::{BoundedConnection, BoundedListener, ConnectionLifetime},

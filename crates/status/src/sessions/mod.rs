@@ -22,6 +22,7 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use smart_default::SmartDefault;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -93,8 +94,10 @@ pub struct Sessions {
     has_ended: Notify,
 }
 
+#[derive(SmartDefault)]
 struct Inner {
     /// Value that forms on the admin socket repeat, where no session is needed.
+    #[default(secret())]
     socket_csrf: String,
     /// The oldest first.
     sessions: VecDeque<Session>,
@@ -141,14 +144,7 @@ impl Sessions {
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
-            inner: Mutex::new(Inner {
-                socket_csrf: secret(),
-                sessions: VecDeque::new(),
-                ended: VecDeque::new(),
-                links: VecDeque::new(),
-                results: VecDeque::new(),
-                failed: FailedLogins::default(),
-            }),
+            inner: Mutex::default(),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
             has_ended: Notify::new(),
         }

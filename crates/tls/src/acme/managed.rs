@@ -291,7 +291,7 @@ impl ManagedName {
 
     /// Counts the outcome of an order.
     pub(super) fn count(&self, outcome: OrderOutcome) {
-        self.metrics.orders[outcome as usize].inc();
+        self.metrics.orders[outcome].inc();
     }
 
     pub(super) fn state(&self) -> NameState {

@@ -92,7 +92,7 @@ impl Metrics {
 
     pub(super) fn count(&self, outcome: CanaryOutcome) {
         if let Some(counters) = &self.0 {
-            counters.verdicts.by_outcome[outcome as usize].inc();
+            counters.verdicts.by_outcome[outcome].inc();
         }
     }
 }

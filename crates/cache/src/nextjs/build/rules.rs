@@ -79,19 +79,15 @@ impl Languages {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Rule {
-    #[serde(default)]
     pub(super) source: String,
     pub(super) regex: Option<String>,
     /// Path or URL that a rewrite or a redirect leads to.
-    #[serde(default)]
     destination: String,
-    #[serde(default)]
     headers: Vec<RuleHeader>,
-    #[serde(default)]
     has: Vec<Condition>,
-    #[serde(default)]
     missing: Vec<Condition>,
 }
 
@@ -186,7 +182,7 @@ impl Rules {
 #[derive(Debug, Default)]
 pub(super) struct Deciders(Vec<Decider>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Decider {
     paths: DecidedPaths,
     headers: Vec<HeaderName>,
@@ -198,8 +194,9 @@ struct Decider {
     leads_to: Vec<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum DecidedPaths {
+    #[default]
     All,
     /// Page at the base path.
     Home,
@@ -228,9 +225,7 @@ impl Deciders {
                 paths: DecidedPaths::Home,
                 headers: vec![header::ACCEPT_LANGUAGE],
                 cookies: vec![LANGUAGE.into()],
-                is_unknown: false,
-                is_rewrite: false,
-                leads_to: Vec::new(),
+                ..Decider::default()
             });
         }
         let mut rewrites: Vec<(&Rule, usize)> = Vec::new();
@@ -239,11 +234,8 @@ impl Deciders {
             let paths = rule.paths().filter(|_| languages.is_none());
             let mut decider = Decider {
                 paths: paths.map_or(DecidedPaths::All, DecidedPaths::Like),
-                headers: Vec::new(),
-                cookies: Vec::new(),
-                is_unknown: false,
                 is_rewrite,
-                leads_to: Vec::new(),
+                ..Decider::default()
             };
             for Condition { r#type, key } in rule.has.iter().chain(&rule.missing) {
                 let name = key.to_ascii_lowercase();

@@ -330,7 +330,7 @@ impl PurgeLink {
         let dropped = self.caches.apply(purges).await;
         for (purge, dropped) in purges.iter().zip(&dropped) {
             self.purges.count(purge, source);
-            self.metrics.objects[source as usize].inc_by(*dropped);
+            self.metrics.objects[source].inc_by(*dropped);
         }
         dropped
     }

@@ -1,6 +1,6 @@
 //! Metrics of the disk, and the names of its faults.
 
-use std::{io, time::Duration};
+use std::io;
 
 use super::super::metrics::LookupOutcome;
 
@@ -12,7 +12,6 @@ const BUCKETS: &[f64] = &[
 edgeway_base::enum_table! {
     /// Outcome of writing an entry to the disk.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(usize)]
     pub(super) enum WriteOutcome => name {
         Stored = "stored",
         /// A purge since its request affects the entry.
@@ -27,7 +26,6 @@ edgeway_base::enum_table! {
 edgeway_base::enum_table! {
     /// Reasons why a file was removed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(usize)]
     pub(super) enum RemovalReason => name {
         /// Removed to make room.
         Evicted = "evicted",
@@ -42,7 +40,6 @@ edgeway_base::enum_table! {
 edgeway_base::enum_table! {
     /// Faults of a folder.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[repr(usize)]
     pub(super) enum FolderFault => name {
         Full = "full",
         ReadOnly = "read_only",
@@ -78,18 +75,18 @@ edgeway_base::metric_handles! {
     /// Metrics of the disk of a process.
     #[derive(Debug)]
     pub(super) struct DiskMetrics() {
-        waits: [Histogram in BUCKETS; result: LookupOutcome::name] =
+        pub(super) waits: [Histogram in BUCKETS; result: LookupOutcome::name] =
             "edgeway_cache_disk_lookup_duration_seconds",
             "Time that requests waited for cache entries on disk, by outcome: `hit`, `miss` or \
              `error`.";
-        writes: [IntCounter; outcome: WriteOutcome::name] = "edgeway_cache_disk_writes_total",
+        pub(super) writes: [IntCounter; outcome: WriteOutcome::name] = "edgeway_cache_disk_writes_total",
             "Entries to be written to disk: `stored`; `purged` meanwhile; requested before the \
              folder was opened (`early`); not written because the queue was full (`queue_full`) \
              or the disk failed (`error`).";
         dropped: [IntCounter; why: RemovalReason::name] = "edgeway_cache_disk_dropped_total",
             "Entries removed from disk: `evicted` to make room, `purged`, `expired`, or \
              `damaged`: truncated, changed, of another version or of another key.";
-        errors: [IntCounter; kind: FolderFault::name] = "edgeway_cache_disk_errors_total",
+        pub(super) errors: [IntCounter; kind: FolderFault::name] = "edgeway_cache_disk_errors_total",
             "Disk faults: it is `full` or `read_only`, something in the folder is `missing`, \
              access is denied (`permission`), it was too `slow`, or anything else (`io`).";
         pub(super) bytes_read { direction: "read" },
@@ -108,21 +105,9 @@ edgeway_base::metric_handles! {
 }
 
 impl DiskMetrics {
-    pub(super) fn waited(&self, outcome: LookupOutcome, took: Duration) {
-        self.waits[outcome as usize].observe(took.as_secs_f64());
-    }
-
-    pub(super) fn wrote(&self, written: WriteOutcome) {
-        self.writes[written as usize].inc();
-    }
-
     pub(super) fn dropped_all(&self, all: &[RemovalReason]) {
         for why in all {
-            self.dropped[*why as usize].inc();
+            self.dropped[*why].inc();
         }
-    }
-
-    pub(super) fn failed(&self, fault: FolderFault) {
-        self.errors[fault as usize].inc();
     }
 }

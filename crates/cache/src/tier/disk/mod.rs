@@ -235,7 +235,7 @@ impl Disk {
                 }
                 Ok(None) => (LookupOutcome::Error, None),
                 Err(_elapsed) => {
-                    self.metrics().failed(FolderFault::Slow);
+                    self.metrics().errors[FolderFault::Slow].inc();
                     if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_SLOW_READS {
                         let error = "reading took longer than 250 ms";
                         self.set(State::Down(FolderFault::Slow), Some(error.to_owned()));
@@ -245,7 +245,7 @@ impl Disk {
             }
         };
         let took = self.clock.now().saturating_duration_since(start);
-        self.metrics().waited(looked, took);
+        self.metrics().waits[looked].observe(took.as_secs_f64());
         decoded
     }
 
@@ -290,11 +290,13 @@ impl Disk {
             return;
         }
         match self.health.state() {
-            State::Down(_) => self.metrics().wrote(WriteOutcome::Error),
-            State::Off | State::Opening | State::Busy => self.metrics().wrote(WriteOutcome::Early),
+            State::Down(_) => self.metrics().writes[WriteOutcome::Error].inc(),
+            State::Off | State::Opening | State::Busy => {
+                self.metrics().writes[WriteOutcome::Early].inc();
+            }
             State::Up | State::CatchingUp => {
                 if !self.queue.push(entry) {
-                    self.metrics().wrote(WriteOutcome::QueueFull);
+                    self.metrics().writes[WriteOutcome::QueueFull].inc();
                 }
             }
         }
@@ -411,7 +413,7 @@ impl Disk {
         match left.await.ok()? {
             Ok(is_taken_up) => Some(is_taken_up),
             Err(error) => {
-                self.metrics().failed(FolderFault::classify(&error));
+                self.metrics().errors[FolderFault::classify(&error)].inc();
                 None
             }
         }
@@ -439,7 +441,7 @@ impl Disk {
             return;
         }
         let fault = FolderFault::classify(error);
-        self.metrics().failed(fault);
+        self.metrics().errors[fault].inc();
         self.set(State::Down(fault), Some(error.to_string()));
     }
 

@@ -124,7 +124,7 @@ impl Disk {
                     OpenError::Io { source, .. } => FolderFault::classify(source),
                     OpenError::NotOurs { .. } | OpenError::Busy => FolderFault::Permission,
                 };
-                self.metrics().failed(fault);
+                self.metrics().errors[fault].inc();
                 self.set(State::Down(fault), Some(error.to_string()));
                 return Err(RETRY_INTERVAL);
             }
@@ -357,7 +357,7 @@ impl Disk {
                 }
             };
             metrics.dropped_all(&dropped);
-            metrics.wrote(*written.as_ref().unwrap_or(&WriteOutcome::Error));
+            metrics.writes[*written.as_ref().unwrap_or(&WriteOutcome::Error)].inc();
             if let Err(error) = written {
                 let len = entry.body.whole().map_or(0, WholeBody::len);
                 self.wanted.store(len, Ordering::Relaxed);
@@ -369,7 +369,7 @@ impl Disk {
 
     fn drop_queue(&self) {
         while self.queue.pop().is_some() {
-            self.metrics().wrote(WriteOutcome::Error);
+            self.metrics().writes[WriteOutcome::Error].inc();
         }
     }
 
@@ -417,7 +417,7 @@ impl Disk {
         if let Ok(done) = timeout(SLOW, &mut work).await {
             return done;
         }
-        self.metrics().failed(FolderFault::Slow);
+        self.metrics().errors[FolderFault::Slow].inc();
         let error = "no operation completed for 5 s".to_owned();
         self.set(State::Down(FolderFault::Slow), Some(error));
         work.await
@@ -504,7 +504,7 @@ impl Disk {
                     last.is_complete = true;
                 }
             }
-            Ok(Ok(Err(error))) => self.metrics().failed(FolderFault::classify(&error)),
+            Ok(Ok(Err(error))) => self.metrics().errors[FolderFault::classify(&error)].inc(),
             Ok(Err(_)) | Err(_) => {}
         }
         self.queue.clear();

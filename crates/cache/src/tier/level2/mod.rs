@@ -195,7 +195,7 @@ impl Level2 {
         let read = self.read(part, key, headers, keeps_private).await;
         let took = self.clock.now().saturating_duration_since(start);
         let missed = read.as_ref().err().copied();
-        waits.add(missed.unwrap_or(LookupOutcome::Hit), took);
+        waits.waits[missed.unwrap_or(LookupOutcome::Hit)].observe(took.as_secs_f64());
         read.ok()
     }
 
@@ -246,7 +246,7 @@ impl Level2 {
 
     /// Counts an unusable entry, and logs one now and then.
     fn dropped(&self, why: DiscardReason, key: &Key) -> LookupOutcome {
-        self.metrics.dropped(why);
+        self.metrics.dropped[why].inc();
         if self.is_log_due() {
             warn!(reason = why.name(), url = key.url(); "cache entry in redis not used");
         }
@@ -340,7 +340,7 @@ impl Level2 {
             return;
         }
         if !self.queue.push(entry) {
-            self.metrics.wrote(WriteOutcome::QueueFull);
+            self.metrics.writes[WriteOutcome::QueueFull].inc();
         }
     }
 
@@ -411,7 +411,7 @@ impl Level2 {
                 return false;
             };
             let written = self.write(&entry).await;
-            self.metrics.wrote(written);
+            self.metrics.writes[written].inc();
         }
         true
     }

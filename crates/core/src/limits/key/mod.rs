@@ -4,12 +4,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref, str::FromStr};
+use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
 
 use derive_more::Display;
 use http::HeaderName;
 use ring::digest::{Context, SHA256};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
@@ -34,8 +34,13 @@ pub struct Key(pub u128);
 pub struct KeyList(#[default(OneOrMany(vec![KeyItem(vec![Source::ClientIp])]))] OneOrMany<KeyItem>);
 
 /// Entry of a list: parts that must all be present, such as `client.ip+route`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyItem(Vec<Source>);
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(
+    description = "a part of a request: `client.ip`, `client.network`, `header:NAME`, `cookie:NAME`, \
+                   `query:NAME`, `host`, `route`, `jwt.CLAIM`, `api_key`, `user` or \
+                   `client.certificate`; or several joined by `+`"
+)]
+pub struct KeyItem(#[schemars(with = "String")] Vec<Source>);
 
 /// A part of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Display)]
@@ -198,16 +203,10 @@ impl Source {
     pub fn value<'e>(&'e self, ex: &'e Exchange<'_>) -> Option<Cow<'e, [u8]>> {
         let identity = ex.facts.identity.as_ref();
         let value: Cow<'_, [u8]> = match self {
-            Self::ClientIp => Octets::of(subscriber(ex.facts.client.ip)).to_vec().into(),
-            Self::ClientNetwork => Octets::of(neighbourhood(ex.facts.client.ip))
-                .to_vec()
-                .into(),
+            Self::ClientIp => octets(subscriber(ex.facts.client.ip)).into(),
+            Self::ClientNetwork => octets(neighbourhood(ex.facts.client.ip)).into(),
             Self::Header(name) => {
-                let mut values = ex.head.headers.get_all(name).iter();
-                let first = values.next()?;
-                if values.any(|other| other != first) {
-                    return None;
-                }
+                let first = only(ex.head.headers.get_all(name).iter())?;
                 first.as_bytes().trim_ascii().into()
             }
             Self::Cookie(name) => {
@@ -216,21 +215,12 @@ impl Source {
                 if query::may_hide_cookies(&ex.head.headers) {
                     return None;
                 }
-                let mut values = query::cookies(&ex.head.headers, name.as_bytes());
-                let first = values.next()?;
-                // Some frameworks take the first of several, others the last.
-                if values.any(|other| other != first) {
-                    return None;
-                }
+                let first = only(query::cookies(&ex.head.headers, name.as_bytes()))?;
                 query::decoded(unquoted(first))
             }
             Self::Query(name) => {
                 let query = query::query_of(ex.head.raw_path())?;
-                let mut values = query::values(query, name.as_bytes());
-                let first = values.next()?;
-                if values.any(|other| other != first) {
-                    return None;
-                }
+                let first = only(query::values(query, name.as_bytes()))?;
                 query::form_decoded(first)
             }
             Self::Host => host(ex.host()).into(),
@@ -293,7 +283,10 @@ impl Source {
     fn feed(&self, hasher: &mut Hasher, ex: &Exchange<'_>) -> bool {
         // The usual key, without an allocation.
         if let Self::ClientIp = self {
-            hasher.part(b'i', &Octets::of(subscriber(ex.facts.client.ip)));
+            match subscriber(ex.facts.client.ip) {
+                IpAddr::V4(address) => hasher.part(b'i', &address.octets()),
+                IpAddr::V6(address) => hasher.part(b'i', &address.octets()),
+            }
             return true;
         }
         let Some(value) = self.value(ex) else {
@@ -332,30 +325,20 @@ impl<'e> KeyValue<'e> {
     }
 }
 
-/// An address as bytes. Lengths differ by family, so that an IPv4 address never equals an IPv6 one.
-enum Octets {
-    V4([u8; 4]),
-    V6([u8; 16]),
-}
-
-impl Octets {
-    fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => Self::V6(address.octets()),
-        }
+/// Returns an address as bytes. Lengths differ by family, so that an IPv4 address never equals an IPv6
+/// one.
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
-impl Deref for Octets {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::V4(octets) => octets,
-            Self::V6(octets) => octets,
-        }
-    }
+/// Returns the value of a name if it has one, or the same several times: some frameworks take the
+/// first of several, others the last.
+fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
+    let first = values.next()?;
+    values.all(|other| other == first).then_some(first)
 }
 
 /// Removes the quotes that may surround a cookie's value (RFC 6265, 4.1.1).
@@ -526,18 +509,3 @@ fn put_joined(
 
 edgeway_base::text_form!(Source);
 edgeway_base::text_form!(KeyItem);
-
-impl JsonSchema for KeyItem {
-    fn schema_name() -> Cow<'static, str> {
-        "KeyItem".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "description": "a part of a request: `client.ip`, `client.network`, `header:NAME`, \
-                            `cookie:NAME`, `query:NAME`, `host`, `route`, `jwt.CLAIM`, `api_key`, \
-                            `user` or `client.certificate`; or several joined by `+`"
-        })
-    }
-}

@@ -58,12 +58,7 @@ pub(super) struct JwksConfig {
 impl Short for JwksConfig {
     const WHAT: &'static str = "a URL, or a mapping such as `{ url: https://…, refresh: 5min }`";
 
-    fn text(text: &str) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            url: text.to_owned(),
-            ..Self::default()
-        }))
-    }
+    const TEXT: Option<&'static str> = Some("url");
 }
 
 short_form!(JwksConfig);

@@ -98,7 +98,7 @@ async fn a_waiting_connection_has_the_limits_that_its_listener_has_now() {
     let sent = async {
         tokio::task::yield_now().await;
         let mut listener = edgeway_gateway::Listener::clone(&facts.config());
-        listener.limits.headers = 512;
+        listener.limits.headers = Some(edgeway_base::units::ByteSize(512));
         listener.name = "renamed".into();
         facts.set_config(
             Arc::new(listener),

@@ -37,7 +37,7 @@ const UPDATES_PER_DATA: u32 = 2;
 
 /// Limit on CONTINUATION frames of one header block, if its list is no longer than a few frames.
 const CONTINUATIONS: u32 = 5;
-const FRAME: usize = 16 * 1024;
+const FRAME: u32 = 16 * 1024;
 
 const END: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
@@ -53,8 +53,8 @@ pub(super) struct FrameLimits {
 
 impl FrameLimits {
     /// Creates the limits. `header_list` is the maximum size of a request's headers after decoding.
-    pub(super) fn new(config: &Http2Config, header_list: usize) -> Self {
-        let frames = u32::try_from(header_list / FRAME).unwrap_or(u32::MAX);
+    pub(super) fn new(config: &Http2Config, header_list: u32) -> Self {
+        let frames = header_list / FRAME;
         Self {
             resets: config.resets.into(),
             pings: config.pings.into(),

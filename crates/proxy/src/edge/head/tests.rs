@@ -12,6 +12,7 @@ use crate::{
     connection::{Connection, ConnectionFacts, listener::ListenerFacts},
     edge::{
         conn::{ConnIo, HeadWait},
+        testkit::head as check,
         transport::{Socket, Transport},
     },
 };

@@ -46,20 +46,21 @@ const TURN: u32 = 32;
 /// Limit on malformed requests on one connection before it is closed.
 const MALFORMED: u32 = 32;
 /// Size that each header counts in addition to its bytes (RFC 9113, 6.5.2).
-const HEADER_OVERHEAD: usize = 32;
+const HEADER_OVERHEAD: u32 = 32;
 /// Number of pseudo-headers, which the limit on headers does not count.
-const PSEUDO_HEADERS: usize = 4;
+const PSEUDO_HEADERS: u32 = 4;
 /// Time that a client may take to read the GOAWAY of its connection, and to acknowledge it.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the maximum size of a request's header list. It is twice the configured limit: a list
 /// that is slightly too long gets a response of the gateway and a log line, and a longer one the
 /// response of the crate.
-fn header_list(listener: &Listener) -> usize {
+fn header_list(listener: &Listener) -> u32 {
     let limits = &listener.limits;
     let count = limits.header_count.saturating_add(PSEUDO_HEADERS);
     let overhead = count.saturating_mul(HEADER_OVERHEAD);
-    limits.headers.saturating_add(overhead).saturating_mul(2)
+    let headers = u32::try_from(limits.headers().0).unwrap_or(u32::MAX);
+    headers.saturating_add(overhead).saturating_mul(2)
 }
 
 /// Returns the frame limits for connections of a listener.
@@ -75,7 +76,7 @@ fn options(listener: &Listener) -> server::Builder {
     let mut options = server::Builder::new();
     options
         .max_concurrent_streams(streams)
-        .max_header_list_size(u32::try_from(header_list(listener)).unwrap_or(u32::MAX))
+        .max_header_list_size(header_list(listener))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(connection_window)
         .max_send_buffer_size(SEND_BUFFER)
@@ -250,7 +251,7 @@ fn begin(
         respond.send_reset(Reason::PROTOCOL_ERROR);
     }
     let limits = &connection.listener.config().limits;
-    let (send_timeout, body_grace) = (limits.send_timeout, limits.body_grace);
+    let (send_timeout, body_grace) = (limits.send_timeout.0, limits.body_grace.0);
     let mut stream = Box::new(Http2Stream::new(
         respond,
         body,

@@ -3,8 +3,8 @@
 //!
 //! It reads nothing beyond the header from the socket, so TLS or HTTP begins at the right byte.
 
-mod v1;
-mod v2;
+pub(super) mod v1;
+pub(super) mod v2;
 
 use std::{io, net::SocketAddr, ops::ControlFlow};
 
@@ -93,33 +93,6 @@ async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<Source, ProxyH
     header.resize(v2::FIXED + v2::length(&header)?, 0);
     socket.read_exact(&mut header[v2::FIXED..]).await?;
     v2::parse(&header)
-}
-
-/// Checks, for the fuzz target and its seeds, that no input causes a panic, that an accepted line
-/// is exactly one line, and that both versions can express an accepted client.
-#[doc(hidden)]
-pub fn check(data: &[u8]) {
-    let line = &data[..data.len().min(v1::MAX_LEN)];
-    if let Ok(ControlFlow::Break(_)) = v1::parse(line) {
-        assert!(line.starts_with(v1::START) && line.ends_with(b"\r\n"));
-    }
-    // The signature was checked before either is called.
-    if data.starts_with(&v2::SIGNATURE)
-        && let Some(fixed) = data.get(..v2::FIXED)
-        && let Ok(length) = v2::length(fixed)
-        && let Some(header) = data.get(..v2::FIXED + length)
-        && let Ok(Source::Client(client)) = v2::parse(header)
-    {
-        // Version 1 has no length that could be wrong, and describes the same client.
-        let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
-        let line = format!(
-            "PROXY {family} {ip} {ip} {} 1\r\n",
-            client.port(),
-            ip = client.ip()
-        );
-        let read = v1::parse(line.as_bytes());
-        assert!(matches!(read, Ok(ControlFlow::Break(Source::Client(same))) if same == client));
-    }
 }
 
 #[cfg(test)]

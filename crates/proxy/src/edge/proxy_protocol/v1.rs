@@ -9,12 +9,12 @@ use std::{
 use super::{ProxyHeaderError, Source};
 
 /// First bytes of every line.
-pub(super) const START: &[u8] = b"PROXY ";
+pub(in crate::edge) const START: &[u8] = b"PROXY ";
 /// Length of the longest line, its end included (2.1: 107 bytes).
-pub(super) const MAX_LEN: usize = 107;
+pub(in crate::edge) const MAX_LEN: usize = 107;
 
 /// Parses `line` as far as it has arrived. Returns [`ControlFlow::Continue`] if its end is missing.
-pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, ProxyHeaderError> {
+pub(in crate::edge) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, ProxyHeaderError> {
     let Some(text) = line.strip_suffix(b"\n") else {
         if line.len() >= MAX_LEN {
             return Err(ProxyHeaderError::Malformed("a line without an end"));

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{ProxyHeaderError, Source};
 
 /// First bytes of every header.
-pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+pub(in crate::edge) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Length of signature, version and command, family, and length field.
-pub(super) const FIXED: usize = 16;
+pub(in crate::edge) const FIXED: usize = 16;
 /// Length limit of addresses and extensions. A client certificate, the longest extension that load
 /// balancers add, fits.
 const MAX_LEN: usize = 4096;
@@ -15,7 +15,7 @@ const MAX_LEN: usize = 4096;
 const TYPE_CRC32C: u8 = 3;
 
 /// Returns the number of bytes after the fixed part.
-pub(super) fn length(fixed: &[u8]) -> Result<usize, ProxyHeaderError> {
+pub(in crate::edge) fn length(fixed: &[u8]) -> Result<usize, ProxyHeaderError> {
     let &[.., high, low] = fixed else {
         return Err(ProxyHeaderError::Missing);
     };
@@ -27,7 +27,7 @@ pub(super) fn length(fixed: &[u8]) -> Result<usize, ProxyHeaderError> {
 }
 
 /// Parses a complete header.
-pub(super) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> {
+pub(in crate::edge) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> {
     let Some((&[.., version_command, family, _, _], remainder)) = header.split_at_checked(FIXED)
     else {
         return Err(ProxyHeaderError::Missing);

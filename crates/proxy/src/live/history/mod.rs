@@ -19,7 +19,7 @@ use std::{
 
 use edgeway_base::lanes::Lanes;
 use edgeway_core::chain::{LoggedRequest, Text};
-use edgeway_filters::access_log::{Line, LineFormat, Redactor};
+use edgeway_filters::access_log::{Line, Redactor};
 use edgeway_net::log_file::TimestampCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -229,7 +229,7 @@ impl HistoryLine {
             request,
             redact: &NOTHING,
         };
-        LineFormat::Json.put(&mut json, &mut TimestampCache::default(), &line);
+        line.put_json(&mut json, &mut TimestampCache::default());
         Self {
             ended: request.fixed.ended,
             json,

@@ -36,6 +36,7 @@ const ELLIPSIS: &[u8] = "…".as_bytes();
 const ABSENT: u16 = u16::MAX;
 
 /// A ring of records, each with a number that counts from zero.
+#[derive(Default)]
 pub(super) struct Ring {
     records: Vec<Record>,
     capacity: usize,
@@ -58,11 +59,8 @@ struct Record {
 impl Ring {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            records: Vec::new(),
             capacity,
-            next: 0,
-            written: 0,
-            overwritten: None,
+            ..Self::default()
         }
     }
 

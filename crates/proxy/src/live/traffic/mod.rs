@@ -232,12 +232,11 @@ impl Traffic {
         let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), seconds);
         let usual = self.0.usual.lock();
         let at = now.at;
-        let route = |name: &Arc<str>| {
-            let (now, then) = (&now.routes[name], recent.routes.get(name));
-            let then = then.cloned().unwrap_or_default();
+        let route = |(name, now): (&Arc<str>, &Arc<RouteCounts>)| {
+            let then = recent.routes.get(name).cloned().unwrap_or_default();
             let old = older.routes.get(name).cloned().unwrap_or_default();
             let latency = now.latency.since(&old.latency);
-            RouteTraffic {
+            let traffic = RouteTraffic {
                 requests: now.requests,
                 server_errors: now.server_errors,
                 rate: rate(now.requests, then.requests),
@@ -252,49 +251,37 @@ impl Traffic {
                 p99_ms: latency.quantile_ms(0.99),
                 slow: usual.slow(name, at),
                 most_errors: None,
-            }
+            };
+            (name.to_string(), traffic)
         };
-        let upstream = |name: &Arc<str>| {
-            let (now, then) = (&now.upstreams[name], recent.upstreams.get(name));
-            let then = then.cloned().unwrap_or_default();
+        let upstream = |(name, now): (&Arc<str>, &Arc<UpstreamCounts>)| {
+            let then = recent.upstreams.get(name).cloned().unwrap_or_default();
             let old = older.upstreams.get(name).cloned().unwrap_or_default();
             let latency = now.latency.since(&old.latency);
-            UpstreamTraffic {
+            let traffic = UpstreamTraffic {
                 rate: rate(now.attempts, then.attempts),
                 failure_rate: rate(now.failures, then.failures),
                 p95_ms: latency.quantile_ms(0.95),
                 p99_ms: latency.quantile_ms(0.99),
-            }
+            };
+            (name.to_string(), traffic)
         };
-        let backend_failures = |name: &Arc<str>| {
+        let backend_failures = |(name, now): (&Arc<str>, &Arc<UpstreamCounts>)| {
             let then = older.upstreams.get(name).map(|old| &old.failures_of);
-            let now = now.upstreams[name].failures_of.iter();
-            now.map(|(backend, count)| {
+            let failures = now.failures_of.iter().map(|(backend, count)| {
                 let before = then.and_then(|then| then.get(backend)).unwrap_or(&0);
                 (backend.clone(), count.saturating_sub(*before))
-            })
-            .filter(|(_, count)| *count > 0)
-            .collect()
+            });
+            let some = failures.filter(|(_, count)| *count > 0);
+            (name.to_string(), some.collect())
         };
         let cpu = now.cpu.saturating_sub(recent.cpu).as_secs_f64();
         RecentTraffic {
             cpu: if seconds > 0.0 { cpu / seconds } else { 0.0 },
             figures: self.figures(&now),
-            routes: now
-                .routes
-                .keys()
-                .map(|name| (name.to_string(), route(name)))
-                .collect(),
-            upstreams: now
-                .upstreams
-                .keys()
-                .map(|name| (name.to_string(), upstream(name)))
-                .collect(),
-            backend_failures: now
-                .upstreams
-                .keys()
-                .map(|name| (name.to_string(), backend_failures(name)))
-                .collect(),
+            routes: now.routes.iter().map(route).collect(),
+            upstreams: now.upstreams.iter().map(upstream).collect(),
+            backend_failures: now.upstreams.iter().map(backend_failures).collect(),
         }
     }
 

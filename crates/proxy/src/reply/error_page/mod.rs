@@ -81,10 +81,7 @@ pub(crate) fn read(
     let Some(pages) = context::error_pages(&ctx.gateway, ctx.route) else {
         return Ok(());
     };
-    let ex = Exchange {
-        head: request,
-        facts: &mut ctx.facts,
-    };
+    let ex = Exchange::new(request, &mut ctx.facts);
     if let Some(mut to) = pages.page_route(&ex, response.status, true) {
         let reply = page_in_place_of(response.status, &response.headers);
         to.kept.clone_from(&reply.headers);
