@@ -167,7 +167,7 @@ impl AccessLogConfig {
         let sample = Sample::compile(&self.sample, cx);
         let (fields, target) = (fields?, target?);
         let is_read = target == Target::Stdout && out::is_terminal();
-        let is_usual = fields == Fields::Usual && headers.is_empty();
+        let is_usual = fields == JsonFields::without(&[]) && headers.is_empty();
         Some(AccessLog {
             layout: Layout {
                 format: match self.format {

@@ -8,7 +8,7 @@ use edgeway_core::chain::{
     testkit::{check, refused},
 };
 
-use super::{AccessLogKind, LineFormat, fields::Field};
+use super::{AccessLogKind, fields::Field, line::LineFormat};
 
 /// Longer than any wait of a test that passes.
 const PATIENCE: Duration = Duration::from_secs(20);
