@@ -100,7 +100,7 @@ impl JsonFields {
     /// Compiles a list of fields.
     pub(super) fn new(fields: impl IntoIterator<Item = Field>) -> Self {
         let keys = fields.into_iter().map(|field| {
-            let key = format!("\"{}\":", field.name());
+            let key = format!(",\"{}\":", field.name());
             (key.into_bytes().into(), field)
         });
         Self {
@@ -129,17 +129,17 @@ impl JsonFields {
     /// Adds a line with these fields.
     pub(super) fn put(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
         out.reserve(1024);
-        let mut before = b'{';
+        let start = out.len();
         for (key, field) in &self.fields {
             if self.omits_absent && field.is_absent(line.request) {
                 continue;
             }
-            out.push(before);
-            before = b',';
             out.extend_from_slice(key);
             field.put(out, stamp, line);
         }
         out.extend_from_slice(b"}\n");
+        // The first key has a comma in front, as all have.
+        out[start] = b'{';
     }
 }
 
@@ -205,7 +205,9 @@ fn put_text(out: &mut Vec<u8>, request: &LoggedRequest<'_>, text: Text) {
 
 /// Adds a word of ours, or of a list that needs no quoting.
 fn put_word(out: &mut Vec<u8>, word: Option<&str>) {
-    put_text_or_null(out, word.map(str::as_bytes));
+    put_or_null(out, word, |out, word| {
+        put_quoted(out, |out| out.extend_from_slice(word.as_bytes()));
+    });
 }
 
 fn put_hex<const N: usize>(out: &mut Vec<u8>, id: Option<[u8; N]>) {
