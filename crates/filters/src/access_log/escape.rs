@@ -118,13 +118,6 @@ pub(super) fn put_quoted(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
-/// Adds a text as JSON, or `null`.
-pub(super) fn put_text_or_null(out: &mut Vec<u8>, text: Option<&[u8]>) {
-    put_or_null(out, text, |out, text| {
-        put_quoted(out, |out| put_json(out, text));
-    });
-}
-
 /// Adds a value by `put`, or `null`.
 pub(super) fn put_or_null<T>(
     out: &mut Vec<u8>,
@@ -156,12 +149,16 @@ pub(super) fn put_address(out: &mut Vec<u8>, address: IpAddr) {
 }
 
 fn put_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
-    let [first, rest @ ..] = address.octets();
-    put_number(out, first.into());
-    for octet in rest {
-        out.push(b'.');
-        put_number(out, octet.into());
+    for octet in address.octets() {
+        for place in [100, 10] {
+            if octet >= place {
+                out.push(b'0' + octet / place % 10);
+            }
+        }
+        out.extend_from_slice(&[b'0' + octet % 10, b'.']);
     }
+    // No point stands after the last one.
+    out.pop();
 }
 
 #[cfg(test)]
