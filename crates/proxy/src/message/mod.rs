@@ -3,6 +3,7 @@
 
 mod body;
 mod date;
+mod name;
 mod request;
 mod response;
 #[cfg(test)]

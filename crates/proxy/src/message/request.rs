@@ -4,8 +4,10 @@ use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
 use edgeway_base::http::{has, has_token};
-use http::{HeaderName, HeaderValue, Method, Uri, Version, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Uri, Version, header, uri::PathAndQuery};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
+
+use super::name;
 
 /// Limit on headers of a request, the same as Pingora's.
 const MAX_FIELDS: usize = 256;
@@ -23,7 +25,7 @@ pub(crate) fn parse(section: &Bytes) -> Option<RequestHeader> {
         _ => Version::HTTP_10,
     };
     let fields = read.headers.iter().map(|field| {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let name = name::read(field.name.as_bytes())?;
         let value = HeaderValue::from_maybe_shared(section.slice_ref(field.value)).ok()?;
         Some((name, value))
     });

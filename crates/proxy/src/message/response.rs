@@ -11,6 +11,8 @@ use pingora::{
     http::{ResponseHeader, header_value_from_raw},
 };
 
+use super::name;
+
 /// Limit on headers of a response, the same as Pingora's.
 const MAX_FIELDS: usize = 256;
 /// Limit on the length of a header section, the same as Pingora's.
@@ -82,7 +84,8 @@ pub(crate) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<
     };
     parts.headers.reserve(read.headers.len() + MORE_FIELDS);
     for field in read.headers.iter().filter(|field| !field.name.is_empty()) {
-        let name = name(field.name.as_bytes()).ok_or_else(|| invalid("a name is invalid"))?;
+        let name = name::read(field.name.as_bytes());
+        let name = name.ok_or_else(|| invalid("a name is invalid"))?;
         if name == header::CONNECTION && field.value == b"keep-alive" && read.version == Some(1) {
             // Says what HTTP/1.1 means without it (RFC 9112, 9.3).
             continue;
@@ -102,16 +105,6 @@ pub(crate) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<
         response.set_reason_phrase(read.reason)?;
     }
     Ok(Some(response))
-}
-
-/// Returns the name of a header. Node names `Keep-Alive` in every response, and `http` does not
-/// know it.
-fn name(name: &[u8]) -> Option<HeaderName> {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    if name.eq_ignore_ascii_case(b"keep-alive") {
-        return Some(KEEP_ALIVE);
-    }
-    HeaderName::from_bytes(name).ok()
 }
 
 /// Returns the length of the header section with the empty line that ends it.
@@ -204,6 +197,9 @@ fn is_coding(headers: &HeaderMap, only: &[u8]) -> bool {
 /// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), which is then written once,
 /// as a plain number: not every client understands several, or zeros in front.
 pub(crate) fn stated_length(response: &mut ResponseHeader) -> Result<Option<u64>> {
+    if let Some(length) = plain_length(&response.headers) {
+        return Ok(Some(length));
+    }
     let mut stated: Option<(u64, bool)> = None;
     let lines = values(&response.headers, &header::CONTENT_LENGTH);
     for text in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
@@ -217,6 +213,15 @@ pub(crate) fn stated_length(response: &mut ResponseHeader) -> Result<Option<u64>
         response.insert_header(header::CONTENT_LENGTH, length)?;
     }
     Ok(stated.map(|(length, _)| length))
+}
+
+/// Returns the length that one `Content-Length` states as a plain number.
+fn plain_length(headers: &HeaderMap) -> Option<u64> {
+    let mut lines = values(headers, &header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    let (Some(only), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    decimal(only).filter(|_| only.len() == 1 || only[0] != b'0')
 }
 
 /// Returns true if the backend keeps the connection after `response`.
