@@ -21,7 +21,7 @@ use super::{
     reply::error_page,
     request, request_end, respond,
     retry::Replay,
-    session::client,
+    session::{Client, client},
     trace, upstream,
 };
 
@@ -132,7 +132,25 @@ impl ProxyHttp for Proxy {
     }
 
     boxed!(fail_to_proxy<'a>(error: &'a Error) -> FailToProxy);
-    boxed!(logging<'a>(error: Option<&'a Error>) -> ());
+
+    /// Gives back the lease, counts the request, and writes its line of the log. Waits for nothing,
+    /// and a future without state needs no memory.
+    fn logging<'p, 's, 'e, 'c, 'f>(
+        &'p self,
+        session: &'s mut Session,
+        _: Option<&'e Error>,
+        ctx: &'c mut Box<Context>,
+    ) -> BoxFuture<'f, ()>
+    where
+        'p: 'f,
+        's: 'f,
+        'e: 'f,
+        'c: 'f,
+        Self: 'f,
+    {
+        self.log(client(session), ctx);
+        Box::pin(async {})
+    }
 
     /// Suppresses Pingora's error log: the gateway logs the error with route, backend and reason.
     fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
@@ -264,9 +282,7 @@ impl Proxy {
         }
     }
 
-    /// Gives back the lease, counts the request, and writes its line of the log.
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Box<Context>) {
-        let client = client(session);
+    fn log(&self, client: &mut Client, ctx: &mut Context) {
         ctx.passed.logging += 1;
         upstream::over(ctx);
         if ctx.is_background() {

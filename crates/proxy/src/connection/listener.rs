@@ -7,7 +7,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use edgeway_base::metrics::Metrics;
-use edgeway_gateway::{Gateway, Listener};
+use edgeway_gateway::Listener;
 use http::HeaderValue;
 
 use super::activity::Activity;
@@ -92,14 +92,6 @@ impl ListenerFacts {
     /// Returns the current name of the listener, for logs.
     pub fn name(&self) -> Arc<str> {
         Arc::clone(&self.config().name)
-    }
-
-    /// Returns the name that a configuration gives to this listener; the current one if it has no
-    /// such listener.
-    pub fn name_in(&self, gateway: &Gateway) -> Arc<str> {
-        let current = self.config();
-        let same = gateway.listeners.iter().find(|it| it.is_same(&current));
-        Arc::clone(&same.unwrap_or(&current).name)
     }
 
     /// Returns the counters of the current name.

@@ -37,6 +37,7 @@ use std::{
 };
 
 use edgeway_core::chain::{ClientCertificate, Scheme};
+use edgeway_gateway::Listener;
 use edgeway_tls as tls;
 use parking_lot::Mutex;
 use rustix::net::Shutdown;
@@ -191,9 +192,8 @@ impl Connection {
     /// that was made under other rules for clients, or for another name. That matters if clients are
     /// asked for certificates, because the server name of the handshake decides what is required of
     /// them.
-    pub fn is_misdirected(&self, host: &str) -> bool {
-        let config = self.listener.config();
-        let (Some(tls), Some(server)) = (&self.tls, &config.tls) else {
+    pub fn is_misdirected(&self, listener: &Listener, host: &str) -> bool {
+        let (Some(tls), Some(server)) = (&self.tls, &listener.tls) else {
             return false;
         };
         server.client_rules() != tls.client_rules || server.asks_clients && !tls.is_for(host)

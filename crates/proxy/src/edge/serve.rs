@@ -240,20 +240,14 @@ impl Shared {
                 }
             }
             requests = requests.saturating_add(1);
-            // After the last one, the response announces the end of the connection.
-            let most = io
-                .connection()
-                .listener
-                .config()
-                .limits
-                .requests_per_connection;
             let Some(request) = parse_request(&io.take_head()) else {
                 return Box::pin(self.refuse(io, head::unreadable())).await;
             };
             let arrival = Arrival {
                 request,
                 has_body: io.has_body(),
-                is_last: requests >= most || *self.stop.borrow(),
+                // After the last one, the response announces the end of the connection.
+                is_last: io.is_full(requests) || *self.stop.borrow(),
                 io,
             };
             match self.request(Box::new(Client::http1(arrival))).await {

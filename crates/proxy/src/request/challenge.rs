@@ -43,7 +43,9 @@ pub(crate) async fn respond(
         ChallengeOutcome::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
             .detail("The gateway that requests certificates does not respond."),
     };
-    ctx.facts.client = super::client_of(head, connection?, &ctx.gateway);
+    let connection = connection?;
+    let place = (connection, &*connection.listener.config());
+    ctx.facts.client = super::client_of(head, place, &ctx.gateway);
     // The request filters never see this request, but the log must show it.
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
     Some(Box::new(reply))

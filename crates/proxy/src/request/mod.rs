@@ -14,7 +14,7 @@ use edgeway_core::chain::{
     TlsParameters, Verdict,
     host::{normalise_host, public_host, requested_host},
 };
-use edgeway_gateway::{Gateway, Route};
+use edgeway_gateway::{Gateway, Listener, Route};
 use edgeway_routes::{self as routes, Action, Params, Target};
 use http::{HeaderValue, StatusCode, header};
 use pingora::http::RequestHeader;
@@ -82,7 +82,8 @@ fn choose_configuration(
     connection: &Connection,
     ctx: &mut Context,
 ) {
-    let client = |gateway: &Gateway| client_of(request, connection, gateway).ip;
+    let place = (connection, &*connection.listener.config());
+    let client = |gateway: &Gateway| client_of(request, place, gateway).ip;
     let (gateway, counted) = split.place(client, &request.headers);
     ctx.gateway = gateway;
     ctx.split = Some(Box::new(counted));
@@ -93,7 +94,8 @@ fn choose_configuration(
 #[cold]
 pub(crate) fn refuse(client: &SessionClient, refusal: &Refusal, ctx: &mut Context) -> Box<Reply> {
     if let Some(connection) = &client.connection {
-        ctx.facts.client = client_of(&client.request, connection, &ctx.gateway);
+        let place = (&**connection, &*connection.listener.config());
+        ctx.facts.client = client_of(&client.request, place, &ctx.gateway);
         ctx.connection = Some(Arc::clone(connection));
     }
     trace::begin(&ctx.gateway, &client.request, &mut ctx.facts);
@@ -115,7 +117,8 @@ fn set_up(
 ) -> Result<(), Box<Reply>> {
     let connection = connection.ok_or(Failure::Internal)?;
     let is_http2 = request.version == http::Version::HTTP_2;
-    identify(request, &connection, ctx);
+    let listener = connection.listener.config();
+    identify(request, (&connection, &listener), ctx);
     let is_trusted = ctx.facts.client.is_trusted;
     forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
     if request.version == http::Version::HTTP_10 {
@@ -140,7 +143,6 @@ fn set_up(
     let connection = ctx.connection.insert(connection);
     ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;
     if is_http2 {
-        let listener = connection.listener.config();
         http2::settle(request, &listener, &connection.text)?;
     }
 
@@ -161,7 +163,7 @@ fn set_up(
         None => host_name(request, &ctx.facts.client, text)?,
     };
     let connection = ctx.connection.as_ref();
-    if connection.is_some_and(|connection| connection.is_misdirected(&host)) {
+    if connection.is_some_and(|connection| connection.is_misdirected(&listener, &host)) {
         return Err(Failure::WrongName.into());
     }
     let target = Target {
@@ -179,15 +181,8 @@ fn set_up(
     if found.is_none() && !ctx.gateway.table.serves_host(&host) {
         return Err(Failure::UnknownHost.into());
     }
-    let redirect = ctx.connection.as_ref().and_then(|connection| {
-        let listener = connection.listener.config();
-        to_https::reply(
-            listener.redirect.as_ref()?,
-            request,
-            target.path,
-            &ctx.facts.client,
-        )
-    });
+    let redirect = { listener.redirect.as_ref() }
+        .and_then(|to| to_https::reply(to, request, target.path, &ctx.facts.client));
     let is_found = found.is_some();
     if let Some((index, also)) = found {
         ctx.also = also;
@@ -269,11 +264,15 @@ fn find(
 }
 
 /// Sets the client of the request, and begins its trace. Reads what is removed afterwards.
-fn identify(request: &RequestHeader, connection: &Connection, ctx: &mut Context) {
+fn identify(
+    request: &RequestHeader,
+    (connection, listener): (&Connection, &Arc<Listener>),
+    ctx: &mut Context,
+) {
     if !ctx.gateway.app_releases.is_empty() {
         releases::note_warm_up(request, ctx);
     }
-    ctx.facts.client = client_of(request, connection, &ctx.gateway);
+    ctx.facts.client = client_of(request, (connection, listener), &ctx.gateway);
     if ctx.warm_up.is_some() {
         // It repeats requests that trusted proxies forwarded, as one of them.
         let own = connection.scheme();
@@ -422,12 +421,15 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     None
 }
 
-/// Returns the client of a request with these headers on this connection.
+/// Returns the client of a request with these headers on this connection, whose listener has this
+/// configuration now.
 pub(crate) fn client_of(
     request: &RequestHeader,
-    connection: &Connection,
+    (connection, current): (&Connection, &Arc<Listener>),
     gateway: &Gateway,
 ) -> Client {
+    // The snapshot may have another name for the listener, or have it no more.
+    let listener = gateway.listeners.iter().find(|it| it.is_same(current));
     let who = forwarded::resolve_client(
         request,
         connection.peer,
@@ -446,7 +448,7 @@ pub(crate) fn client_of(
             http::Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,
         },
-        listener: connection.listener.name_in(gateway),
+        listener: Arc::clone(&listener.unwrap_or(current).name),
         listener_port: connection.listener.port,
         certificate: match connection.tls.as_ref().map(|_| connection.shown()) {
             None | Some(ClientCertificateStatus::NotAsked) => Certificate::NotAsked,

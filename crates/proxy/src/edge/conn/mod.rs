@@ -68,6 +68,8 @@ pub(super) struct ConnIo {
     remainder: BodyRemainder,
     /// Length of the current request's header section, and the framing of its body.
     request: (usize, BodyFraming),
+    /// Requests that the listener takes on a connection.
+    most_requests: u32,
     output: Vec<u8>,
     /// True once a request came before the response to the one before it was sent.
     is_pipelined: bool,
@@ -99,6 +101,7 @@ impl ConnIo {
             scanner: Scanner::default(),
             remainder: BodyRemainder::Bytes(0),
             request: (0, BodyFraming::None),
+            most_requests: 1,
             output: Vec::new(),
             is_pipelined: false,
             frames: None,
@@ -137,7 +140,9 @@ impl ConnIo {
                 let scanned = if takes_http2 && PREFACE.starts_with(&self.input) {
                     ScanResult::Partial
                 } else {
-                    let limits = HeadLimits::from(&**self.connection.listener.config());
+                    let listener = self.connection.listener.config();
+                    self.most_requests = listener.limits.requests_per_connection;
+                    let limits = HeadLimits::from(&**listener);
                     self.scanner.scan(&self.input, &limits)
                 };
                 match scanned {
@@ -191,6 +196,11 @@ impl ConnIo {
         self.input.advance(length);
         self.remainder = BodyRemainder::of(body);
         head
+    }
+
+    /// Returns true if the connection takes no more than `requests`.
+    pub(super) fn is_full(&self, requests: u32) -> bool {
+        requests >= self.most_requests
     }
 
     /// Returns true if the current request has a body.
