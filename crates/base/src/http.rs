@@ -258,8 +258,18 @@ pub fn weakened(etag: &HeaderValue) -> WeakenedTag {
 ///
 /// Callers check before they add a field, so that it is listed once.
 pub fn varies_by(headers: &HeaderMap, field: &HeaderName) -> bool {
-    list_of(headers, &http::header::VARY)
-        .any(|member| member == b"*" || member.eq_ignore_ascii_case(field.as_str().as_bytes()))
+    let field = field.as_str().as_bytes();
+    let names = |member: &[u8]| member == b"*" || member.eq_ignore_ascii_case(field);
+    let mut lines = values(headers, &http::header::VARY).map(HeaderValue::as_bytes);
+    // Most lines have one member, and splitting costs more than all headers.
+    lines.any(|line| names(line) || list(line).any(names))
+}
+
+/// Returns a value with this number. `HeaderValue::from` makes room for it twice.
+pub fn number(number: impl Into<u64>) -> HeaderValue {
+    let number = number.into();
+    let mut digits = itoa::Buffer::new();
+    HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
 }
 
 /// Returns `Content-Length`, if it is present and all of its values agree.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use edgeway_base::http::number;
 use http::{HeaderMap, HeaderValue, header};
 use rustix::fs::{FileType, fstat};
 
@@ -166,7 +167,7 @@ impl Representation {
             headers.insert(header::LAST_MODIFIED, date);
         }
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(stamp.size));
+        headers.insert(header::CONTENT_LENGTH, number(stamp.size));
         let content = if stamp.size <= SMALL {
             let content = body::read_whole(&fd, stamp.size)?;
             body::check(&fd, &stamp)?;

@@ -8,7 +8,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use edgeway_base::units::whole_seconds;
+use edgeway_base::{http::number, units::whole_seconds};
 use edgeway_core::{chain::Reply, limits::config::HeadersConfig};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -110,9 +110,9 @@ impl RateLimit {
         // A point in time, as in the middleware for Node.
         let full = self.clock.wall() + take.reset;
         let full = full.duration_since(UNIX_EPOCH).unwrap_or_default();
-        headers.append(X_RATELIMIT_LIMIT, HeaderValue::from(quota.burst));
-        headers.append(X_RATELIMIT_REMAINING, HeaderValue::from(take.remaining));
-        headers.append(X_RATELIMIT_RESET, HeaderValue::from(whole_seconds(full)));
+        headers.append(X_RATELIMIT_LIMIT, number(quota.burst));
+        headers.append(X_RATELIMIT_REMAINING, number(take.remaining));
+        headers.append(X_RATELIMIT_RESET, number(whole_seconds(full)));
     }
 }
 

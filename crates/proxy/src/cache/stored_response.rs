@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use edgeway_base::http::number;
 use edgeway_cache::{
     policy,
     store::{Body, Entry, WholeBody},
 };
 use edgeway_core::chain::{Chain, Exchange, Phase, RequestFacts};
 use edgeway_gateway::RouteCache;
-use http::{HeaderValue, Method, StatusCode, header, response};
+use http::{Method, StatusCode, header, response};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
 use super::{body_file, forms};
@@ -82,16 +83,14 @@ async fn prepare<'e>(
     // The age at the time when the stored response was found usable.
     let age = ctx.facts.cache.and_then(|cached| cached.age);
     let age = age.unwrap_or_else(|| entry.lifetime().age(live.world.clock.wall()));
-    head.headers
-        .insert(header::AGE, HeaderValue::from(age.as_secs()));
+    head.headers.insert(header::AGE, number(age.as_secs()));
     let length = body.len();
     let has_no_body = entry.status == StatusCode::NO_CONTENT;
     if is_confirmed {
         head.status = StatusCode::NOT_MODIFIED;
         policy::to_not_modified(&mut head.headers);
     } else if !has_no_body {
-        head.headers
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        head.headers.insert(header::CONTENT_LENGTH, number(length));
     }
     ctx.facts.make_page(&mut head);
     let (chain, mut ex) = ctx.exchange(request);
