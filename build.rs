@@ -27,6 +27,13 @@ fn main() {
         }
     };
     println!("cargo::rustc-env=EDGEWAY_LONG_VERSION={text}");
+    // Tests start the program thousands of times, and half of the CPU of loading it is relocation.
+    // Installations are built with the profile `dist`, and keep their random addresses.
+    if given("PROFILE").as_deref() == Some("debug")
+        && given("CARGO_CFG_TARGET_ENV").as_deref() == Some("gnu")
+    {
+        println!("cargo::rustc-link-arg-bins=-no-pie");
+    }
 }
 
 fn given(name: &str) -> Option<String> {

@@ -261,7 +261,10 @@ async fn with_redis_the_new_process_continues_at_its_position_in_the_purge_log()
     let redis = Redis::start().await;
     let paths = paths(10);
     let origin = origin(&paths).await;
-    let text = yaml(origin.address(), &format!("redis: {}", redis.section("")));
+    let text = yaml(
+        origin.address(),
+        &format!("redis: {}", redis.section(", timeout: 1s")),
+    );
     let (mut gateway, other) = (Gateway::start(&text).await, Gateway::start(&text).await);
     for one in [&gateway, &other] {
         one.follows_purges().await;

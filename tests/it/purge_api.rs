@@ -46,7 +46,7 @@ async fn front(origin: SocketAddr, redis: &str, more: &str, route: &str) -> Gate
 /// Starts two gateways of one site, with one Redis.
 async fn two(origin: SocketAddr, redis: &Redis, route: &str) -> [Gateway; 2] {
     // A new log of purges does not know the gateways for 3 s; everything before that waits.
-    let redis = format!("redis: {}\n", redis.section(""));
+    let redis = format!("redis: {}\n", redis.section(", timeout: 1s"));
     let both = [
         front(origin, &redis, "", route).await,
         front(origin, &redis, "", route).await,
@@ -349,8 +349,11 @@ async fn no_purge_waits_for_a_gateway_that_was_stopped() {
     let origin = origin(&["/a"]).await;
     let [one, mut two] = two(origin.address(), &redis, "{}").await;
     // A log that was just created does not know the gateways for sure, so this purge waits.
-    let (status, _) = one.purge(&json!({ "url": "/a" })).await;
-    assert_eq!(status, 200);
+    wait_for("every gateway is known", SOON, async || {
+        let (status, _) = one.purge(&json!({ "url": "/a" })).await;
+        (status == 200).then_some(())
+    })
+    .await;
     two.terminate(SOON).await;
     let (status, receipt) = one.purge(&json!({ "url": "/a" })).await;
     assert_eq!(status, 200, "{receipt}");

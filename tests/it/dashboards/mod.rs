@@ -340,7 +340,12 @@ async fn every_query_yields_data_and_every_fault_raises_its_alert() {
     let about_to_expire = Wanted::site(&["site.test"]).days(-2, 2);
     site.ca.issue(&about_to_expire).write(&folder, "site");
     assert!(site.gateway.reload(&site.yaml).await);
-    assert_eq!(site.gateway.purge(&json!({ "all": true })).await.0, 200);
+    // On a busy machine the link to Redis may be lost for a moment.
+    wait_for("all is purged", SOON, async || {
+        let (status, _) = site.gateway.purge(&json!({ "all": true })).await;
+        (status == 200).then_some(())
+    })
+    .await;
     all_fire(&prometheus, &AT_ONCE).await;
     wait_for("the webhook is called", SOON, async || {
         (webhook.counts().requests() > calls).then_some(())

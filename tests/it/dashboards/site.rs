@@ -54,7 +54,7 @@ impl Site {
 listeners:
   - {{ address: \"127.0.0.1:0\", name: web }}
   - {{ address: \"127.0.0.1:0\", name: tls, tls: {{ certificates: {{ cert: site.pem, key: site.key }} }} }}
-redis: {{ url: '{redis}', secret: '{SECRET}' }}
+redis: {{ url: '{redis}', secret: '{SECRET}', timeout: 1s }}
 cache: {{ memory: 16MiB, disk: {{ folder: kept, size: 64MiB }}, shared: redis }}
 rate_limits: {{ tight: {{ rate: 5/s, burst: 5, store: redis }} }}
 drain: {{ deadline: 120s }}

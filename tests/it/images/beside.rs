@@ -130,11 +130,11 @@ fn headers(response: &Response) -> BTreeMap<String, String> {
 /// app's.
 #[tokio::test]
 async fn other_features_see_images_at_the_edge_as_those_of_the_app() {
-    let (app, _) = app("beside").await;
+    let (app, _) = app().await;
     let mut pairs = Pairs::new();
     for feature in FEATURES {
-        let edge = front(&app, "edge", feature).await;
-        let control = front(&app, "app", feature).await;
+        let edge = front(app, "edge", feature).await;
+        let control = front(app, "app", feature).await;
         let image = |name: &str, more: &str| -> Request {
             let target = format!("/_next/image?url=%2F{name}&w=64&q=75{more}");
             get(&target).header("accept", WEBP)

@@ -169,8 +169,8 @@ fn is_bare_tag(tag: &str) -> bool {
 }
 
 /// Responses of the gateway beside those of the app.
-pub(super) struct Comparison {
-    app: App,
+pub(super) struct Comparison<'a> {
+    app: &'a App,
     gateway: Gateway,
     pairs: Pairs,
     pub(super) asked: usize,
@@ -180,13 +180,13 @@ pub(super) struct Comparison {
     damaged: usize,
 }
 
-impl Comparison {
-    pub(super) async fn of(app: App) -> Self {
-        let gateway = front(&app, "images: edge").await;
+impl<'a> Comparison<'a> {
+    pub(super) async fn of(app: &'a App) -> Self {
+        let gateway = front(app, "images: edge").await;
         Self::between(app, gateway)
     }
 
-    pub(super) fn between(app: App, gateway: Gateway) -> Self {
+    pub(super) fn between(app: &'a App, gateway: Gateway) -> Self {
         Self {
             gateway,
             app,
@@ -250,7 +250,7 @@ impl Comparison {
 /// it. The app's own images are taken for ours: of a low quality for a high one, and the reverse.
 #[tokio::test]
 async fn comparisons_tell_images_apart() {
-    let (app, _) = app("apart").await;
+    let (app, _) = app().await;
     let mut bodies = Vec::new();
     for quality in QUALITIES {
         let request = image("scene-0.jpg", 128, quality, WEBP);

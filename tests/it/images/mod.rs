@@ -19,6 +19,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use self::compare::{Comparison, MOST_BYTES_OF_ALL};
 use crate::support::{
@@ -66,8 +67,15 @@ fn drawn_images() -> &'static (TempDir, Vec<String>) {
     })
 }
 
-/// Starts the app of a test with drawn images. Returns it with their names.
-async fn app(test: &'static str) -> (App, &'static [String]) {
+/// Returns the app with drawn images for all tests that do not count what it does, and their names.
+async fn app() -> (&'static App, &'static [String]) {
+    static SHARED: OnceCell<App> = OnceCell::const_new();
+    let app = SHARED.get_or_init(async || own_app("shared").await.0).await;
+    (app, &drawn_images().1)
+}
+
+/// Starts the app of one test with drawn images. Returns it with their names.
+async fn own_app(test: &'static str) -> (App, &'static [String]) {
     let (folder, names) = drawn_images();
     let app = NextApp::start_with_images(test, folder.path()).await;
     (app, names)
@@ -123,7 +131,7 @@ fn widths(number: usize) -> impl Iterator<Item = (usize, u32)> {
 /// and is no larger, as from the app's own optimizer.
 #[tokio::test]
 async fn images_are_those_of_the_app() {
-    let (app, names) = app("same").await;
+    let (app, names) = app().await;
     let mut comparison = Comparison::of(app).await;
     for (number, name) in names.iter().enumerate() {
         for (at, width) in widths(number) {
@@ -140,7 +148,7 @@ async fn images_are_those_of_the_app() {
 /// it, and of WebP.
 #[tokio::test]
 async fn images_without_webp_are_those_of_the_app() {
-    let (app, names) = app("jpeg").await;
+    let (app, names) = app().await;
     let mut comparison = Comparison::of(app).await;
     for (number, name) in names.iter().enumerate() {
         let count = if is_png(name) { 1 } else { WIDTHS.len() };
@@ -182,7 +190,7 @@ async fn storm(gateway: &Gateway, requests: &[Request]) -> Vec<Response> {
 /// control is the same storm without `images: edge`.
 #[tokio::test]
 async fn a_storm_leaves_the_app_alone() {
-    let (app, names) = app("storm").await;
+    let (app, names) = own_app("storm").await;
     // Those that are drawn besides may be of any kind.
     let names = names.iter().filter(|name| !name.starts_with("more"));
     let names: Vec<&String> = names.filter(|name| is_made(name)).collect();
@@ -196,10 +204,10 @@ async fn a_storm_leaves_the_app_alone() {
 }
 
 async fn storm_of(app: &App, names: &[&String], accept: &str) {
-    // Every third image but in a hunt: what a storm costs does not depend on the kind.
+    // Every sixth image but in a hunt: what a storm costs does not depend on the kind.
     let each: Vec<Request> = names
         .iter()
-        .step_by(seed::cases(3, 1))
+        .step_by(seed::cases(6, 1))
         .flat_map(|name| WIDTHS.map(|width| image(name, width, 75, accept)))
         .collect();
     let twice: Vec<Request> = each
@@ -250,9 +258,9 @@ async fn storm_of(app: &App, names: &[&String], accept: &str) {
 /// is stored, and the range of one that is not stored yet has it stored.
 #[tokio::test]
 async fn a_stored_image_is_made_once_for_all_its_parts() {
-    let (app, _) = app("parts").await;
+    let (app, _) = app().await;
     for images in ["edge", "app"] {
-        let gateway = front(&app, &format!("images: {images}")).await;
+        let gateway = front(app, &format!("images: {images}")).await;
         let whole = image("restarts.jpg", 640, 75, WEBP);
         let first = whole.clone().header("range", "bytes=0-9");
         let first = gateway.send(&first).await;
@@ -291,8 +299,8 @@ async fn a_stored_image_is_made_once_for_all_its_parts() {
 /// Invariant: what is not made here goes to the app, as before, and is counted with its reason.
 #[tokio::test]
 async fn what_is_not_made_is_left_to_the_app_and_counted() {
-    let (app, _) = app("left").await;
-    let gateway = front(&app, "images: edge").await;
+    let (app, _) = app().await;
+    let gateway = front(app, "images: edge").await;
     for (name, accept, reason) in [
         ("restarts.jpg", "image/avif,image/webp", "format"),
         ("alpha.png", "*/*", "format"),
@@ -344,8 +352,8 @@ async fn what_is_not_made_is_left_to_the_app_and_counted() {
 /// Invariant: nothing that an image says of itself makes the gateway use more than its bounds.
 #[tokio::test]
 async fn bombs_take_no_memory() {
-    let (app, names) = app("bombs").await;
-    let gateway = front(&app, "images: edge").await;
+    let (app, names) = app().await;
+    let gateway = front(app, "images: edge").await;
     let small = image("grey.jpg", 64, 75, WEBP);
     assert_eq!(gateway.send(&small).await.status(), 200);
     let before = peak_of(gateway.pid());

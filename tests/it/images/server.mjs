@@ -1,6 +1,6 @@
 // Servers of images: `node server.mjs FOLDER [CERTIFICATE KEY]`. Writes their ports as JSON, that for
 // HTTP first, and ends with its input. `/img/<name=value,…>/<file>` sends a file of the folder in this
-// way, `/log` the requests so far.
+// way, `/log` the requests since it was last asked for.
 import { createServer } from 'node:http';
 import { createServer as createSecureServer } from 'node:https';
 import { readFileSync, statSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib';
 
 const [folder, certificate, key] = process.argv.slice(2);
-const log = [];
+let log = [];
 const ports = [];
 
 const CONTROL = [
@@ -37,7 +37,11 @@ function target(to, path) {
 }
 
 async function respond(request, response) {
-  if (request.url === '/log') return response.end(JSON.stringify(log));
+  if (request.url === '/log') {
+    response.end(JSON.stringify(log));
+    log = [];
+    return;
+  }
   log.push({ url: request.url, headers: request.headers });
   const [, place, how, name = ''] = new URL(request.url, 'http://n').pathname.split('/');
   const ways = Object.fromEntries(decodeURIComponent(how ?? '').split(',').map((way) => way.split('=')));

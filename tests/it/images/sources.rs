@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{
     LEFT, WEBP, WIDTHS, app,
     compare::{Comparison, Pairs, source_of},
-    drawn_images, front, headers, image, made, storm,
+    drawn_images, front, headers, image, made, own_app, storm,
 };
 use crate::support::{
     apps::NextApp,
@@ -54,7 +54,7 @@ fn drawn(draw: &mut fastrand::Rng, names: &[String]) -> String {
 #[tokio::test]
 async fn images_of_responses_are_those_of_the_app() {
     let mut draw = fastrand::Rng::with_seed(seed::drawn());
-    let (app, names) = app("responses").await;
+    let (app, names) = app().await;
     let mut comparison = Comparison::of(app).await;
     for _ in 0..seed::cases(60, 150) {
         let source = drawn(&mut draw, names);
@@ -78,8 +78,8 @@ async fn images_of_responses_are_those_of_the_app() {
 /// never has what only one of them may see. The control is the same request to the source itself.
 #[tokio::test]
 async fn a_source_gets_no_header_of_a_visitor() {
-    let (app, _) = app("visitors").await;
-    let gateway = front(&app, "images: edge").await;
+    let (app, _) = app().await;
+    let gateway = front(app, "images: edge").await;
     let whose = |visitor: usize| {
         let request = |target: &str| {
             let request = get(target).header("accept", WEBP);
@@ -132,8 +132,8 @@ async fn a_source_gets_no_header_of_a_visitor() {
 /// counts with its reason; the backend stays in rotation.
 #[tokio::test]
 async fn sources_that_do_not_come_are_left_to_the_app() {
-    let (app, _) = app("sources").await;
-    let gateway = front(&app, "images: edge").await;
+    let (app, _) = app().await;
+    let gateway = front(app, "images: edge").await;
     for (how, reason) in [
         ("status=500", "source"),
         ("status=503", "source"),
@@ -167,8 +167,8 @@ async fn sources_that_do_not_come_are_left_to_the_app() {
 /// Invariant: at most 16 sources are asked for at once, and none of the requests fails for it.
 #[tokio::test]
 async fn sources_that_are_asked_for_at_once_are_bounded() {
-    let (app, _) = app("places").await;
-    let gateway = front(&app, "images: edge").await;
+    let (app, _) = app().await;
+    let gateway = front(app, "images: edge").await;
     let requests: Vec<Request> = (0..24)
         .map(|number| {
             image(
@@ -181,17 +181,18 @@ async fn sources_that_are_asked_for_at_once_are_bounded() {
         .collect();
     let responses = storm(&gateway, &requests).await;
     assert!(responses.iter().all(|response| response.status() == 200));
-    let left = gateway
-        .count(&format!("{LEFT}{{reason=\"queue_full\""))
-        .await;
-    assert_eq!((made(&gateway).await, left), (16, 8));
+    let full = format!("{LEFT}{{reason=\"queue_full\"");
+    assert_eq!(gateway.count(&full).await, 8);
+    // A busy machine takes longer for some than they may wait: those are the app's as well.
+    let left = gateway.count(LEFT).await;
+    assert_eq!(made(&gateway).await + left, 24);
 }
 
 /// Invariant: an image is stored for as long as its source is fresh, and its source is asked for
 /// once.
 #[tokio::test]
 async fn images_of_responses_are_stored() {
-    let (app, _) = app("kept").await;
+    let (app, _) = own_app("kept").await;
     let gateway = front(&app, "images: edge").await;
     let request = image("api/picture/control=1,delay=300/grey.jpg", 64, 75, WEBP);
     let count = async || app.get("/api/picture/count/grey.jpg").await.text();

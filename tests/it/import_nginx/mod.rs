@@ -409,15 +409,15 @@ async fn played(shape: Shape, seed: u64, ca: &Ca, trust: &Arc<ClientConfig>) -> 
     }
 }
 
-/// Plays and judges the shapes that `EDGEWAY_SHAPES` names, all of them in a hunt, or else every tenth,
-/// on a few threads.
+/// Plays and judges the shapes that `EDGEWAY_SHAPES` names, all of them in a hunt, or else every
+/// twentieth, on a few threads.
 fn all_rows(seed: u64) -> Vec<Row> {
     let chosen = std::env::var("EDGEWAY_SHAPES").unwrap_or_default();
     let mut shapes = Shape::all();
     if !chosen.is_empty() {
         shapes.retain(|shape| chosen.split(',').any(|name| name == shape.name));
     } else if !seed::is_hunt() {
-        shapes = shapes.into_iter().step_by(10).collect();
+        shapes = shapes.into_iter().step_by(20).collect();
     }
     let waiting = Mutex::new(shapes);
     let ca = Ca::new();

@@ -15,7 +15,7 @@ use crate::support::{certificates::Ca, seed};
 
 const SERVERS: usize = 120;
 /// Servers that are drawn, except in a hunt, which draws all.
-const FEW: usize = 30;
+const FEW: usize = 15;
 const REQUESTS: usize = 60;
 /// Levels of locations, those of the server included.
 const DEPTH: usize = 3;

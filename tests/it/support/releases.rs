@@ -44,7 +44,10 @@ impl Site {
 
     /// Starts one of several gateways for Next.js that share what they store in Redis.
     pub(crate) async fn start_sharing(redis: &Redis, more: &str) -> Self {
-        let shared = format!("redis: {}\ncache: {{ shared: redis }}", redis.section(""));
+        let shared = format!(
+            "redis: {}\ncache: {{ shared: redis }}",
+            redis.section(", timeout: 1s")
+        );
         Self::start_with(&shared, "/shop", &format!("{START_NEXT}\n{more}")).await
     }
 

@@ -184,9 +184,11 @@ mod tests {
         for number in 0..18_000 {
             clock.advance(Duration::from_millis(200));
             log.note(&written(number), clock.now());
-            let remembered = log.recent.read().ledger.purges(Kind::Write).count();
-            let most = 5 * (REMEMBERED + 2 * STEP).as_secs();
-            assert!(remembered as u64 <= most, "{remembered}");
+            if number % 100 == 0 {
+                let remembered = log.recent.read().ledger.purges(Kind::Write).count();
+                let most = 5 * (REMEMBERED + 2 * STEP).as_secs();
+                assert!(remembered as u64 <= most, "{remembered}");
+            }
         }
         // Nor does the memory of a flood stay.
         for number in 0..20_000 {

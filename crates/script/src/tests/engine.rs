@@ -74,7 +74,7 @@ async fn loops_over_ready_operations_are_stopped_by_both_limits() {
     for attack in LOOPS {
         for (limits, kind) in [(busy, FailureKind::Cpu), (patient, FailureKind::Wall)] {
             let loaded = load_with_powers(&attacking(attack), limits, "http://a.test");
-            let failure = loaded.is_stopped(attack, Duration::from_secs(5)).await;
+            let failure = loaded.is_stopped(attack).await;
             assert_eq!(failure.kind, kind, "{attack}: {failure:?}");
             loaded.serves_the_next(attack).await;
         }
@@ -251,7 +251,7 @@ async fn native_functions_are_counted_by_their_data() {
         let text = format!(
             "export async function onRequest() {{ const text = 'x'.repeat(1 << 20); {attack} }}"
         );
-        let failure = load(&text).is_stopped(attack, Duration::from_secs(2)).await;
+        let failure = load(&text).is_stopped(attack).await;
         let is_stopped = matches!(failure.kind, FailureKind::Cpu | FailureKind::Memory);
         assert!(is_stopped, "{attack}: {failure:?}");
     }

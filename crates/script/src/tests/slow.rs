@@ -3,7 +3,7 @@
 use super::{log_line::bench_in, *};
 
 /// Counts iterations, since their time depends on the machine.
-const LOOP: &str = "const text = 'y'.repeat(100000);
+const LOOP: &str = "const text = 'y'.repeat(30000);
     export function onRequest(req, ctx) {
         if (!req.headers.has('x-loop')) return new Response('quiet');
         const turns = ctx.metrics.counter('turns');
@@ -46,9 +46,9 @@ async fn on_threads_a_loop_of_slow_calls_holds_only_its_thread() {
 async fn cpu_time_adds_up_over_waits() {
     let text = "const text = 'y'.repeat(800000);
         export async function onRequest(req, ctx) {
-            for (let turn = 0; turn < Number(req.headers.get('accept') ?? 0); turn++) {
+            for (let turn = 0; turn < 1000; turn++) {
                 const begun = Date.now();
-                while (Date.now() - begun < 60) text.indexOf('yx');
+                while (Date.now() - begun < 15) text.indexOf('yx');
                 await ctx.kv.get('a');
             }
         }";
@@ -63,15 +63,7 @@ async fn cpu_time_adds_up_over_waits() {
         ..capabilities::Capabilities::default()
     };
     let loaded = load_within(&[("plugin.js", text)], "{}", limits, capabilities).unwrap();
-    // Each iteration is less than twice the limit, and five are more, unless the machine is busy
-    // all the while.
-    for _ in 0..20 {
-        let mut input = input();
-        input.headers.insert("accept", "5".parse().unwrap());
-        if let Err(failure) = loaded.plugin.call(Hook::Request, input).await {
-            assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
-            return;
-        }
-    }
-    panic!("it used five times 60 ms, again and again");
+    // A busy machine gives each iteration less of its CPU: there are enough of them anyway.
+    let failure = loaded.request().await.expect_err("its time adds up");
+    assert_eq!(failure.kind, FailureKind::Cpu, "{failure:?}");
 }

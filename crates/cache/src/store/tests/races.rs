@@ -67,7 +67,7 @@ fn nothing_older_than_a_purge_is_found_after_it() {
             scope.spawn(|| write_all(&bench, &page, &versions, &is_done));
         }
         let mut found = 0;
-        for round in 0..5000 {
+        for round in 0..edgeway_testkit::cases(1000, 5000) {
             let version = versions.fetch_add(1, Ordering::SeqCst) + 1;
             match round % 4 {
                 0 => bench.purge(PurgeTarget::Url("/a".into()), PurgeEffect::Hard),

@@ -80,7 +80,7 @@ fn judge(tolerance: Tolerance) -> Judge {
 
 const STEPS: [f64; 3] = [0.05, 0.25, 0.5];
 fn seeds() -> std::ops::Range<u64> {
-    0..edgeway_testkit::cases(100, 300)
+    0..edgeway_testkit::cases(40, 300)
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_release_whose_visitors_leave_without_a_response_is_found() {
 /// Otherwise each release that is a little worse would be rolled back in the end.
 #[test]
 fn a_release_that_is_a_little_worse_stays() {
-    let faults: Vec<_> = (0..30)
+    let faults: Vec<_> = (0..edgeway_testkit::cases(12, 30))
         .filter_map(|seed| traffic(100.0, [0.011, 0.01], [usual; 2]).judged(1800, &STEPS, seed))
         .collect();
     assert!(faults.len() <= 1, "{faults:?}");
