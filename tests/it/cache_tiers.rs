@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -35,8 +36,11 @@ fn patient(redis: &Redis) -> String {
 
 /// Starts a gateway that shares responses.
 async fn front(origin: &Origin<NumberedOrigin>, redis: &str) -> Gateway {
-    let yaml = yaml(origin.address(), redis, "{ shared: redis }");
-    let gateway = Gateway::start(&yaml).await;
+    front_of(&yaml(origin.address(), redis, "{ shared: redis }")).await
+}
+
+async fn front_of(yaml: &str) -> Gateway {
+    let gateway = Gateway::start(yaml).await;
     // Until it knows its position in the log of purges, it drops its stored responses.
     gateway.follows_purges().await;
     // Its first positions are known soon after.
@@ -152,6 +156,25 @@ async fn purged_responses_are_not_read_by_a_gateway_that_joins_later() {
         (response.text() == "/a/1 #4").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_write_that_a_client_saw_succeed_outlives_the_gateway() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a"]).await;
+    let plain = Front::to(&origin)
+        .with(&format!("redis: {}", patient(&redis)))
+        .with("cache: { shared: redis }")
+        .route("cache: {}");
+    let first = front_of(&plain.yaml()).await;
+    written(&first, "/a").await;
+    // Scripts wait for less than the timeout.
+    redis.cli(&["CLIENT", "PAUSE", "300", "ALL"]);
+    let wrote = first.send(&post("/a", "").header("host", "shop")).await;
+    assert_eq!(wrote.status(), 200);
+    first.signal(Signal::KILL);
+    let later = front_of(&plain.yaml()).await;
+    ask(&later, "/a").await.assert_cached("MISS", "/a #3");
 }
 
 #[tokio::test]

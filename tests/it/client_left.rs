@@ -7,6 +7,8 @@
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
+use edgeway_base::clock::Clock;
+
 use crate::support::{
     client::{Connection, get},
     gateway::Gateway,
@@ -164,6 +166,51 @@ routes:
         assert_eq!(gateway.count(&format!("{total}}}")).await, count, "{route}");
         let reason = format!("edgeway_refused_total{{route=\"{route}\",reason=\"client_gone\"}}");
         assert_eq!(gateway.count(&reason).await, count, "{route}");
+    }
+}
+
+/// Nobody waits for what the filters ask, and the route's one place is free at once.
+#[tokio::test]
+async fn a_client_that_leaves_while_filters_wait_keeps_no_place() {
+    let slow = SlowOrigin::start(Duration::from_secs(8)).await;
+    let yaml = format!(
+        "listeners:
+  - {{ address: \"127.0.0.1:0\", name: web }}
+  - {{ address: \"127.0.0.1:0\", name: h2, http2: {{ cleartext: true }} }}
+routes:
+  - {{ name: auth, match: {{ path: /auth }}, respond: ok, in_flight: 1, forward_auth: {{ url: \"http://{slow}/\", timeout: 10s }} }}
+  - {{ name: plugin, match: {{ path: /plugin }}, respond: ok, in_flight: 1, plugins: [{{ file: wait.js, on_error: refuse, limits: {{ wall: 9s }}, fetch: {{ origins: ['http://{slow}'], deadline: 9s }} }}] }}
+"
+    );
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        let code =
+            format!("export async function onRequest() {{ await fetch('http://{slow}/'); }}");
+        fs::write(folder.join("wait.js"), code).unwrap();
+    })
+    .await;
+    let client = http2::Client::open(gateway.listener("h2").parse().unwrap()).await;
+    let began = Clock::machine().now();
+    for path in ["/auth", "/plugin"] {
+        for _ in 0..2 {
+            leave_before(gateway.address(), path, &slow).await;
+            let asked = slow.counts().requests();
+            gateway.counts("edgeway_in_flight_requests", 0).await;
+            let begun = client.begin(http2::request("GET", path), true).await;
+            let (_response, mut stream) = begun.unwrap();
+            wait_for("it is asked", SOON, async || {
+                (slow.counts().requests() > asked).then_some(())
+            })
+            .await;
+            stream.send_reset(h2::Reason::CANCEL);
+            gateway.counts("edgeway_in_flight_requests", 0).await;
+        }
+    }
+    let lines = gateway.log_lines(8).await;
+    let took = Clock::machine().now() - began;
+    assert!(took < Duration::from_secs(8), "given up at once: {took:?}");
+    for line in lines {
+        assert_eq!(line["status"], 499, "{line:#}");
+        assert_eq!(line["reason"], "client_gone", "{line:#}");
     }
 }
 

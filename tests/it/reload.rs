@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use crate::{
     cli::edgeway_fed,
     support::{
+        certificates::Ca,
         client::{self, Connection, Request, get},
         fleet::edgeway,
         front::Front,
@@ -107,6 +108,26 @@ async fn changed_files_and_the_order_of_routes_are_reported() {
     let both = reloaded().await;
     assert!(both.contains("~ file pages/a.txt\n"), "{both}");
     assert!(both.contains("~ order of routes\n"), "{both}");
+}
+
+#[tokio::test]
+async fn a_changed_ca_of_clients_is_reported() {
+    let (one, two) = (Ca::new(), Ca::new());
+    let yaml = "listeners:
+  - { address: '127.0.0.1:0', name: web }
+  - { address: '127.0.0.1:0', name: tls, tls: { certificates: { cert: a.pem, key: a.key }, client_ca: ca.pem } }
+routes: [{ match: { path: / }, respond: ok }]
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        one.site(&["a.test"]).write(folder, "a");
+        fs::write(folder.join("ca.pem"), one.pem()).expect("the folder takes files");
+    })
+    .await;
+    fs::write(gateway.folder().join("ca.pem"), two.pem()).unwrap();
+    let ran = edgeway(&gateway, &["reload"]).await;
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let printed = ran.stdout + &ran.stderr;
+    assert!(printed.contains("~ file ca.pem\n"), "{printed}");
 }
 
 #[tokio::test]

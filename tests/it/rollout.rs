@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use crate::support::{
     apps::{ExpressApp, backends as addresses},
     client::{Request, get},
-    fleet::{Fleet, backends, edgeway, states},
+    fleet::{Fleet, backends, begin, edgeway, states},
     gateway::Gateway,
     load::{Lanes, Tally, endless, lanes, paced},
     sockets,
@@ -340,6 +340,29 @@ async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
     assert!(ran.stderr.contains(&expected), "{}", ran.stderr);
     assert_lossless(&load.stop().await, 200);
     assert_eq!(served_by(&gateway, 60).await.len(), 3);
+}
+
+/// A rollout waits for another one of the same upstream, and for none of another gateway.
+#[tokio::test]
+async fn gateways_with_an_upstream_of_one_name_roll_out_side_by_side() {
+    let apps = ExpressApp::several(2).await;
+    let both = format!("[{}]", addresses(&apps));
+    let (one, other) = (front(&both, HEALTH).await, front(&both, HEALTH).await);
+    let slow = ["rollout", "web", "--", "sleep", "30"];
+    let held = begin(&one, &slow);
+    wait_for("the first one runs", SOON, async || {
+        let states = states(&one, "web").await;
+        states
+            .iter()
+            .any(|state| state.ends_with("drained"))
+            .then_some(())
+    })
+    .await;
+    let ran =
+        tokio::time::timeout(3 * SOON, edgeway(&other, &["rollout", "web", "--", "true"])).await;
+    let ran = ran.expect("it waits for nothing of the first gateway");
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    held.terminate().await;
 }
 
 #[tokio::test]

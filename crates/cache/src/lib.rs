@@ -201,10 +201,10 @@ impl Cache {
         self.zone.tiers.disk.release(&self.zone.link).await;
     }
 
-    /// Waits until the latest removals are recorded on disk (RFC 9111, 4.4), so that no crash
-    /// brings the removed responses back.
-    pub async fn settle_disk(&self) {
-        self.zone.tiers.disk.settle().await;
+    /// Waits until the disk and Redis have the latest removals (RFC 9111, 4.4), a second at most,
+    /// so that no crash brings the removed responses back.
+    pub async fn settle(&self) {
+        self.zone.tiers.settle(WaitScope::Writes).await;
     }
 
     /// Returns the metrics of how long a route's requests wait for level 2.

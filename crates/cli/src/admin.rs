@@ -30,7 +30,7 @@ use serde_json::json;
 use super::{ConfigOption, Failure, check, foreground::ADMIN, out};
 
 /// The configuration of a gateway that was installed, where no other one is named.
-const INSTALLED: &str = "/etc/edgeway/edgeway.yaml";
+pub const INSTALLED: &str = "/etc/edgeway/edgeway.yaml";
 /// Name of the configuration in the current folder, the default of `--config`.
 const HERE: &str = "edgeway.yaml";
 

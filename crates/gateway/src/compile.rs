@@ -172,11 +172,7 @@ impl Compiler<'_> {
             self.unused_upstreams(&used, &routes);
             self.unused_rate_limits();
             self.unused_maps();
-            self.roots_alone();
-            self.nginx_variables();
-            self.socket_io_without_sticky();
-            self.shared_sticky_cookies();
-            self.unlimited_guesses(&routes);
+            self.likely_mistakes(&routes);
             self.check_profiles();
         }
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;

@@ -328,8 +328,9 @@ pub(super) fn beside_code(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
         guarded.config.matches.place,
         format!(
             "the plugins of these paths may refuse requests, but guard nothing: other spellings go to \
-             `{}` and the same upstream without them",
-            other.name
+             `{}` and {} without them",
+            other.name,
+            same_place(other)
         ),
     )
     .help(

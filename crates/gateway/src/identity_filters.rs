@@ -3,9 +3,12 @@
 
 use edgeway_cache::route::RouteCachePolicy;
 use edgeway_config::{diagnostic::Place, model::RouteNode};
-use edgeway_core::chain::{Chain, CompiledFilter, CredentialPlace, Guard, Leniency};
+use edgeway_core::{
+    chain::{Chain, CompiledFilter, CredentialPlace, Guard, Leniency, Phase},
+    limits::limit::Limits,
+};
 
-use super::compile::Compiler;
+use super::{Route, compile::Compiler, effective, likely_mistakes::texts};
 
 impl Compiler<'_> {
     /// Reports filters that guard nothing as alternatives, or that no request passes together.
@@ -62,6 +65,55 @@ impl Compiler<'_> {
         }
     }
 
+    /// Warns of limits by who the client is, and of headers with its name, where no filter proves
+    /// that.
+    pub(super) fn unproven_identity(&mut self, routes: &[Option<Route>]) {
+        let limits = self.shared.get::<Limits>().unwrap_or_default();
+        let is_by_identity = |name: &str| {
+            let limit = limits.0.get(name);
+            limit.is_some_and(|limit| limit.needs_identity())
+        };
+        // What needs an identity, its first route, and if one of its routes proves an identity:
+        // routes share limits and defaults.
+        let mut needs: Vec<(String, Place, &RouteNode, bool)> = Vec::new();
+        for (node, route) in self.file.routes.iter().zip(routes) {
+            let Some(Route { chain, .. }) = route else {
+                continue;
+            };
+            let waits = chain.filters().iter().any(|each| {
+                each.name == "in_flight" && each.traits.phases.wants(Phase::Authorized)
+            });
+            for (entry, own) in effective::filters(self.file, node.place, &node.filters) {
+                let mut words = Vec::new();
+                texts(&own, &mut words);
+                for (word, place) in words {
+                    let (what, place) = match entry.name {
+                        "rate_limit" if is_by_identity(word) => (format!("limit `{word}`"), place),
+                        "in_flight" if waits => ("the key of `in_flight`".to_owned(), own.place),
+                        "headers" if word.contains("{user}") => ("`{user}`".to_owned(), place),
+                        _ => continue,
+                    };
+                    let is_limit = entry.name == "rate_limit";
+                    let mut known = needs.iter_mut();
+                    let known = known.find(|it| it.0 == what && (is_limit || it.1 == place));
+                    match known {
+                        Some(known) => known.3 |= chain.proves_identity(),
+                        None => needs.push((what, place, node, chain.proves_identity())),
+                    }
+                }
+            }
+        }
+        for (what, place, RouteNode { name, .. }, _) in needs.iter().filter(|it| !it.3) {
+            self.at(*place, "edgeway::route::unproven_identity").warn(
+                format!("no filter of route `{name}` proves who the client is, as {what} needs"),
+                format!(
+                    "add `jwt`, `api_key`, `basic_auth` or `forward_auth` to route `{name}`; or \
+                     name what every request has, such as `client.ip`"
+                ),
+            );
+        }
+    }
+
     /// Reports several filters that have to find their own credentials in `Authorization`.
     fn check_authorization(&mut self, place: Place, chain: &Chain) {
         let needs_it = |each: &&CompiledFilter| {
@@ -114,6 +166,47 @@ mod tests {
             let codes: Vec<&str> = problems.list().iter().map(|one| one.code).collect();
             let is_it = |code: &&str| *code == "edgeway::cache::plugin_guards";
             assert_eq!(codes.iter().any(is_it), is_warned, "{cache}: {codes:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_by_an_identity_that_no_filter_proves_is_a_warning() {
+        const PASSWORD: &str =
+            "basic_auth: { users: { ann: '$apr1$abcdefgh$82JubPF2dQkt1tVfvLnXS.' } }";
+        let rate = "rate_limit: [edge, user]";
+        let header = "headers: { request: { set: { X-User: '{user}' } } }";
+        for (own, other, named) in [
+            (rate, "", Some("limit `user`")),
+            (
+                "in_flight: { per_key: 4, key: user }",
+                "",
+                Some("`in_flight`"),
+            ),
+            (header, "", Some("`{user}`")),
+            ("headers: { request: { set: { X-User: ann } } }", "", None),
+            ("rate_limit: edge", "", None),
+            // The other route proves it, and both have one limit.
+            (rate, "rate_limit: [edge, user]", None),
+        ] {
+            let yaml = format!(
+                "listeners: [{{ address: 127.0.0.1:8080 }}]\n\
+                 rate_limits: {{ edge: 9/s, user: {{ rate: 1/s, key: [user, client.ip] }} }}\n\
+                 routes:\n\
+                 - {{ name: open, match: {{ path: /a }}, respond: ok, {own} }}\n\
+                 - {{ match: {{ path: /* }}, respond: ok, {PASSWORD}, {other} }}\n"
+            );
+            let file = load_text("t.yaml", &yaml).file.expect("it is well formed");
+            let (_, found) = compile(&file, std::path::Path::new("."), &World::default());
+            let code = "edgeway::route::unproven_identity";
+            let mut found = found.list().iter().filter(|one| one.code == code);
+            let message = found.next().map(|one| one.message.as_str());
+            assert_eq!(message.is_some(), named.is_some(), "{yaml}{message:?}");
+            if let (Some(message), Some(named)) = (message, named) {
+                assert!(
+                    message.contains(named) && message.contains("`open`"),
+                    "{message}"
+                );
+            }
         }
     }
 

@@ -31,8 +31,18 @@ const NGINX_VARIABLES: [(&str, &str); 10] = [
 ];
 
 impl Compiler<'_> {
+    /// Warns of likely mistakes that whole configurations show.
+    pub(super) fn likely_mistakes(&mut self, routes: &[Option<Route>]) {
+        self.roots_alone();
+        self.nginx_variables();
+        self.socket_io_without_sticky();
+        self.shared_sticky_cookies();
+        self.unlimited_guesses(routes);
+        self.unproven_identity(routes);
+    }
+
     /// Warns of variables of nginx in headers and redirects, which would be sent as they are.
-    pub(super) fn nginx_variables(&mut self) {
+    fn nginx_variables(&mut self) {
         let mut values: Vec<(&str, Place)> = Vec::new();
         for route in &self.file.routes {
             if let Some(redirect) = &route.config.redirect {
@@ -62,7 +72,7 @@ impl Compiler<'_> {
 
     /// Warns of routes that take `/` alone where no other route takes the rest of the site: nginx,
     /// Traefik and Express mean every path by that.
-    pub(super) fn roots_alone(&mut self) {
+    fn roots_alone(&mut self) {
         let routes = &self.file.routes;
         for route in routes {
             let own = &route.config.matches.value;
@@ -84,7 +94,7 @@ impl Compiler<'_> {
 
     /// Warns of Socket.IO before several backends: a client that begins with long polling makes
     /// several requests, which only one instance knows.
-    pub(super) fn socket_io_without_sticky(&mut self) {
+    fn socket_io_without_sticky(&mut self) {
         for route in &self.file.routes {
             let paths = &route.config.matches.value.path.0;
             let path = paths.iter().find(|path| path.value.contains("/socket.io"));
@@ -115,7 +125,7 @@ impl Compiler<'_> {
 
     /// Warns of passwords that only a limit by user protects: it refuses wrong guesses, and lets the
     /// right one pass.
-    pub(super) fn unlimited_guesses(&mut self, routes: &[Option<Route>]) {
+    fn unlimited_guesses(&mut self, routes: &[Option<Route>]) {
         let guard = self.file.flood_guard.as_ref();
         if guard.is_some_and(|guard| guard.value.ban.is_some()) {
             return;
@@ -139,7 +149,7 @@ impl Compiler<'_> {
     }
 
     /// Warns of upstreams with one sticky cookie on one host: a browser has one of that name.
-    pub(super) fn shared_sticky_cookies(&mut self) {
+    fn shared_sticky_cookies(&mut self) {
         let mut seen: Vec<(&str, &Spanned<String>, &RouteNode)> = Vec::new();
         for route in &self.file.routes {
             let upstream = upstream_of(self.file, route);
@@ -279,7 +289,7 @@ fn takes_rest(other: &MatchConfig, root: &MatchConfig) -> bool {
 }
 
 /// Collects the texts of a value and of what is in it.
-fn texts<'n>(node: &'n Node, values: &mut Vec<(&'n str, Place)>) {
+pub(super) fn texts<'n>(node: &'n Node, values: &mut Vec<(&'n str, Place)>) {
     match &node.value {
         Value::Text(text) => values.push((text, node.place)),
         Value::List(items) => items.iter().for_each(|item| texts(item, values)),

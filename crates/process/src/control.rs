@@ -94,7 +94,7 @@ pub enum StartError {
 }
 
 /// Sockets that are bound for a gateway and do not accept yet.
-struct Prepared {
+pub(super) struct Prepared {
     listeners: PreparedListeners,
     admin: PreparedAdmin,
 }
@@ -146,7 +146,11 @@ impl Control {
 
     /// Binds the sockets that a gateway needs and this process does not have. Nothing has changed if
     /// this fails.
-    fn prepare(&self, gateway: &Gateway, inherit: Inherit<'_>) -> Result<Prepared, StartError> {
+    pub(super) fn prepare(
+        &self,
+        gateway: &Gateway,
+        inherit: Inherit<'_>,
+    ) -> Result<Prepared, StartError> {
         Ok(Prepared {
             listeners: self.listeners.prepare(&gateway.listeners, inherit)?,
             admin: self.admin.prepare(&gateway.admin, inherit)?,
@@ -155,7 +159,7 @@ impl Control {
 
     /// Serves a gateway, the first one and each later one: lets `swap` put it into service, then
     /// opens its listeners and drains those that it does not have.
-    async fn apply<T>(
+    pub(super) async fn apply<T>(
         self: &Arc<Self>,
         gateway: &Gateway,
         prepared: Prepared,
@@ -164,8 +168,16 @@ impl Control {
         let swapped = swap();
         self.allow_files(gateway);
         self.admin.commit(prepared.admin, &self.served());
+        let mut wanted = gateway.listeners.clone();
+        // During a trial most clients have the configuration before, and its listeners.
+        let serving = self.live.serving();
+        for earlier in serving.iter().flat_map(|serving| &serving.listeners) {
+            if !wanted.iter().any(|own| own.is_same(earlier)) {
+                wanted.push(Arc::clone(earlier));
+            }
+        }
         self.listeners
-            .commit(prepared.listeners, &gateway.listeners, gateway.drain)
+            .commit(prepared.listeners, &wanted, gateway.drain)
             .await;
         swapped
     }

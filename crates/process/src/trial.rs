@@ -103,10 +103,15 @@ impl Control {
     }
 
     /// Serves the configuration on trial to all clients.
-    async fn keep(&self, generation: u64, text: String, before: Arc<Gateway>) {
+    async fn keep(self: &Arc<Self>, generation: u64, text: String, before: Arc<Gateway>) {
         let serving = self.turn.lock().await;
         if self.live.loaded().generation == generation {
-            reload::keep(&self.live, &self.supervisor);
+            let keep = || reload::keep(&self.live, &self.supervisor);
+            // All of its listeners are open: it only closes those of the one before.
+            match self.prepare(&serving.gateway, &mut |_| None) {
+                Ok(prepared) => self.apply(&serving.gateway, prepared, keep).await,
+                Err(_) => keep(),
+            }
             self.settle(vec![before], &serving).await;
         }
         drop(serving);

@@ -144,14 +144,17 @@ async fn read_up_to(
     let Ok(read) = tokio::time::timeout(within, up_to(client, most)).await else {
         return Err(Failure::BodyTimeout);
     };
-    let bytes = read.map_err(|error| {
-        let connection = ctx.connection.as_ref();
-        let close_reason = connection.and_then(|it| it.request_close_reason());
-        Failure::of(&error, None, close_reason)
-    })?;
+    let bytes = read.map_err(|error| failure_of_client(&error, ctx))?;
     let bytes = bytes.freeze();
     client.body.unread(bytes.clone());
     Ok((bytes, client.body.is_read()))
+}
+
+/// Returns the failure of a client that has sent no more of its request, or has left.
+pub(super) fn failure_of_client(error: &Error, ctx: &Context) -> Failure {
+    let connection = ctx.connection.as_ref();
+    let close_reason = connection.and_then(|it| it.request_close_reason());
+    Failure::of(error, None, close_reason)
 }
 
 /// Returns the time allowed for a body of `most` bytes. It also bounds HTTP/2 bodies. For HTTP/1

@@ -343,7 +343,9 @@ fn client_ca(config: &TlsConfig, cx: &mut CompileContext<'_>) -> Option<ClientCa
             let mode = mode
                 .as_ref()
                 .map_or(ClientCertificateConfig::Required, |mode| mode.value);
-            Some(ClientCa::new(cx.folder.join(&path.value), mode))
+            let path = cx.folder.join(&path.value);
+            cx.referenced.missed(path.clone());
+            Some(ClientCa::new(path, mode))
         }
         (None, Some(mode)) => {
             cx.at(mode.place, "edgeway::tls::client_certificate").error(

@@ -31,7 +31,7 @@ pub(super) struct OperatorDecisions {
     /// Release that gets the requests that belong to no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) current: Option<Arc<str>>,
-    /// Release that was the current one before: it stands in for it.
+    /// Release that was the current one before: it stands in for it, unless it was taken back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) before: Option<Arc<str>>,
     /// Release on trial.

@@ -5,10 +5,7 @@
 mod tests;
 mod watch;
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, path::PathBuf};
 
 use edgeway_base::shell::shown;
 use edgeway_base::units::Span;
@@ -28,7 +25,7 @@ use super::{
     out,
     program::{Machine, Placeholders, Programs, UntilInterrupted},
     progress::Progress,
-    scale::auto::{STATE_FOLDER, by_hand},
+    scale::auto::{by_hand, read_state, state_of},
     state_file,
 };
 
@@ -81,12 +78,13 @@ async fn roll_out(
     interrupt: Interrupt,
 ) -> Result<(), Failure> {
     // Two rollouts at once might each drain a backend.
-    let file = format!("{STATE_FOLDER}/{}.rollout.json", segment(&options.upstream));
-    let locked = by_hand(Path::new(&file), options.dry_run).await?;
+    let name = format!("{}.rollout.json", segment(&options.upstream));
+    let file = state_of(gateway, &name).await?;
+    let locked = by_hand(&file, options.dry_run).await?;
     let file = locked.as_ref().map(|(file, _)| file.clone());
     let left: LeftDrained = file
         .as_deref()
-        .map_or(Ok(LeftDrained::default()), state_file::read)?;
+        .map_or(Ok(LeftDrained::default()), read_state)?;
     let upstream = gateway.upstream(&options.upstream).await?;
     let plan = Plan::make(options, &upstream, &left)?;
     if options.dry_run {

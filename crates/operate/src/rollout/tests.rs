@@ -1,6 +1,6 @@
 //! Tests of rollouts against a scripted gateway and scripted programs.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, path::Path, rc::Rc, time::Duration};
 
 use clap::Parser;
 use edgeway_base::shell::shown;

@@ -14,7 +14,7 @@ use edgeway_base::{
 };
 use edgeway_cli::path::segment;
 use edgeway_status::snapshot::{BackendStatus, Scale, UpstreamStatus};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::sleep;
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     port_of,
 };
 use crate::{
+    admin::INSTALLED,
     backends::{Gateway, is_drained},
     client::Remote,
     monitor::{as_number, interval},
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Folder of the files that remember calm times; that of the unit.
-pub(crate) const STATE_FOLDER: &str = "/var/lib/edgeway-scale";
+const STATE_FOLDER: &str = "/var/lib/edgeway-scale";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RuleOptions {
@@ -50,8 +51,8 @@ pub(super) struct RuleOptions {
     /// With --auto: time for which the load must be low before an app is stopped
     #[arg(long, value_name = "TIME", default_value = "10min", requires = "auto")]
     calm: Span,
-    /// The file that remembers since when the load is low [default:
-    /// /var/lib/edgeway-scale/UPSTREAM.json]; other runs with it are waited for
+    /// The file that remembers since when the load is low [default: UPSTREAM.json
+    /// below /var/lib/edgeway-scale]; other runs with it are waited for
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 }
@@ -74,10 +75,10 @@ impl Turn {
         gateway: &Remote,
         upstream: UpstreamStatus,
     ) -> Result<Option<Self>, String> {
-        let file = options.rule.state.clone().unwrap_or_else(|| {
-            let name = segment(&upstream.name);
-            Path::new(STATE_FOLDER).join(format!("{name}.json"))
-        });
+        let file = match &options.rule.state {
+            Some(file) => file.clone(),
+            None => state_of(gateway, &format!("{}.json", segment(&upstream.name))).await?,
+        };
         let Some(scale) = upstream.scale.clone().filter(|_| options.auto) else {
             let lock = by_hand(&file, options.dry_run).await?;
             // Without `scale` the plan says what is missing.
@@ -95,7 +96,7 @@ impl Turn {
             Some(state_file::lock(&file).await?)
         };
         let upstream = gateway.upstream(&upstream.name).await?;
-        let mut memory: Memory = state_file::read(&file)?;
+        let mut memory: Memory = read_state(&file)?;
         if is_kept_by_others(&upstream, &memory) {
             return Ok(None);
         }
@@ -168,13 +169,37 @@ fn is_kept_by_others(upstream: &UpstreamStatus, memory: &Memory) -> bool {
     true
 }
 
+/// Returns the file of this name for a gateway: in a folder of its own, by the path of its
+/// configuration, since another gateway of the machine may have an upstream of the same name. The
+/// installed one needs none.
+pub(crate) async fn state_of(gateway: &Remote, name: &str) -> Result<PathBuf, String> {
+    let snapshot = gateway.snapshot().await;
+    let snapshot = snapshot.map_err(|error| error.to_string())?;
+    let configuration = Path::new(&snapshot.config.file);
+    let folder = configuration.strip_prefix("/").ok();
+    let folder = folder.filter(|_| configuration != Path::new(INSTALLED));
+    Ok(Path::new(STATE_FOLDER)
+        .join(folder.unwrap_or(Path::new("")))
+        .join(name))
+}
+
+/// Reads a file of [`state_of`], or the one that all gateways shared before there were such
+/// folders.
+pub(crate) fn read_state<T: Default + DeserializeOwned>(file: &Path) -> Result<T, String> {
+    let is_new = file.starts_with(STATE_FOLDER) && !file.exists();
+    let shared = file.file_name().filter(|_| is_new);
+    let shared = shared.map(|name| Path::new(STATE_FOLDER).join(name));
+    state_file::read(shared.as_deref().unwrap_or(file))
+}
+
 /// Locks the file of a command, so that no other run changes the upstream at the same time; a file
 /// of this user where that one is another's.
 pub(crate) async fn by_hand(
     file: &Path,
     is_dry_run: bool,
 ) -> Result<Option<(PathBuf, Option<File>)>, String> {
-    let own = env::var_os("XDG_RUNTIME_DIR").zip(file.file_name());
+    let name = file.strip_prefix(STATE_FOLDER).ok();
+    let own = env::var_os("XDG_RUNTIME_DIR").zip(name.or(file.file_name().map(Path::new)));
     let own = own.map(|(folder, name)| Path::new(&folder).join("edgeway-scale").join(name));
     for file in [Some(file.to_owned()), own].into_iter().flatten() {
         if is_dry_run && file.exists() {

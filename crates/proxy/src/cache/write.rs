@@ -60,7 +60,7 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
         is_removed = true;
     }
     if is_removed {
-        cache.settle_disk().await;
+        cache.settle().await;
     }
     if own_cache.is_some_and(|own| own.policy.purge_on_write) && response.status.is_success() {
         let path = String::from_utf8_lossy(target.path);

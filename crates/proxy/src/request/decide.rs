@@ -1,10 +1,13 @@
 //! Decides what happens to a request: its filters, releases, files, the cache and images are asked,
 //! in this order.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use edgeway_cache::nextjs::MAX_BEGINNING;
 use edgeway_core::chain::{Body, HookProgress};
 use edgeway_filters::error_pages::ErrorPages;
+use futures_util::FutureExt as _;
 use pingora::http::RequestHeader;
 
 use super::{FilterOutcome, releases, reroute};
@@ -74,6 +77,27 @@ pub(crate) async fn act(head: &RequestHeader, ctx: &mut Context) -> Decision {
     images::ask(head, ctx, decision).await
 }
 
+/// Runs the filters, and gives up those that wait if the client leaves: nobody waits for them.
+async fn watched_filter(
+    client: &mut Client,
+    ctx: &mut Context,
+    round: &mut HookProgress,
+) -> FilterOutcome {
+    let (request, watch) = client.watched();
+    let left = {
+        let mut filtered = pin!(super::filter(request, ctx, round));
+        // Most filters do not wait.
+        if let Some(outcome) = filtered.as_mut().now_or_never() {
+            return outcome;
+        }
+        match watch.during(filtered).await {
+            Ok(outcome) => return outcome,
+            Err(left) => left,
+        }
+    };
+    FilterOutcome::Reply(body::failure_of_client(&left, ctx).into())
+}
+
 /// Runs the request through its filters, which may need its body, and through the cache.
 async fn filter(client: &mut Client, ctx: &mut Context) -> Decision {
     if !client.body.is_there() {
@@ -81,7 +105,7 @@ async fn filter(client: &mut Client, ctx: &mut Context) -> Decision {
     }
     let mut round = HookProgress::default();
     loop {
-        match super::filter(&client.request, ctx, &mut round).await {
+        match watched_filter(client, ctx, &mut round).await {
             FilterOutcome::Reply(reply) => return Decision::Reply(reply),
             FilterOutcome::Passed => break,
             FilterOutcome::Body(_) if !client.body.is_there() => break,

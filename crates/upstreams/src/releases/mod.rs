@@ -276,7 +276,9 @@ impl Upstream {
         }
         let before = decisions.current.replace(release.into());
         if before.as_deref() != Some(release) {
-            decisions.before.clone_from(&before);
+            // A release that this takes back does not return, not even to stand in.
+            let is_back = decisions.before.as_deref() == Some(release);
+            decisions.before = before.clone().filter(|_| !is_back);
             self.keep(&decisions);
             let was = before.as_deref().unwrap_or("none");
             log::info!(upstream = &*self.name, release, before = was; "current release switched");
@@ -455,6 +457,19 @@ mod tests {
         }
         assert_eq!(port(&upstream, Some("one")).await.unwrap(), "4000");
         upstream.drain("127.0.0.1:4001", Force::Yes).unwrap();
+        let down = Err(Unavailable::NoBackend);
+        assert_eq!(port(&upstream, None).await, down);
+    }
+
+    #[tokio::test]
+    async fn a_release_that_was_taken_back_does_not_stand_in() {
+        let upstream = Bench::new().upstream(&format!("{{ {RELEASES} }}"));
+        add(&upstream, 4000, "one").unwrap();
+        add(&upstream, 4001, "two").unwrap();
+        for release in ["one", "two", "one"] {
+            upstream.switch_release(release, Force::No).unwrap();
+        }
+        upstream.drain("127.0.0.1:4000", Force::Yes).unwrap();
         let down = Err(Unavailable::NoBackend);
         assert_eq!(port(&upstream, None).await, down);
     }

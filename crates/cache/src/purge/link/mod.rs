@@ -117,6 +117,8 @@ pub struct PurgeLink {
     trusted_until: AtomicU64,
     state: Mutex<State>,
     wake: Notify,
+    /// Notified when Redis has taken a purge, or rejected it.
+    sent: Notify,
     /// Purges for the successor of this process.
     pub notes: SuccessorPurges,
     /// Set once the lease is given up for good.
@@ -230,6 +232,7 @@ impl PurgeLink {
             trusted_until: AtomicU64::new(0),
             state: Mutex::default(),
             wake: Notify::new(),
+            sent: Notify::new(),
             notes: SuccessorPurges::default(),
             has_left: AtomicBool::new(false),
             running: tokio::sync::Mutex::default(),
@@ -316,7 +319,12 @@ impl PurgeLink {
         };
         // The other gateways receive them whatever happens to the tiers here.
         let ticket = self.enqueue(&receipt.purges, objects);
-        let is_settled = self.caches.settle(WaitScope::new(&receipt.purges)).await;
+        let settled = self.caches.settle(WaitScope::new(&receipt.purges));
+        let (is_settled, ()) = tokio::join!(settled, async {
+            if source == Source::Write {
+                self.until_sent(&receipt.purges).await;
+            }
+        });
         StartedPurge {
             receipt,
             ticket,
@@ -420,6 +428,7 @@ impl PurgeLink {
             }
             Err(error) => {
                 self.state.lock().last_error = Some(error);
+                self.sent.notify_waiters();
                 Some(())
             }
         };

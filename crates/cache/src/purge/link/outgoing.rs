@@ -1,9 +1,13 @@
 //! Purges on their way to the other gateways.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use ::log::warn;
 use edgeway_net::redis::Unavailable;
+use tokio::time::timeout;
 
 use super::{
     super::{
@@ -23,6 +27,8 @@ const BATCH: usize = 8192;
 /// Number of operator purges that may wait for Redis. With one more, the other gateways drop
 /// everything.
 const MAX_UNSENT: usize = 256;
+/// Longest time that the response to a write waits for Redis.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl PurgeLink {
     /// Queues `purges`, which are applied here, for the other gateways. Returns `None` if no caller
@@ -119,6 +125,35 @@ impl PurgeLink {
         }
     }
 
+    /// Waits until Redis has taken the writes in `purges`, or rejects them, for a second at most:
+    /// killed before, this process would be the only one that knew of a write its client saw
+    /// succeed.
+    pub(super) async fn until_sent(&self, purges: &[Purge]) {
+        let sent = async {
+            loop {
+                let sent = self.sent.notified();
+                if !self.is_sending(purges) {
+                    return;
+                }
+                sent.await;
+            }
+        };
+        let _in_time = timeout(SEND_TIMEOUT, sent).await;
+    }
+
+    fn is_sending(&self, purges: &[Purge]) -> bool {
+        let state = self.state.lock();
+        let mut urls = purges.iter().filter_map(|purge| match &purge.target {
+            PurgeTarget::Written(url) => Some(url),
+            _ => None,
+        });
+        // At most one batch of writes is in `unsent`.
+        state.settings.is_some()
+            && state.last_error.is_none()
+            && !self.has_left.load(Ordering::Acquire)
+            && (!state.unsent.is_empty() || urls.any(|url| state.writes.contains(url)))
+    }
+
     fn published(&self, published: &Published) {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -128,6 +163,8 @@ impl PurgeLink {
         state.compare(&published.generation.name, now);
         let State { tickets, peers, .. } = &mut *state;
         tickets.published(&self.name, published, peers, now);
+        drop(state);
+        self.sent.notify_waiters();
     }
 
     pub(super) fn count_unsent(&self, state: &State) {

@@ -57,10 +57,7 @@ impl WriteBatch {
     /// Adds a write. `url` has a scheme, a host and a path.
     pub(super) fn push(&mut self, url: &str) -> PushOutcome {
         let url = WriteTarget::short(url);
-        let after_scheme = url.find("://").map_or(0, |at| at + 3);
-        let path_at = url[after_scheme..].find(['/', '#']);
-        let path_at = path_at.map_or(url.len(), |at| after_scheme + at);
-        let (host, path) = url.split_at(path_at);
+        let (host, path) = split(&url);
         if host.len() > MAX_HOST_LEN {
             return PushOutcome::Lost;
         }
@@ -92,6 +89,17 @@ impl WriteBatch {
         }
         self.count += 1;
         pushed
+    }
+
+    /// Returns true if a write, or a purge of its whole host, waits here.
+    pub(super) fn contains(&self, url: &str) -> bool {
+        let url = WriteTarget::short(url);
+        let (host, path) = split(&url);
+        match self.hosts.get(host) {
+            Some(Host::All) => true,
+            Some(Host::Paths(paths)) => paths.contains(path),
+            None => false,
+        }
     }
 
     /// Returns the host with the most paths, if it exceeds its share.
@@ -160,6 +168,13 @@ impl WriteBatch {
         let len = url.len();
         Some((PurgeTarget::Written(url), len))
     }
+}
+
+/// Splits a short URL before its path.
+fn split(url: &str) -> (&str, &str) {
+    let after_scheme = url.find("://").map_or(0, |at| at + 3);
+    let path_at = url[after_scheme..].find(['/', '#']);
+    url.split_at(path_at.map_or(url.len(), |at| after_scheme + at))
 }
 
 /// Bytes of a purge in JSON in addition to its URL.

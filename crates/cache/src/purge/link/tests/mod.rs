@@ -20,7 +20,7 @@ use fastrand::Rng;
 
 use self::model::{Data, Model, ModelConnection};
 use super::{
-    super::{PurgeEffect, PurgeTarget},
+    super::{PurgeEffect, PurgeTarget, log::EntryContent},
     *,
 };
 
@@ -437,6 +437,31 @@ fn run_all(seeds: std::ops::Range<u64>) {
 #[test]
 fn a_receipt_claims_nothing_untrue() {
     run_all(0..edgeway_testkit::cases(300, 3000));
+}
+
+/// Killed before, this gateway would be the only one that knows of the write.
+#[tokio::test]
+async fn a_write_waits_until_redis_has_it() {
+    let mut world = World::new(1);
+    let link = Arc::clone(&world.gateways[0].link);
+    let writer = Arc::clone(&link);
+    let mut running: Running = Box::pin(async move {
+        let purge = Purge {
+            target: PurgeTarget::Written("http://shop/a".into()),
+            effect: PurgeEffect::Hard,
+        };
+        drop(writer.begin(vec![purge], Source::Write).await);
+    });
+    for _ in 0..100 {
+        assert!(!poll(&mut running), "nobody has sent it");
+    }
+    while !poll(&mut running) {
+        world.go(0);
+    }
+    let data = world.model.data.lock();
+    let mut entries = data.log.iter();
+    let is_sent = entries.any(|entry| matches!(entry.content, EntryContent::Purges(_)));
+    assert!(is_sent || link.is_unreachable());
 }
 
 /// The response to the publication is late, so the purge is published again.
