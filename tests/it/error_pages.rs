@@ -249,3 +249,31 @@ routes:
         assert_eq!(kind == "text/html", accept == BROWSER, "{accept}");
     }
 }
+
+#[tokio::test]
+async fn the_page_of_a_body_that_is_too_long_has_no_limit_itself() {
+    let gateway = Gateway::start(
+        "
+upstreams: { app: { backends: ['127.0.0.1:9'], health: false } }
+defaults: { error_pages: { pages: { 413: { route: page } } } }
+routes:
+- { match: { path: /own }, upstream: app, body_limit: 10B }
+- { match: { path: /usual }, upstream: app }
+- { match: { path: /path }, upstream: app, error_pages: { pages: { 413: { reroute: /page } } } }
+- { match: { path: /page }, respond: page, body_limit: 1B }
+- { match: { named: true }, name: page, respond: page }
+",
+    )
+    .await;
+    for path in ["/own", "/usual", "/path"] {
+        let request = Request::new("POST", path).body(vec![b'x'; (1 << 20) + 1]);
+        let response = gateway.send(&request).await;
+        assert_eq!(
+            (response.status(), response.text()),
+            (413, "page".to_owned()),
+            "{path}"
+        );
+    }
+    let request = Request::new("POST", "/page").body("long");
+    assert_eq!(gateway.send(&request).await.status(), 413);
+}

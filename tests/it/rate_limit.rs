@@ -513,3 +513,54 @@ routes:
     let statuses: Vec<u16> = sent.responses.iter().map(Response::status).collect();
     assert_eq!(statuses, [302, 302, 302, 429, 429]);
 }
+
+/// Requests that go on to another route, which has the same limit, or that another route guards with it.
+#[tokio::test]
+async fn a_request_counts_once_however_many_routes_it_passes() {
+    let yaml = "
+rate_limits:
+  all: { rate: 1/d, burst: 6, by: \"{header.x-shape}\" }
+  twice: { rate: 1/d, burst: 100, key: client.ip }
+upstreams: { away: { backends: ['127.0.0.1:1'], eject: { errors: 0 }, retry: { attempts: 1 } } }
+defaults: { rate_limit: [all] }
+routes:
+  - { match: { path: /files/* }, files: { root: www, otherwise: { route: app } } }
+  - { match: { path: /chain/* }, files: { root: www, otherwise: { route: more } } }
+  - { match: { path: /rules/* }, respond: 404, rules: [{ if: '{method}', route: app }] }
+  - { match: { path: /broken/* }, upstream: away, error_pages: { pages: { 5xx: { route: app } } } }
+  - { match: { path: /paged/* }, respond: app, error_pages: { pages: { 429: { route: busy } } } }
+  - { match: { named: true }, name: busy, respond: busy }
+  - { match: { named: true }, name: more, files: { root: www, otherwise: { route: app } } }
+  - { match: { named: true }, name: app, respond: app }
+  - { match: { path: '/guarded/*' }, respond: app, rate_limit: [all, twice] }
+  - { match: { path: '/Guarded/*' }, upstream: away, error_pages: { pages: { 5xx: { route: app } } } }
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        std::fs::create_dir(folder.join("www")).expect("it can be made");
+    })
+    .await;
+    let mut connection = gateway.connect().await;
+    let shapes = [
+        "files", "chain", "rules", "broken", "paged", "guarded", "Guarded",
+    ];
+    for shape in shapes {
+        let mut passed = 0;
+        let mut left = Vec::new();
+        for _ in 0..9 {
+            let request = get(&format!("/{shape}/x")).header("x-shape", shape);
+            let response = connection.send(&request).await.expect("a response");
+            if response.text() == "app" {
+                passed += 1;
+                let header = response.header("ratelimit").unwrap_or_default();
+                left.push(header.split(';').nth(1).unwrap_or_default().to_owned());
+            } else if shape == "paged" {
+                assert_eq!(
+                    (response.status(), response.text()),
+                    (429, "busy".to_owned())
+                );
+            }
+        }
+        assert_eq!(passed, 6, "{shape}");
+        assert_eq!(left, ["r=5", "r=4", "r=3", "r=2", "r=1", "r=0"], "{shape}");
+    }
+}

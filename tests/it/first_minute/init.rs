@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -190,5 +191,28 @@ fn a_program_without_a_package_is_found_by_its_name() {
         let is_found = start.starts_with("node ");
         assert_eq!(printed.contains("23700"), is_found, "{file}: {printed}");
         assert!(!printed.contains("node server.js"), "{file}: {printed}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_what_was_there() {
+    let home = Home::new();
+    let path = home.project().join("edgeway.yaml");
+    for old in [None, Some("old")] {
+        if let Some(old) = old {
+            fs::write(&path, old).expect("the folder takes files");
+        }
+        // As on a full disk, but for this program alone.
+        let mut init = Command::new("sh");
+        init.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" init --force"]);
+        init.arg(env!("CARGO_BIN_EXE_edgeway"));
+        let ended = init.current_dir(home.project()).output();
+        let ended = ended.expect("a shell is there");
+        assert!(!ended.status.success(), "{ended:?}");
+        assert_eq!(fs::read_to_string(&path).ok().as_deref(), old);
+        assert_eq!(
+            fs::read_dir(home.project()).unwrap().count(),
+            usize::from(old.is_some())
+        );
     }
 }

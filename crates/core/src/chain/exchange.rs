@@ -389,6 +389,12 @@ impl RequestFacts {
         self.own_slots().find_map(|slot| slot.downcast_ref())
     }
 
+    /// Returns what this filter keeps of the request on all routes, those that guard it included.
+    pub fn slots_of_all_routes<T: Any + Send + Sync>(&self) -> impl Iterator<Item = &T> {
+        let slots = self.slots.iter();
+        slots.filter_map(|(_, slot)| slot.downcast_ref())
+    }
+
     /// Returns true if some filter has put a value of this type.
     pub(super) fn has_slot(&self, of: TypeId) -> bool {
         self.own_slots().any(|slot| slot.as_ref().type_id() == of)

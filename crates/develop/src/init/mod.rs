@@ -5,13 +5,12 @@ mod yaml;
 
 use std::{
     fmt::Write as _,
-    fs::OpenOptions,
-    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use edgeway_base::{
     node_app::{IPV4_FIRST, LOCALHOST},
+    private_file,
     shell::shown,
 };
 
@@ -83,25 +82,16 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), String> {
-    let mut open = OpenOptions::new();
-    open.write(true);
-    if force {
-        open.create(true).truncate(true);
-    } else {
-        open.create_new(true);
-    }
-    let written = open
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => format!(
+    if !force && path.exists() {
+        return Err(format!(
             "`{}` exists, and is left as it is\n\
              help: `edgeway check --config {0}` finds its problems; `edgeway init --force` \
              replaces it",
             path.display()
-        ),
-        _ => format!("cannot write `{}`: {error}", path.display()),
-    })
+        ));
+    }
+    private_file::write_with_mode(path, text.as_bytes(), 0o644)
+        .map_err(|error| format!("cannot write `{}`: {error}", path.display()))
 }
 
 fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u16) -> String {

@@ -104,7 +104,9 @@ impl Filter for AnnouncedLimit {
 
 impl BodyLimit {
     fn verdict(&self, ex: &Exchange<'_>) -> Verdict {
-        if !has(&ex.head.headers, &header::CONTENT_LENGTH) {
+        // The page of a refusal gets no body.
+        let is_page = ex.facts.reason == Some("body_limit");
+        if is_page || !has(&ex.head.headers, &header::CONTENT_LENGTH) {
             return Verdict::Next;
         }
         match ex.header(&header::CONTENT_LENGTH) {

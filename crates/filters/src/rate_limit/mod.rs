@@ -48,7 +48,7 @@ pub struct RateLimit {
 }
 
 /// A limit, and the cost of a request of this route.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Charge {
     limit: Arc<Limit>,
     cost: u32,
@@ -72,8 +72,9 @@ struct TakenUnits {
 }
 
 /// Decision of one limit.
+#[derive(Clone)]
 struct LimitDecision {
-    charge: usize,
+    charge: Charge,
     tier: usize,
     key: Key,
     store: Store,
@@ -210,19 +211,19 @@ impl RateLimit {
     fn apply_at_once(&self, round: Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
         let outcome = self.apply(round, ex);
         if let Outcome::Pass(_) = outcome {
-            self.count(ex);
+            Self::count(ex);
         }
         outcome
     }
 
     /// Counts the takes once all limits of a round have let the request pass: returned takes have
     /// not passed.
-    fn count(&self, ex: &mut Exchange<'_>) {
+    fn count(ex: &mut Exchange<'_>) {
         let Some(taken) = ex.facts.slot_mut::<TakenUnits>() else {
             return;
         };
         for take in taken.list.iter_mut().filter(|take| !take.is_counted) {
-            let counts = &self.charges[take.charge].limit.counts;
+            let counts = &take.charge.limit.counts;
             if take.wait.is_zero() {
                 counts.passed.inc();
             } else {
@@ -236,14 +237,14 @@ impl RateLimit {
     fn apply(&self, charges: Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
         let now = self.clock.now();
         let mut longest = Duration::ZERO;
-        for index in charges {
-            if self.charges[index].limit.remote.is_some() {
+        for charge in &self.charges[charges] {
+            if charge.limit.remote.is_some() {
                 continue;
             }
-            let Some(tier) = self.tier_of(index, ex) else {
+            let Some(tier) = charge.tier_of(ex) else {
                 continue;
             };
-            match self.take(index, tier, 1, (now, ex)) {
+            match self.take(charge, tier, 1, (now, ex)) {
                 Outcome::Pass(wait) => longest = longest.max(wait),
                 refusal @ Outcome::Refuse(..) => return refusal,
             }
@@ -251,42 +252,32 @@ impl RateLimit {
         Outcome::Pass(longest)
     }
 
-    /// Returns the tier of a request that a limit counts; `None` if it does not count the request.
-    fn tier_of(&self, index: usize, ex: &Exchange<'_>) -> Option<usize> {
-        let limit = &self.charges[index].limit;
-        match limit.applies(ex) {
-            LimitMatch::Yes => Some(limit.tier_of(ex)),
-            LimitMatch::OtherClass => None,
-            LimitMatch::Exempt | LimitMatch::NoText => {
-                limit.counts.exempt.inc();
-                None
-            }
-        }
-    }
-
     /// Takes from a bucket in memory, which has the share of one of `gateways`.
     fn take(
         &self,
-        index: usize,
+        charge: &Charge,
         number: usize,
         gateways: u32,
         (now, ex): (Instant, &mut Exchange<'_>),
     ) -> Outcome {
-        let Charge { limit, cost } = &self.charges[index];
+        let Charge { limit, cost } = charge;
         let tier = limit.tier(number);
         let key = limit.key(ex, tier);
+        if charge.has_decided(key, ex) {
+            return Outcome::Pass(Duration::ZERO);
+        }
         let quota = match gateways {
             1 => tier.quota,
             _ => tier.quota.share(gateways, *cost),
         };
         let decision = limit.table.take(key, &quota, *cost, limit.max_delay, now);
-        let take = LimitDecision::new(index, number, key, Store::Memory(now, quota), &decision);
+        let take = LimitDecision::new(charge, number, key, Store::Memory(now, quota), &decision);
         self.settle(take, decision, ex)
     }
 
     /// Records a decision, and returns its effect on the request.
     fn settle(&self, take: LimitDecision, decision: Decision, ex: &mut Exchange<'_>) -> Outcome {
-        let limit = &self.charges[take.charge].limit;
+        let limit = Arc::clone(&take.charge.limit);
         let wait = match decision {
             Decision::Refuse { retry_after, .. } => {
                 limit.counts.refused.inc();
@@ -304,14 +295,14 @@ impl RateLimit {
     /// Refuses a request, and returns its takes: a request refused by one limit is charged by none.
     /// A guess stays charged, or this refusal would lift the limits that are to stop the next one.
     fn refuse(&self, ex: &mut Exchange<'_>, refusing: LimitDecision, reply: Reply) -> Outcome {
-        ex.facts.limit = Some(Arc::clone(&self.charges[refusing.charge].limit.name));
+        ex.facts.limit = Some(Arc::clone(&refusing.charge.limit.name));
         let units = TakenUnits::of(ex);
         let taken = std::mem::replace(&mut units.list, vec![refusing]);
         let returned = if units.is_guess { Vec::new() } else { taken };
         let now = self.clock.now();
         let mut elsewhere = Vec::new();
         for take in returned {
-            let Charge { limit, cost } = &self.charges[take.charge];
+            let Charge { limit, cost } = &take.charge;
             match take.store {
                 Store::Memory(at, quota) => {
                     limit.table.give_back(take.key, &quota, *cost, at, now);
@@ -334,7 +325,7 @@ impl TakenUnits {
 }
 
 impl LimitDecision {
-    fn new(charge: usize, tier: usize, key: Key, store: Store, decision: &Decision) -> Self {
+    fn new(charge: &Charge, tier: usize, key: Key, store: Store, decision: &Decision) -> Self {
         let (Decision::Pass {
             remaining, reset, ..
         }
@@ -342,7 +333,7 @@ impl LimitDecision {
             remaining, reset, ..
         }) = *decision;
         Self {
-            charge,
+            charge: charge.clone(),
             tier,
             key,
             store,
@@ -384,6 +375,39 @@ impl From<Outcome> for Verdict {
 }
 
 impl Charge {
+    /// Returns the tier of a request that the limit counts; `None` if it does not count the request.
+    fn tier_of(&self, ex: &Exchange<'_>) -> Option<usize> {
+        let limit = &self.limit;
+        match limit.applies(ex) {
+            LimitMatch::Yes => Some(limit.tier_of(ex)),
+            LimitMatch::OtherClass => None,
+            LimitMatch::Exempt | LimitMatch::NoText => {
+                limit.counts.exempt.inc();
+                None
+            }
+        }
+    }
+
+    /// Returns true if the limit has decided about the request on another route, which led it here
+    /// or guards it too: it counts once, and a refusal is over with its page.
+    fn has_decided(&self, key: Key, ex: &mut Exchange<'_>) -> bool {
+        let all = ex.facts.slots_of_all_routes::<TakenUnits>();
+        let decision = all.flat_map(|units| &units.list).find(|take| {
+            let Self { limit, cost } = &take.charge;
+            Arc::ptr_eq(limit, &self.limit) && take.key == key && *cost >= self.cost
+        });
+        let Some(decision) = decision.cloned() else {
+            return false;
+        };
+        TakenUnits::of(ex).list.push(LimitDecision {
+            // Only where it was taken is it given back.
+            store: Store::None,
+            is_counted: true,
+            ..decision
+        });
+        true
+    }
+
     fn explain(&self, ex: &Exchange<'_>, is_early: bool) -> String {
         let limit = &self.limit;
         let tier = limit.tier(limit.tier_of(ex));

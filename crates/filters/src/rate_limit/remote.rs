@@ -9,7 +9,6 @@ use edgeway_core::{
         config::OnStoreError,
         gcra::Decision,
         key::Key,
-        limit::Limit,
         shared::{Demand, RedisBuckets},
     },
 };
@@ -17,8 +16,8 @@ use edgeway_core::{
 use super::{Charge, LimitDecision, Outcome, RateLimit, Store, reply};
 
 /// Query of one limit.
-struct LimitQuery {
-    charge: usize,
+struct LimitQuery<'c> {
+    charge: &'c Charge,
     tier: usize,
     key: Key,
 }
@@ -36,7 +35,7 @@ impl RateLimit {
             outcome = self.ask(round, wait, ex).await;
         }
         if let Outcome::Pass(_) = outcome {
-            self.count(ex);
+            Self::count(ex);
         }
         match outcome {
             Outcome::Pass(wait) if wait.is_zero() => Verdict::Next,
@@ -45,7 +44,7 @@ impl RateLimit {
                 Verdict::Next
             }
             Outcome::Refuse(reply, elsewhere) => {
-                self.give_back(&elsewhere).await;
+                Self::give_back(&elsewhere).await;
                 Verdict::Reply(reply)
             }
         }
@@ -53,15 +52,12 @@ impl RateLimit {
 
     async fn ask(&self, round: Range<usize>, wait: Duration, ex: &mut Exchange<'_>) -> Outcome {
         let questions = self.questions(round, ex);
-        let Some(shared) = questions
-            .first()
-            .and_then(|first| self.shared(first.charge))
-        else {
+        let Some(shared) = questions.first().and_then(|first| first.charge.shared()) else {
             return Outcome::Pass(wait);
         };
         let demands: Vec<Demand<'_>> = questions
             .iter()
-            .map(|question| self.demand(question.charge, question.tier, question.key))
+            .map(|question| question.charge.demand(question.tier, question.key))
             .collect();
         let Ok(outcomes) = shared.take(&demands, self.clock.now()).await else {
             return self.without_redis(&questions, wait, ex);
@@ -90,14 +86,14 @@ impl RateLimit {
     }
 
     /// Returns the queries for the limits in Redis that count this request.
-    fn questions(&self, round: Range<usize>, ex: &Exchange<'_>) -> Vec<LimitQuery> {
-        let charges = round.filter(|index| self.charges[*index].limit.remote.is_some());
+    fn questions(&self, round: Range<usize>, ex: &mut Exchange<'_>) -> Vec<LimitQuery<'_>> {
+        let charges = self.charges[round].iter();
         charges
+            .filter(|charge| charge.limit.remote.is_some())
             .filter_map(|charge| {
-                let tier = self.tier_of(charge, ex)?;
-                let limit = &self.charges[charge].limit;
-                let key = limit.shared_key(ex, limit.tier(tier));
-                Some(LimitQuery { charge, tier, key })
+                let tier = charge.tier_of(ex)?;
+                let key = charge.limit.shared_key(ex, charge.limit.tier(tier));
+                (!charge.has_decided(key, ex)).then_some(LimitQuery { charge, tier, key })
             })
             .collect()
     }
@@ -105,27 +101,27 @@ impl RateLimit {
     /// Applies each limit according to its `on_store_error`.
     fn without_redis(
         &self,
-        questions: &[LimitQuery],
+        questions: &[LimitQuery<'_>],
         wait: Duration,
         ex: &mut Exchange<'_>,
     ) -> Outcome {
         let now = self.clock.now();
         let (mut longest, mut denying) = (wait, None);
         for LimitQuery { charge, tier, .. } in questions {
-            let Some(remote) = &self.charges[*charge].limit.remote else {
+            let Some(remote) = &charge.limit.remote else {
                 continue;
             };
             remote.lost.inc();
             let gateways = match remote.on_error {
                 OnStoreError::Allow => continue,
                 OnStoreError::Deny => {
-                    denying = denying.or(Some((*charge, *tier)));
+                    denying = denying.or(Some((charge, *tier)));
                     continue;
                 }
                 OnStoreError::Local => remote.shared.redis.gateways(),
                 OnStoreError::Full => 1,
             };
-            match self.take(*charge, *tier, gateways, (now, ex)) {
+            match self.take(charge, *tier, gateways, (now, ex)) {
                 Outcome::Pass(wait) => longest = longest.max(wait),
                 refusal @ Outcome::Refuse(..) => return refusal,
             }
@@ -133,8 +129,7 @@ impl RateLimit {
         let Some((charge, tier)) = denying else {
             return Outcome::Pass(longest);
         };
-        let limit = &self.charges[charge].limit;
-        limit.counts.refused.inc();
+        charge.limit.counts.refused.inc();
         let nothing = Decision::Refuse {
             remaining: 0,
             reset: Duration::from_secs(1),
@@ -144,28 +139,28 @@ impl RateLimit {
         self.refuse(ex, take, reply::unavailable())
     }
 
-    async fn give_back(&self, takes: &[LimitDecision]) {
-        let Some(shared) = takes.first().and_then(|first| self.shared(first.charge)) else {
+    async fn give_back(takes: &[LimitDecision]) {
+        let Some(shared) = takes.first().and_then(|first| first.charge.shared()) else {
             return;
         };
         let taken: Vec<_> = takes
             .iter()
             .filter_map(|take| match take.store {
-                Store::Redis(from) => Some((self.demand(take.charge, take.tier, take.key), from)),
+                Store::Redis(from) => Some((take.charge.demand(take.tier, take.key), from)),
                 Store::Memory(..) | Store::None => None,
             })
             .collect();
         shared.give_back(&taken).await;
     }
+}
 
-    fn shared(&self, charge: usize) -> Option<&RedisBuckets> {
-        let remote = self.charges[charge].limit.remote.as_ref()?;
-        Some(&remote.shared)
+impl Charge {
+    fn shared(&self) -> Option<&RedisBuckets> {
+        Some(&self.limit.remote.as_ref()?.shared)
     }
 
-    fn demand(&self, charge: usize, tier: usize, key: Key) -> Demand<'_> {
-        let Charge { limit, cost } = &self.charges[charge];
-        let limit: &Limit = limit;
+    fn demand(&self, tier: usize, key: Key) -> Demand<'_> {
+        let Self { limit, cost } = self;
         Demand {
             limit: &limit.name,
             key,

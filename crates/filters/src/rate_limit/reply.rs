@@ -42,61 +42,15 @@ impl RateLimit {
     }
 
     pub(super) fn write_headers(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
-        self.write_standard(list, headers);
+        write_standard(list, headers);
         self.write_legacy(list, headers);
-    }
-
-    fn write_standard(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
-        let is_written = |take: &&LimitDecision| {
-            let headers = self.charges[take.charge].limit.headers;
-            matches!(headers, HeadersConfig::Standard | HeadersConfig::Both)
-        };
-        let (mut state, mut policies) = (Vec::with_capacity(64), Vec::new());
-        let mut only = None;
-        for take in list.iter().filter(is_written) {
-            let limit = &self.charges[take.charge].limit;
-            let policy = &limit.tier(take.tier).policy;
-            if !state.is_empty() {
-                state.extend_from_slice(b", ");
-            }
-            state.push(b'"');
-            state.extend_from_slice(limit.name.as_bytes());
-            state.extend_from_slice(b"\";r=");
-            state.extend_from_slice(itoa::Buffer::new().format(take.remaining).as_bytes());
-            state.extend_from_slice(b";t=");
-            state.extend_from_slice(
-                itoa::Buffer::new()
-                    .format(whole_seconds(take.reset))
-                    .as_bytes(),
-            );
-            // The policy of a single limit, the usual case, is ready-made.
-            if let Some(first) = only.replace(policy) {
-                if policies.is_empty() {
-                    policies.extend_from_slice(HeaderValue::as_bytes(first));
-                }
-                policies.extend_from_slice(b", ");
-                policies.extend_from_slice(policy.as_bytes());
-            }
-        }
-        let Some(only) = only else {
-            return;
-        };
-        let policy = if policies.is_empty() {
-            Some(only.clone())
-        } else {
-            value(policies)
-        };
-        if let (Some(policy), Some(state)) = (policy, value(state)) {
-            headers.append(RATELIMIT_POLICY, policy);
-            headers.append(RATELIMIT, state);
-        }
     }
 
     /// Adds the legacy headers. They have room for one limit: the one with the fewest requests
     /// left.
     fn write_legacy(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
         let is_written = |take: &&LimitDecision| {
-            let headers = self.charges[take.charge].limit.headers;
+            let headers = take.charge.limit.headers;
             matches!(headers, HeadersConfig::Legacy | HeadersConfig::Both)
         };
         let Some(take) = list
@@ -106,13 +60,59 @@ impl RateLimit {
         else {
             return;
         };
-        let quota = &self.charges[take.charge].limit.tier(take.tier).quota;
+        let quota = &take.charge.limit.tier(take.tier).quota;
         // A point in time, as in the middleware for Node.
         let full = self.clock.wall() + take.reset;
         let full = full.duration_since(UNIX_EPOCH).unwrap_or_default();
         headers.append(X_RATELIMIT_LIMIT, number(quota.burst));
         headers.append(X_RATELIMIT_REMAINING, number(take.remaining));
         headers.append(X_RATELIMIT_RESET, number(whole_seconds(full)));
+    }
+}
+
+fn write_standard(list: &[LimitDecision], headers: &mut HeaderMap) {
+    let is_written = |take: &&LimitDecision| {
+        let headers = take.charge.limit.headers;
+        matches!(headers, HeadersConfig::Standard | HeadersConfig::Both)
+    };
+    let (mut state, mut policies) = (Vec::with_capacity(64), Vec::new());
+    let mut only = None;
+    for take in list.iter().filter(is_written) {
+        let limit = &take.charge.limit;
+        let policy = &limit.tier(take.tier).policy;
+        if !state.is_empty() {
+            state.extend_from_slice(b", ");
+        }
+        state.push(b'"');
+        state.extend_from_slice(limit.name.as_bytes());
+        state.extend_from_slice(b"\";r=");
+        state.extend_from_slice(itoa::Buffer::new().format(take.remaining).as_bytes());
+        state.extend_from_slice(b";t=");
+        state.extend_from_slice(
+            itoa::Buffer::new()
+                .format(whole_seconds(take.reset))
+                .as_bytes(),
+        );
+        // The policy of a single limit, the usual case, is ready-made.
+        if let Some(first) = only.replace(policy) {
+            if policies.is_empty() {
+                policies.extend_from_slice(HeaderValue::as_bytes(first));
+            }
+            policies.extend_from_slice(b", ");
+            policies.extend_from_slice(policy.as_bytes());
+        }
+    }
+    let Some(only) = only else {
+        return;
+    };
+    let policy = if policies.is_empty() {
+        Some(only.clone())
+    } else {
+        value(policies)
+    };
+    if let (Some(policy), Some(state)) = (policy, value(state)) {
+        headers.append(RATELIMIT_POLICY, policy);
+        headers.append(RATELIMIT, state);
     }
 }
 

@@ -305,6 +305,7 @@ impl<'a> Routes<'a, '_> {
         &mut self,
         place: &Place<'_, 'a>,
         location: &Location<'a>,
+        behind: &'a [Directive],
     ) -> Option<Map<String, Value>> {
         let scope = &location.scope;
         let all = scope.own("if").into_iter();
@@ -313,48 +314,53 @@ impl<'a> Routes<'a, '_> {
         for ((is_negated, has_folders), directive) in all {
             directive.carried("");
             for inner in directive.children() {
-                if ["break", "set"].contains(&inner.name.as_str()) {
-                    inner.carried("");
+                match inner.name.as_str() {
+                    "break" | "set" => inner.carried(""),
+                    "if" | "return" | "rewrite" if !is_negated => {
+                        directive.closed("a rule for existing files has no counterpart");
+                        return Some(shut());
+                    }
+                    _ => {}
                 }
             }
             folders |= has_folders;
             let which = if is_negated { &mut missing } else { &mut there };
             which.get_or_insert(directive);
         }
-        if there.is_none() && missing.is_none() {
-            return None;
-        }
+        let directive = missing.or(there)?;
         let inner = |directive| Location::new(directive, scope.inner(directive), &location.text);
         let own = there.map(inner);
         let block = own.as_ref().unwrap_or(location);
         let is_passed = handler(&block.scope, "proxy_pass").is_some();
-        let rest = match missing {
-            Some(directive) => {
-                let block = inner(directive);
-                let rules = self.rules(place, &block.scope);
-                let mut keys = if rules.is_end {
-                    Map::from_iter([("respond".to_owned(), json!(404))])
-                } else {
-                    self.keys(place, &block)
-                };
-                if rules.is_closed {
-                    keys.insert(CLOSED.to_owned(), true.into());
-                }
-                if !rules.list.is_empty() {
-                    keys.insert("rules".to_owned(), rules.list.into());
-                }
-                Some((directive, keys))
-            }
+        let mut rules = self.rules(behind, (place, scope));
+        let without = missing.map(inner);
+        if let Some(block) = &without {
+            let for_missing = self.rules(block.scope.innermost(), (place, &block.scope));
+            let is_behind = behind.iter().any(|one| one.id == block.directive.id);
+            rules = if is_behind {
+                rules.then(for_missing)
+            } else {
+                for_missing.then(rules)
+            };
+        }
+        let mut rest = if rules.is_end {
+            Map::from_iter([("respond".to_owned(), json!(404))])
+        } else {
             // What stands beside the condition is for what is no file.
-            None => there.map(|directive| (directive, self.keys(place, location))),
+            self.keys(place, without.as_ref().unwrap_or(location))
         };
+        if rules.is_closed {
+            rest.insert(CLOSED.to_owned(), true.into());
+        }
+        if !rules.list.is_empty() {
+            rest.insert("rules".to_owned(), rules.list.into());
+        }
         if is_passed {
-            let (directive, _) = rest?;
             directive.closed("a backend for existing files has no counterpart");
             return Some(shut());
         }
         let mut keys = self.keys(place, block);
-        if let (Some(files), Some((directive, rest))) = (keys.get_mut("files"), rest) {
+        if let Some(files) = keys.get_mut("files") {
             let name = self.free_name(&format!("if-{}", directive.line));
             let mut paths = vec!["{path.decoded}"];
             if folders {

@@ -109,6 +109,15 @@ pub(super) fn refuses(directive: &Directive) -> bool {
     })
 }
 
+/// Splits directives behind the first block for requests whose own file exists that ends the rules.
+pub(super) fn split_by_file(all: &[Directive]) -> (&[Directive], &[Directive]) {
+    let ends = |one: &Directive| {
+        of_own_file(one).is_some_and(|(is_negated, _)| !is_negated)
+            && one.children().iter().any(|inner| inner.name == "break")
+    };
+    all.split_at(all.iter().position(ends).unwrap_or(all.len()))
+}
+
 /// Returns the words of a condition without its parentheses.
 fn words(args: &[String]) -> Vec<String> {
     let mut words: Vec<String> = args.to_vec();

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     actions::REWRITE,
     collect::{Named, collect, is_hidden, path_of},
+    conditions,
     filters::{self, Filters, Limits},
     headers,
     output::{Part, put},
@@ -91,7 +92,7 @@ impl<'a> Routes<'a, '_> {
             named: &named,
             location: None,
         };
-        let mut rules = self.rules(&place, &server.scope);
+        let mut rules = self.rules(server.scope.innermost(), (&place, &server.scope));
         let is_closed = is_closed | rules.is_closed;
         if is_closed {
             rules.list.clear();
@@ -104,7 +105,8 @@ impl<'a> Routes<'a, '_> {
                 server: nameless,
                 ..place
             };
-            for mut rule in self.rules(&beside, &nameless.scope).list {
+            let without_host = self.rules(nameless.scope.innermost(), (&beside, &nameless.scope));
+            for mut rule in without_host.list {
                 rule["if"] = "{host}".into();
                 rule["is"] = "".into();
                 rules.list.insert(0, rule);
@@ -240,16 +242,14 @@ impl<'a> Routes<'a, '_> {
         let scope = &location.scope;
         let is_server = location.directive.id == place.server.directive.id;
         let mut is_closed = !is_server && filters::has_unknown_guard(scope);
-        let mut rules = Rules::default();
+        let (mut rules, mut by_file) = (Rules::default(), None);
         if !is_server {
-            rules = self.rules(place, scope);
+            // Only requests without a file get beyond the block for those with one.
+            let (both, behind) = conditions::split_by_file(scope.innermost());
+            rules = self.rules(both, (place, scope));
             is_closed |= rules.is_closed;
+            by_file = self.by_file(place, location, behind);
         }
-        let by_file = if is_server {
-            None
-        } else {
-            self.by_file(place, location)
-        };
         let mut keys = match by_file {
             Some(keys) => keys,
             None if rules.is_end => {

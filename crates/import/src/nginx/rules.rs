@@ -13,7 +13,7 @@ use super::{
     parse::Directive,
     scope::Scope,
     tables,
-    variables::{At, known, known_parts},
+    variables::{At, known, known_parts, value},
     words::{Piece, pieces, plain},
 };
 
@@ -34,6 +34,16 @@ impl Rules {
             keys.extend(rule);
         }
         self.list.push(keys);
+    }
+
+    /// Adds the rules of a block behind these, if requests get there.
+    pub(super) fn then(mut self, behind: Self) -> Self {
+        if !self.is_end {
+            self.list.extend(behind.list);
+            self.is_end = behind.is_end;
+        }
+        self.is_closed |= behind.is_closed;
+        self
     }
 
     /// Settles headers that depend on the response, if each of these rules redirects.
@@ -93,10 +103,14 @@ fn sent_as(new: &str, destination: &str) -> Option<String> {
 }
 
 impl<'a> Routes<'a, '_> {
-    /// Translates the rules of a server or location.
-    pub(super) fn rules(&mut self, place: &Place<'_, 'a>, scope: &Scope<'a>) -> Rules {
+    /// Translates the rules among these directives of a server or location.
+    pub(super) fn rules(
+        &mut self,
+        directives: &'a [Directive],
+        (place, scope): (&Place<'_, 'a>, &Scope<'a>),
+    ) -> Rules {
         let mut rules = Rules::default();
-        for directive in scope.innermost() {
+        for directive in directives {
             self.rule(directive, None, (place, scope), &mut rules);
             if rules.is_end {
                 break;
@@ -118,6 +132,15 @@ impl<'a> Routes<'a, '_> {
         let at = At::rule(scope, directive).with_groups(groups.as_deref());
         let keys = condition.map(|(_, keys)| keys);
         match directive.name.as_str() {
+            "set" if directive.arg(0) == "$args" => match value(directive.arg(1), at) {
+                Some(query) if !query.contains('{') => {
+                    let mark = if query.is_empty() { "" } else { "?" };
+                    let with = format!("{{path.decoded}}{mark}{query}?");
+                    directive.carried("");
+                    rules.push(keys, json!({ "regex": "^", "with": with }));
+                }
+                _ => directive.lost("the query stays that of the client"),
+            },
             "set" if is_read_elsewhere(directive, place) => directive.weaker(OF_SET),
             "set" => directive.carried(""),
             "break" => {

@@ -263,3 +263,117 @@ fn a_script_that_is_not_there_closes_no_more_than_its_protocol() {
         "{yaml}"
     );
 }
+
+#[test]
+fn rules_behind_a_block_for_existing_files_are_for_the_others() {
+    let of = |rules: &str| {
+        let text = format!(
+            "http {{ server {{ listen 8080; root /srv; location /a/ {{\n{rules}\n}}
+             location /app {{ proxy_pass http://127.0.0.1:3000; }} }} }}"
+        );
+        let (yaml, _) = imported(&text);
+        let (route, _) = route_of("/a/", &text);
+        let (_, named) = yaml.split_once("name: if-").unwrap();
+        let (named, _) = named.split_once("\n  - ").unwrap();
+        (route, named.to_owned())
+    };
+    let (on, gone) = ("then: reroute", "status: 410");
+    for (rules, own, behind) in [
+        (
+            "if (-f $request_filename) { break; } rewrite ^ /app last;",
+            [false, false],
+            [true, false],
+        ),
+        (
+            "if (-f $request_filename) { break; } return 410;",
+            [false, false],
+            [false, true],
+        ),
+        (
+            "if (-e $request_filename) { expires 1h; break; } if ($arg_a) { return 410; } rewrite ^ /app last;",
+            [false, false],
+            [true, true],
+        ),
+        (
+            "if ($arg_a) { return 410; } if (-f $request_filename) { break; } rewrite ^ /app last;",
+            [false, true],
+            [true, false],
+        ),
+        (
+            "if (-f $request_filename) { break; } if ($arg_a) { return 410; }
+             if (!-f $request_filename) { rewrite ^ /app last; }",
+            [false, false],
+            [true, true],
+        ),
+        (
+            "if (!-f $request_filename) { rewrite ^ /app last; } if (-f $request_filename) { break; }
+             if ($arg_a) { return 410; }",
+            [false, false],
+            [true, true],
+        ),
+        // Without `break`, nginx goes on.
+        (
+            "if (-f $request_filename) { expires 1h; } rewrite ^ /app last;",
+            [true, false],
+            [false, false],
+        ),
+    ] {
+        let (route, named) = of(rules);
+        let has = |text: &str| [text.contains(on), text.contains(gone)];
+        assert_eq!(
+            (has(&route), has(&named)),
+            (own, behind),
+            "{rules}\n{route}\n{named}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_for_existing_files_closes_its_location() {
+    for rules in [
+        "if (-f $request_filename) { return 403; }",
+        "if (-d $request_filename) { break; } if (-f $request_filename) { return 403; }",
+        "if (!-e $request_filename) { return 404; } if (-f $document_root$uri) { rewrite ^ /b redirect; }",
+    ] {
+        let text =
+            format!("http {{ server {{ listen 8080; root /srv; location /a/ {{ {rules} }} }} }}");
+        let (route, report) = route_of("/a/", &text);
+        assert!(route.contains("respond: 503"), "{rules} {route}");
+        let (_, lost) = report.split_once("Security").unwrap();
+        assert!(lost.contains("existing files"), "{rules} {report}");
+    }
+}
+
+#[test]
+fn a_query_that_nginx_sets_is_sent_or_named_in_the_report() {
+    let of = |set: &str| {
+        let text = format!(
+            "http {{ server {{ listen 8080; location /a/ {{ {set} proxy_pass http://127.0.0.1:3000; }} }} }}"
+        );
+        route_of("/a/", &text)
+    };
+    for (set, rule) in [
+        (
+            "set $args \"\";",
+            "{ regex: \"^\", with: \"{path.decoded}?\" }",
+        ),
+        (
+            "set $args x=1;",
+            "{ regex: \"^\", with: \"{path.decoded}?x=1?\" }",
+        ),
+        (
+            "if ($arg_utm) { set $args x=1; }",
+            "{ if: \"{arg.utm}\", regex: \"^\", with: \"{path.decoded}?x=1?\" }",
+        ),
+    ] {
+        let (route, report) = of(set);
+        assert!(route.contains(rule), "{set} {route}");
+        assert!(!report.contains("the query stays"), "{set} {report}");
+    }
+    let (route, report) = of("set $args $args&page=1;");
+    assert!(!route.contains("regex"), "{route}");
+    assert!(
+        report.contains("set: the query stays that of the client"),
+        "{report}"
+    );
+}
