@@ -36,10 +36,7 @@ impl Clock {
     }
 
     /// Creates a clock that stands still until [`Clock::advance`].
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the only reader of the clock")]
     pub fn test() -> Self {
         Self(Source::Test {
             start: Instant::now(),
@@ -49,10 +46,7 @@ impl Clock {
     }
 
     #[inline]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the only reader of the clock")]
     pub fn now(&self) -> Instant {
         match &self.0 {
             Source::Machine => Instant::now(),
@@ -63,10 +57,7 @@ impl Clock {
     }
 
     #[inline]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the only reader of the clock")]
     pub fn wall(&self) -> SystemTime {
         match &self.0 {
             Source::Machine => SystemTime::now(),

@@ -4,6 +4,16 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+/// Conditions, and what asks for a part: headers about the copy of a response that a client has.
+pub const ABOUT_COPIES: [HeaderName; 6] = [
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::RANGE,
+];
+
 /// Splits one comma-separated field value into its members, trimmed, without empty ones.
 ///
 /// A comma inside a quoted string does not separate members.

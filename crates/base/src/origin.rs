@@ -87,10 +87,8 @@ impl OriginPattern {
                 format!("write `{scheme}://{host}`"),
             ));
         }
-        let (domain, is_wildcard) = match authority.strip_prefix("*.") {
-            Some(domain) => (domain, true),
-            None => (authority, false),
-        };
+        let below = authority.strip_prefix("*.");
+        let (domain, is_wildcard) = below.map_or((authority, false), |domain| (domain, true));
         if domain.contains('*') {
             return Err(refuse(
                 "has its `*` in the wrong place",

@@ -240,10 +240,8 @@ fn is_attribute(name: &[u8]) -> bool {
 }
 
 fn parted(pair: &[u8]) -> (&[u8], &[u8]) {
-    match pair.iter().position(|byte| *byte == b'=') {
-        Some(at) => (&pair[..at], &pair[at + 1..]),
-        None => (pair, b""),
-    }
+    let sign = pair.iter().position(|byte| *byte == b'=');
+    sign.map_or((pair, b""), |at| (&pair[..at], &pair[at + 1..]))
 }
 
 fn is_called(encoded: &[u8], name: &[u8]) -> bool {

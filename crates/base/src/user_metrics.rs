@@ -97,13 +97,8 @@ impl UserMetrics {
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(format!("`{name}` has a label twice"));
         }
-        let mut state = self.state.lock();
-        let State {
-            families,
-            series,
-            has_warned,
-        } = &mut *state;
-        if let Some(known) = families.get(name) {
+        let state = &mut *self.state.lock();
+        if let Some(known) = state.families.get(name) {
             if known.kind != kind {
                 return Err(format!("`{name}` is already a {}", known.kind.name()));
             }
@@ -112,16 +107,14 @@ impl UserMetrics {
                 return Err(format!("`{name}` has only these labels: `{labels}`"));
             }
         }
-        let known = families
-            .get(name)
-            .and_then(|family| family.series.get(&values));
-        if let Some(known) = known {
+        let family = state.families.get(name);
+        if let Some(known) = family.and_then(|family| family.series.get(&values)) {
             known.count(value);
             return Ok(());
         }
-        if *series >= MAX_SERIES {
+        if state.series >= MAX_SERIES {
             self.refused.inc();
-            if !std::mem::replace(has_warned, true) {
+            if !std::mem::replace(&mut state.has_warned, true) {
                 log::warn!(plugin = &*self.owner, metric = name; "plugin exceeds 100 metric series, the others are not counted");
             }
             return Ok(());
@@ -130,12 +123,15 @@ impl UserMetrics {
         let labels = labels.chain([(OWNER.to_owned(), self.owner.clone())]);
         let made = Series::new(kind, name, labels.collect())?;
         made.count(value);
-        *series += 1;
-        let family = families.entry(name.to_owned()).or_insert_with(|| Family {
-            kind,
-            labels: names,
-            series: HashMap::new(),
-        });
+        state.series += 1;
+        let family = state
+            .families
+            .entry(name.to_owned())
+            .or_insert_with(|| Family {
+                kind,
+                labels: names,
+                series: HashMap::new(),
+            });
         family.series.insert(values, made);
         Ok(())
     }

@@ -100,11 +100,7 @@ pub fn note_of(sources: &Sources) -> Box<dyn Fn(&Diagnostics)> {
 
 pub fn run(options: &Options) -> Result<(), Failure> {
     let checked = load(&options.config.config);
-    let Loaded {
-        sources,
-        diagnostics,
-        ..
-    } = &checked.loaded;
+    let (sources, diagnostics) = (&checked.loaded.sources, &checked.loaded.diagnostics);
     if options.format == OutputFormat::Json {
         out::data(&diagnostics.render(sources, Style::Json));
     } else if !diagnostics.list().is_empty() {

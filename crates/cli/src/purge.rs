@@ -45,18 +45,19 @@ struct PurgeArguments {
 
 impl Options {
     fn order(&self) -> Value {
-        let PurgeArguments {
-            urls,
-            prefixes,
-            tags,
-            all,
-        } = &self.arguments;
-        let named = [("url", urls), ("prefix", prefixes), ("tag", tags)];
+        let arguments = &self.arguments;
+        let named = [
+            ("url", &arguments.urls),
+            ("prefix", &arguments.prefixes),
+            ("tag", &arguments.tags),
+        ];
         let named = named.into_iter().flat_map(|(key, values)| {
             let purge = move |value| json!({ key: value, "soft": self.soft });
             values.iter().map(purge)
         });
-        let all = all.then(|| json!({ "all": true, "soft": self.soft }));
+        let all = arguments
+            .all
+            .then(|| json!({ "all": true, "soft": self.soft }));
         let purges: Vec<Value> = named.chain(all).collect();
         json!({ "purges": purges, "fan_out": !self.no_fan_out })
     }

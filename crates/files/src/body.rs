@@ -210,10 +210,7 @@ impl FileBody {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "both are within a content that is in memory"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "both are within memory")]
 fn slice(bytes: &Bytes, start: u64, end: u64) -> Bytes {
     bytes.slice(start as usize..end as usize)
 }

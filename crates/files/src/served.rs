@@ -107,17 +107,8 @@ impl Stamp {
 
     /// Returns true if the file still has the content of when this was read.
     pub(crate) fn has_same_content(&self, other: &Self) -> bool {
-        let Self {
-            device,
-            number,
-            size,
-            seconds,
-            nanos,
-            changed: _,
-            is_young: _,
-        } = *self;
-        let theirs = (other.device, other.number, other.size);
-        (device, number, size) == theirs && (seconds, nanos) == (other.seconds, other.nanos)
+        let content = |of: &Self| (of.device, of.number, of.size, of.seconds, of.nanos);
+        content(self) == content(other)
     }
 
     /// Modification time in whole seconds. `None` for times that say nothing about the content:

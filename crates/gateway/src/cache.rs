@@ -179,12 +179,9 @@ impl Compiler<'_> {
                 "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
             );
         }
-        let Spanned {
-            value: max_object,
-            place: at,
-        } = &value.max_object;
+        let max_object = &value.max_object.value;
         if max_object.0 == 0 || max_object.0 > MAX_SHARED {
-            return self.at(*at, "edgeway::cache::shared").refuse(
+            return self.at(value.max_object.place, "edgeway::cache::shared").refuse(
                 format!("`max_object: {max_object}` is out of range"),
                 "write from `1KiB` to `64MiB`, such as `1MiB`: while Redis sends a large value, \
                  every other command waits for it",

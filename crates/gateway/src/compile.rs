@@ -220,7 +220,7 @@ impl Compiler<'_> {
     fn fallback(&mut self) -> Fallback {
         let chain = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
         let secrets = &self.secret_names;
-        let usual = || Arc::new(Redactor::with_secrets(&secret::NAMES, secrets));
+        let usual = || Arc::new(Redactor::with_secrets(secret::NAMES.split(' '), secrets));
         Fallback {
             error_pages: chain.extension(),
             redactor: chain.extension().unwrap_or_else(usual),

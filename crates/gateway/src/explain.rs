@@ -480,10 +480,7 @@ pub(super) fn plain_action(route: &Route) -> String {
                 Some(files) => format!("files {}, else ", files.root().display()),
                 None => String::new(),
             };
-            let only = match &forward.websocket {
-                Some(_) => " (websocket)",
-                None => "",
-            };
+            let only = forward.websocket.as_ref().map_or("", |_| " (websocket)");
             format!("{first}upstream {}{only}", forward.upstream)
         }
         Action::Redirect(redirect) => format!("redirect {}", redirect.status.as_u16()),

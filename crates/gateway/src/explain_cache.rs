@@ -6,7 +6,7 @@ use edgeway_base::units::Span;
 use edgeway_cache::{
     nextjs::RequestShape,
     policy::{CacheRules, SentHeaders, Usability, Vary},
-    route::{Mode, PersonalHeaders},
+    route::Mode,
     store::{Entry, WholeBody},
 };
 use edgeway_core::chain::{CacheOutcome, Exchange, KeyBuilder};
@@ -159,19 +159,14 @@ fn not_kept(seen: &RecognisedRequest) -> Option<&'static str> {
             other => other,
         });
     }
-    let PersonalHeaders {
-        has_cookies,
-        has_identity,
-        has_certificate,
-        ..
-    } = seen.personal;
-    if has_cookies {
+    let personal = &seen.personal;
+    if personal.has_cookies {
         Some(
             "cookies: unless the origin says `public` or `s-maxage`, since they may identify the client",
         )
-    } else if has_identity {
+    } else if personal.has_identity {
         Some("authorization: unless the origin says `public`, `s-maxage` or `must-revalidate`")
-    } else if has_certificate {
+    } else if personal.has_certificate {
         Some("certificate: unless the origin says `public` or `s-maxage`")
     } else {
         None

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use edgeway_base::units::ByteSize;
 
-use super::explain::{ConsideredRoute, ExplainedCache, Explanation, StoredEntry, StoredLookup};
+use super::explain::{ConsideredRoute, ExplainedCache, Explanation, StoredEntry};
 
 /// Formats an explanation, one fact per line.
 pub fn text(explanation: &Explanation) -> String {
@@ -90,21 +90,13 @@ fn put_cache(line: &mut impl FnMut(&str, &str), cache: &ExplainedCache) {
     if let Some(why) = &cache.not_kept {
         line("not stored", why);
     }
-    let Some(StoredLookup {
-        outcome,
-        why,
-        variants,
-        entry,
-    }) = &cache.now
-    else {
+    let Some(now) = &cache.now else {
         return;
     };
-    match why {
-        Some(why) => line("now", &format!("{outcome}, {why}")),
-        None => line("now", outcome),
-    }
-    if let Some(entry) = entry {
-        line("entry", &entry_line(entry, *variants));
+    let why = now.why.iter().map(|why| format!(", {why}"));
+    line("now", &(now.outcome.clone() + &why.collect::<String>()));
+    if let Some(entry) = &now.entry {
+        line("entry", &entry_line(entry, now.variants));
         if !entry.vary.is_empty() {
             line("", &format!("varies by {}", entry.vary.join(", ")));
         }

@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edgeway_cache::purge::{Instance, Purge, PurgeTarget};
-use edgeway_config::model::FanOutConfig;
 use edgeway_net::fetch::{self, FetchError};
 use edgeway_upstreams::{Protocol, Target, Upstream};
 use futures_util::{StreamExt, stream};
@@ -145,12 +144,8 @@ impl Compiler<'_> {
         upstreams: impl Fn(&str) -> Option<&'a Arc<Upstream>>,
     ) -> Option<FanOut> {
         let file = self.file;
-        let section = file.cache.as_ref()?;
-        let FanOutConfig {
-            upstream: name,
-            path,
-            token,
-        } = section.value.fan_out.as_ref()?;
+        let written = file.cache.as_ref()?.value.fan_out.as_ref()?;
+        let (name, path, token) = (&written.upstream, &written.path, &written.token);
         let upstream = upstreams(&name.value);
         match upstream {
             None => self.at(name.place, "edgeway::cache::fan_out").error(

@@ -81,51 +81,35 @@ impl Challenge {
 impl Compiler<'_> {
     pub(super) fn flood_guard(&mut self) -> Option<FloodGuard> {
         let file = self.file;
-        let Spanned {
-            value: config,
-            place,
-        } = file.flood_guard.as_ref()?;
-        let FloodGuardConfig {
-            requests,
-            in_flight,
-            clients,
-            exempt,
-            ban,
-            challenge,
-        } = config;
-        let window = requests.value.per;
+        let Spanned { value, place } = file.flood_guard.as_ref()?;
+        let requests = &value.requests;
         let (ban, challenge) = self.checked(|own| {
-            own.check_sizes(config, *place);
-            let ban = ban.as_ref().and_then(|ban| own.ban(ban));
-            let challenge = challenge.as_ref();
+            own.check_sizes(value, *place);
+            let ban = value.ban.as_ref().and_then(|ban| own.ban(ban));
+            let challenge = value.challenge.as_ref();
             let challenge = challenge.and_then(|challenge| own.challenge(challenge, requests));
             (ban, challenge)
         })?;
         let world = self.world;
-        let clients = usize::try_from(clients.value).unwrap_or(usize::MAX);
-        let windows = Windows::of(&world.zones, &world.clock, window, clients);
+        let clients = usize::try_from(value.clients.value).unwrap_or(usize::MAX);
+        let windows = Windows::of(&world.zones, &world.clock, requests.value.per, clients);
         let turning = Arc::clone(&windows);
         self.work.add_about("flood guard", &windows, move || {
             Arc::clone(&turning).turn_on()
         });
         Some(FloodGuard {
             requests: u64::from(requests.value.count),
-            in_flight: u64::from(in_flight.value),
+            in_flight: u64::from(value.in_flight.value),
             windows,
             in_flight_counts: InFlightCounts::of(&world.zones),
-            exempt: exempt.iter().copied().collect(),
+            exempt: value.exempt.iter().copied().collect(),
             ban,
             challenge,
         })
     }
 
     fn check_sizes(&mut self, config: &FloodGuardConfig, section: Place) {
-        let FloodGuardConfig {
-            requests,
-            in_flight,
-            clients,
-            ..
-        } = config;
+        let (requests, in_flight, clients) = (&config.requests, &config.in_flight, &config.clients);
         if !(MIN_WINDOW..=MAX_WINDOW).contains(&requests.value.per) {
             self.at(requests.place, "edgeway::flood_guard::requests")
                 .error(
@@ -208,13 +192,9 @@ impl Compiler<'_> {
         config: &Spanned<FloodChallengeConfig>,
         requests: &Spanned<Rate>,
     ) -> Option<Challenge> {
-        let FloodChallengeConfig {
-            redirect,
-            above,
-            cookie,
-            key,
-            lasts,
-        } = &config.value;
+        let written = &config.value;
+        let (redirect, above, cookie) = (&written.redirect, &written.above, &written.cookie);
+        let (key, lasts) = (&written.key, &written.lasts);
         let slashes = self.slashes();
         let target = target(&redirect.value, slashes);
         let mut wrong = |place: Place, message: String, help: &str| {

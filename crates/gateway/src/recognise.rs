@@ -26,10 +26,7 @@ use super::RouteCache;
 
 /// Presence of the headers that the cache uses. One pass costs less than a lookup of each.
 #[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is the presence of a header"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a header's presence")]
 struct CacheHeaders {
     /// True if the client sent a precondition beyond a check of its copy. Only the origin can
     /// evaluate it.

@@ -87,15 +87,10 @@ impl Compiler<'_> {
                 );
         }
         let secrets = self.redis_secrets(config);
-        let RedisTarget {
-            mode,
-            nodes,
-            identity,
-            database,
-            is_tls,
-        } = target?;
-        let identity = self.redis_identity(config, identity);
-        let tls = self.redis_tls(config.tls.as_ref(), is_tls);
+        let target = target?;
+        let (mode, database) = (target.mode, target.database);
+        let identity = self.redis_identity(config, target.identity);
+        let tls = self.redis_tls(config.tls.as_ref(), target.is_tls);
         if matches!(mode, Mode::Cluster) && database != 0 {
             self.at(
                 config.url.as_ref().map_or(place, |url| url.place),
@@ -111,7 +106,7 @@ impl Compiler<'_> {
         }
         let settings = RedisSettings {
             mode,
-            nodes,
+            nodes: target.nodes,
             identity,
             database,
             tls,

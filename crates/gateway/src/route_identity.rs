@@ -14,35 +14,13 @@ use super::{compile::Compiler, effective};
 
 /// Filters that change neither the request to the origin nor the client's identity nor the stored
 /// response. Routes that differ only in these share stored responses. Any other filter separates
-/// routes.
-const NON_KEY_FILTERS: [&str; 13] = [
-    "access",
-    "access_log",
-    "body_limit",
-    "conditions",
-    "cors",
-    "csrf",
-    "in_flight",
-    "methods",
-    "rate_limit",
-    "request_id",
-    "security_headers",
-    "timing",
-    // The upstream that it chooses is a part of the key itself.
-    "upstream_by",
-];
+/// routes. The upstream that `upstream_by` chooses is a part of the key itself.
+const NON_KEY_FILTERS: &str = "access access_log body_limit conditions cors csrf in_flight \
+    methods rate_limit request_id security_headers timing upstream_by";
 
 /// Keys of `cache` that decide which parts of a request matter and what may be stored. The others
 /// decide for how long, and may change without emptying the cache.
-const KEY_CACHE_SETTINGS: [&str; 7] = [
-    "anonymous_cookies",
-    "bypass",
-    "force",
-    "key",
-    "mode",
-    "pages",
-    "pass_unkeyed",
-];
+const KEY_CACHE_SETTINGS: &str = "anonymous_cookies bypass force key mode pages pass_unkeyed";
 
 /// Further such keys, which are hashed only where they are written.
 /// A response has the tags of the route that stored it.
@@ -124,12 +102,12 @@ impl Compiler<'_> {
             text.part(&serde_json::to_vec(&sent.value).unwrap_or_default());
         }
         for (entry, filter) in effective::filters(self.file, node.place, &node.filters) {
-            if NON_KEY_FILTERS.contains(&entry.name) {
+            if NON_KEY_FILTERS.split(' ').any(|name| name == entry.name) {
                 continue;
             }
             match entry.name {
                 "cache" => {
-                    for key in KEY_CACHE_SETTINGS {
+                    for key in KEY_CACHE_SETTINGS.split(' ') {
                         text.optional(filter.get(key));
                     }
                     for key in RARE_CACHE_SETTINGS {
@@ -323,7 +301,7 @@ mod tests {
 
     #[test]
     fn every_indifferent_filter_is_one() {
-        for name in NON_KEY_FILTERS {
+        for name in NON_KEY_FILTERS.split(' ') {
             let mut all = edgeway_filters::FILTERS.iter();
             assert!(all.any(|entry| entry.name == name), "{name}");
         }

@@ -74,10 +74,7 @@ fn put_on_black(pixels: &mut Pixels) {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the product of two bytes, divided by the largest byte"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "it is at most a byte")]
 fn scaled(sample: u8, alpha: u8) -> u8 {
     (u16::from(sample) * u16::from(alpha) / 255) as u8
 }

@@ -36,14 +36,9 @@ pub struct UndrainOptions {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let Options {
-        backend,
-        wait,
-        force,
-        admin,
-    } = options;
-    client::ask(admin, async |gateway| {
-        match drain(&gateway, backend, wait.0, *force).await {
+    let (backend, wait) = (&options.backend, options.wait);
+    client::ask(&options.admin, async |gateway| {
+        match drain(&gateway, backend, wait.0, options.force).await {
             Ok(message) => out::note(&message),
             Err(WaitFailure::Trouble(trouble)) => return Err(trouble.into()),
             Err(WaitFailure::TooLong(left)) => {

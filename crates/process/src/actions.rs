@@ -168,11 +168,13 @@ impl Operator {
         &self,
         action: &'static str,
         who: Actor,
-        name: &BackendName,
-        act: impl FnOnce(&Upstream) -> Result<BackendStatus, MemberError> + Send,
+        name: BackendName,
+        act: impl FnOnce(&Upstream, &str) -> Result<BackendStatus, MemberError> + Send,
     ) -> Result<BackendResult, ActionError> {
         let target = format!("{}/{}", name.upstream, name.address);
-        let outcome = self.on_upstream(action, who, (&name.upstream, target), act);
+        let outcome = self.on_upstream(action, who, (&name.upstream, target), |upstream| {
+            act(upstream, &name.address)
+        });
         outcome.await.map(|mut backend| {
             backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
             BackendResult {
@@ -277,21 +279,15 @@ impl Actions for Operator {
     }
 
     fn drain(&self, who: Actor, backend: BackendName, force: bool) -> Action<'_, BackendResult> {
-        Box::pin(async move {
-            self.on_backend("drain", who, &backend, |upstream| {
-                upstream.drain(&backend.address, forced(force))
-            })
-            .await
-        })
+        Box::pin(
+            self.on_backend("drain", who, backend, move |upstream, address| {
+                upstream.drain(address, forced(force))
+            }),
+        )
     }
 
     fn undrain(&self, who: Actor, backend: BackendName) -> Action<'_, BackendResult> {
-        Box::pin(async move {
-            self.on_backend("undrain", who, &backend, |upstream| {
-                upstream.undrain(&backend.address)
-            })
-            .await
-        })
+        Box::pin(self.on_backend("undrain", who, backend, Upstream::undrain))
     }
 
     fn add_backend(
@@ -300,16 +296,13 @@ impl Actions for Operator {
         upstream: String,
         backend: NewMember,
     ) -> Action<'_, BackendResult> {
-        Box::pin(async move {
-            let name = BackendName {
-                upstream,
-                address: backend.address.clone(),
-            };
-            self.on_backend("add_backend", who, &name, |upstream| {
+        let address = backend.address.clone();
+        let name = BackendName { upstream, address };
+        Box::pin(
+            self.on_backend("add_backend", who, name, move |upstream, _| {
                 upstream.add_member(&backend)
-            })
-            .await
-        })
+            }),
+        )
     }
 
     fn remove_backend(
@@ -318,19 +311,18 @@ impl Actions for Operator {
         backend: BackendName,
         force: bool,
     ) -> Action<'_, BackendResult> {
-        Box::pin(async move {
-            let older = self.in_flight_before(&backend.upstream, &backend.address);
-            self.on_backend("remove_backend", who, &backend, |upstream| {
+        let older = self.in_flight_before(&backend.upstream, &backend.address);
+        Box::pin(
+            self.on_backend("remove_backend", who, backend, move |upstream, address| {
                 if older > 0 && !force {
                     return Err(MemberError::Busy {
-                        address: backend.address.clone(),
+                        address: address.to_owned(),
                         in_flight: u32::try_from(older).unwrap_or(u32::MAX),
                     });
                 }
-                upstream.remove_member(&backend.address, forced(force))
-            })
-            .await
-        })
+                upstream.remove_member(address, forced(force))
+            }),
+        )
     }
 
     fn switch_release(
@@ -436,11 +428,8 @@ impl Actions for Operator {
     }
 
     fn ban(&self, who: Actor, ban: NewBan) -> Action<'_, BanStatus> {
-        Box::pin(async move {
-            let target = bounded(&ban.address);
-            self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
-                .await
-        })
+        let target = bounded(&ban.address);
+        Box::pin(self.in_turn("ban", who, target, move |gateway| bans::ban(gateway, &ban)))
     }
 
     fn purge(&self, who: Actor, order: PurgeRequest) -> Action<'_, Receipt> {
@@ -464,13 +453,9 @@ impl Actions for Operator {
     }
 
     fn unban(&self, who: Actor, address: String) -> Action<'_, BanStatus> {
-        Box::pin(async move {
-            let target = bounded(&address);
-            self.in_turn("unban", who, target, |gateway| {
-                bans::unban(gateway, &address)
-            })
-            .await
-        })
+        let target = bounded(&address);
+        let act = move |gateway: &Gateway| bans::unban(gateway, &address);
+        Box::pin(self.in_turn("unban", who, target, act))
     }
 }
 

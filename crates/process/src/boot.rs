@@ -138,28 +138,13 @@ fn live(gateway: gateway::Gateway, world: World, is_outdated: bool) -> Arc<Live>
 }
 
 async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
-    let BootOptions {
-        birth,
-        file,
-        sources,
-        path,
-        hello,
-        overlay,
-        warn,
-        hangup,
-        is_foreground,
-        ..
-    } = setup;
-    let LaunchState {
-        launch,
-        mut inherited,
-    } = birth;
+    let (path, mut inherited) = (setup.path, setup.birth.inherited);
     let folder = path.as_deref().and_then(state_folder);
     let world = World {
         keeper: folder
             .map(|folder| Arc::new(DecisionStore::open(folder.join("backends.json"))))
             .unwrap_or_default(),
-        overlay,
+        overlay: setup.overlay,
         workers: Some(workers.clone()),
         ..World::default()
     };
@@ -172,25 +157,25 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let folder = folder.unwrap_or(Path::new("")).to_owned();
     let compiled = compiling.run(move || {
         let mut referenced = ReferencedFiles::default();
-        let compiled = gateway::compile_noting(&file, &folder, &to_compile, &mut referenced);
-        (file, compiled, referenced)
+        let compiled = gateway::compile_noting(&setup.file, &folder, &to_compile, &mut referenced);
+        (setup.file, compiled, referenced)
     });
     let (file, (gateway, diagnostics), referenced) = compiled.await.map_err(BootError::Compile)?;
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };
     if !diagnostics.list().is_empty() {
-        warn(&diagnostics);
+        (setup.warn)(&diagnostics);
     }
     Redis::connect_before_use(gateway.redis.as_ref()).await;
     let signals = Signals::listen().map_err(BootError::Signals)?;
     // With `--last-good`, changes count from the files on disk, which may stay as they are for now.
     let on_disk = || path.as_deref().map(|path| source::load(path).0);
-    let mut read = sources.clone().or_else(on_disk).unwrap_or_default();
+    let mut read = setup.sources.clone().or_else(on_disk).unwrap_or_default();
     read.referenced = referenced;
     let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
     let live = live(gateway, world, setup.is_outdated);
-    let (line, succeeded) = Lineage::new(launch, &mut inherited);
+    let (line, succeeded) = Lineage::new(setup.birth.launch, &mut inherited);
     let control = Control::new(&live, (file, read), path, line, compiling, workers.clone());
     if let Some(sessions) = sessions {
         control.sessions.import(&sessions);
@@ -208,7 +193,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         let ready = ReadyFile::of(&control);
         ready.write(path.as_ref()).map_err(BootError::Ready)?;
     }
-    if let (Some(path), Some(sources)) = (&control.path, sources) {
+    if let (Some(path), Some(sources)) = (&control.path, setup.sources) {
         let keeping = last_good::keep_later(path.clone(), Arc::new(sources));
         control.tasks().spawn("last good", keeping);
     }
@@ -216,8 +201,8 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         let watching = watch::run(path.clone(), control.sources(), Operator::new(&control));
         control.tasks().spawn("watch", watching);
     }
-    if !hello.is_empty() {
-        edgeway_base::out::note(&hello.join("\n"));
+    if !setup.hello.is_empty() {
+        edgeway_base::out::note(&setup.hello.join("\n"));
     }
 
     control.succeed(&mut inherited, inheritance);
@@ -226,7 +211,8 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         .tasks()
         .spawn("watchdog", manager.watchdog(workers.clone()));
 
-    let status = serve_until_the_end(&control, signals, (hangup, is_foreground), succeeded).await;
+    let ends_by = (setup.hangup, setup.is_foreground);
+    let status = serve_until_the_end(&control, signals, ends_by, succeeded).await;
     tokio::join!(
         control.give_up_lease(),
         control.release_disk(),

@@ -69,25 +69,16 @@ impl InheritedCache {
 
     /// Receives stored responses until the predecessor has sent all.
     pub(super) async fn take(self, live: Arc<Live>) {
-        let Self {
-            pipe,
-            cache,
-            inheriting,
-        } = self;
-        let pipe = match pipe::Receiver::from_owned_fd(pipe) {
+        let cache = self.cache;
+        let pipe = match pipe::Receiver::from_owned_fd(self.pipe) {
             Ok(pipe) => pipe,
             Err(error) => return warn!(error:%; "cannot take over the cache"),
         };
         let clock = live.world.clock.clone();
         let abouts = Arc::new(move |route: &str| about(&live.gateway(), &cache, route));
-        let (moved, outcome) = inheriting.take(&clock, pipe, abouts).await;
-        let TransferTotals {
-            entries,
-            bytes,
-            left_out,
-            took,
-        } = moved;
-        let ms = millis(took);
+        let (moved, outcome) = self.inheriting.take(&clock, pipe, abouts).await;
+        let (entries, bytes, left_out) = (moved.entries, moved.bytes, moved.left_out);
+        let ms = millis(moved.took);
         match outcome {
             Ok(()) => {
                 info!(entries, bytes, left_out, ms; "cache taken over");

@@ -23,7 +23,7 @@ use edgeway_proxy::{
     edge::listeners::{Inherit, Listeners, PrepareError, PreparedListeners},
     live::{
         Live, SwitchReason,
-        reload::{self, Candidate, InvalidCandidate},
+        reload::{self, Candidate},
         split::TrialSplit,
         supervisor::Supervisor,
     },
@@ -348,12 +348,8 @@ impl Control {
         match read.await {
             Ok(Ok(candidate)) => Ok(candidate),
             Ok(Err(mistaken)) => {
-                let InvalidCandidate {
-                    sources,
-                    diagnostics,
-                } = *mistaken;
-                let refused = ActionError::configuration(&sources, &diagnostics);
-                self.sources.send_replace(Arc::new(sources));
+                let refused = ActionError::configuration(&mistaken.sources, &mistaken.diagnostics);
+                self.sources.send_replace(Arc::new(mistaken.sources));
                 Err(refused)
             }
             Err(broken) => {

@@ -269,13 +269,8 @@ impl Control {
         let prepared = self
             .estate()
             .map_err(|error| HandoverError::Prepare(self.line.launch.program.clone(), error))?;
-        let SuccessorResources {
-            estate,
-            report_writer,
-            init,
-            cache,
-        } = prepared;
-        let outcome = self.start_successor(binary, estate).await;
+        let cache = prepared.cache;
+        let outcome = self.start_successor(binary, prepared.estate).await;
         let (successor, version) = match outcome {
             Ok(started) => started,
             Err(failure) => {
@@ -301,7 +296,7 @@ impl Control {
         // own.
         self.line.init.lock().take();
         let reporting = predecessors::report_to_successor(
-            report_writer,
+            prepared.report_writer,
             Arc::clone(&self.live),
             Arc::clone(&self.sessions),
         );
@@ -315,6 +310,7 @@ impl Control {
             });
         }
         if let Some(succeeded) = self.line.succeeded.lock().take()
+            && let init = prepared.init
             && succeeded.send(SuccessionNotice { pid, init }).is_err()
         {
             error!("no process waits for the end of this one");

@@ -26,32 +26,13 @@ pub(super) struct FoundPort {
 const MAX_LEN: u64 = 512 * 1024;
 
 /// Usual places of a program's first module.
-const ENTRIES: [&str; 20] = [
-    "server.js",
-    "index.js",
-    "app.js",
-    "main.js",
-    "server.mjs",
-    "index.mjs",
-    "app.mjs",
-    "main.mjs",
-    "server.cjs",
-    "app.cjs",
-    "server.ts",
-    "index.ts",
-    "app.ts",
-    "src/server.js",
-    "src/index.js",
-    "src/app.js",
-    "src/main.ts",
-    "src/server.ts",
-    "src/index.ts",
-    "src/app.ts",
-];
+const ENTRIES: &str = "server.js index.js app.js main.js server.mjs index.mjs app.mjs main.mjs \
+    server.cjs app.cjs server.ts index.ts app.ts src/server.js src/index.js src/app.js \
+    src/main.ts src/server.ts src/index.ts src/app.ts";
 
 /// Returns the file that `node` would start in a folder, by its name.
 pub(super) fn entry(folder: &Path) -> Option<&'static str> {
-    let mut names = ENTRIES.into_iter().filter(|name| !name.contains(".ts"));
+    let mut names = ENTRIES.split(' ').filter(|name| !name.contains(".ts"));
     names.find(|name| folder.join(name).is_file())
 }
 
@@ -389,7 +370,7 @@ fn entries(
 ) -> Vec<(PathBuf, String)> {
     let first = module.and_then(|module| find(folder, module));
     let main = package.and_then(Package::main);
-    let mut names: Vec<&str> = main.into_iter().chain(ENTRIES).collect();
+    let mut names: Vec<&str> = main.into_iter().chain(ENTRIES.split(' ')).collect();
     let mut known = Vec::new();
     names.retain(|name| {
         // A path of another folder is not this app's code.

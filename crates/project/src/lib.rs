@@ -340,14 +340,7 @@ impl Project {
     }
 
     fn running(&self, declared: Declared) -> RunningApp {
-        let Declared {
-            name,
-            ports,
-            source,
-            workers,
-            folder,
-            command,
-        } = declared;
+        let (source, command) = (declared.source, declared.command);
         let is_container = source.contains("compose");
         let framework = match self.framework() {
             // A server for the files.
@@ -366,17 +359,21 @@ impl Project {
         };
         let is_next = matches!(framework, Framework::Next { .. });
         RunningApp {
-            name,
+            name: declared.name,
             framework,
             body_limit: is_next.then(|| code::body_limit(&self.folder)).flatten(),
             nested: manager::within_workspace(&self.folder),
             dist: self.dist().into(),
             has_build: self.has_build(site.as_ref()),
             can_build: self.script("build").is_some() && !is_container,
-            ports: if site.is_some() { Vec::new() } else { ports },
+            ports: declared
+                .ports
+                .into_iter()
+                .filter(|_| site.is_none())
+                .collect(),
             source,
-            workers,
-            folder,
+            workers: declared.workers,
+            folder: declared.folder,
             tls: code::speaks_tls(
                 &self.folder,
                 self.package.as_ref(),

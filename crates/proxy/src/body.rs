@@ -160,10 +160,10 @@ pub(super) fn failure_of_client(error: &Error, ctx: &Context) -> Failure {
 /// Returns the time allowed for a body of `most` bytes. It also bounds HTTP/2 bodies. For HTTP/1
 /// the connection itself measures the transfer rate.
 fn within(rate: u64, grace: Duration, most: usize) -> Duration {
-    match (most as u64).checked_div(rate) {
-        None => Duration::MAX,
-        Some(seconds) => grace + Duration::from_secs(seconds),
-    }
+    let seconds = (most as u64).checked_div(rate);
+    seconds.map_or(Duration::MAX, |seconds| {
+        grace + Duration::from_secs(seconds)
+    })
 }
 
 /// Reads the body to its end, or until more than `most` bytes have arrived.

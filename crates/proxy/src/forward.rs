@@ -7,7 +7,7 @@ use edgeway_base::query;
 use edgeway_config::model::App;
 use edgeway_core::chain::{CredentialPlace, Exchange, Phase, ReadyLines};
 use edgeway_core::open_headers::OpenRequestHeaders;
-use edgeway_routes::{Action, HostHeader, Rewrite, Target};
+use edgeway_routes::{HostHeader, Rewrite, Target};
 use http::{HeaderMap, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
@@ -166,9 +166,7 @@ pub(super) fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Fo
 
 /// Returns the route's own rewrite.
 fn rewrite_of(ctx: &Context) -> Option<&Rewrite> {
-    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
-        return None;
-    };
+    let forward = context::route(&ctx.gateway, ctx.route)?.action.forward()?;
     forward.rewrite.as_ref()
 }
 

@@ -1,7 +1,7 @@
 //! The `Host` that a route gives to requests for its backend.
 
 use edgeway_core::chain::Exchange;
-use edgeway_routes::{Action, HostHeader};
+use edgeway_routes::HostHeader;
 use http::{HeaderMap, HeaderValue, header};
 use pingora::http::RequestHeader;
 
@@ -13,9 +13,7 @@ pub(super) fn own(
     headers: &HeaderMap,
     ctx: &mut Context,
 ) -> Option<HeaderValue> {
-    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
-        return None;
-    };
+    let forward = context::route(&ctx.gateway, ctx.route)?.action.forward()?;
     let host = forward.host.as_ref()?;
     let backend = ctx.facts.upstream.backend.clone();
     let ex = Exchange::new(request, &mut ctx.facts);
@@ -24,9 +22,7 @@ pub(super) fn own(
 
 /// Returns the host that the configuration names, which an app may take for its own.
 pub(super) fn named(ctx: &Context) -> Option<&str> {
-    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
-        return None;
-    };
+    let forward = context::route(&ctx.gateway, ctx.route)?.action.forward()?;
     match forward.host.as_ref()? {
         HostHeader::Text(host) => host.to_str().ok(),
         HostHeader::Name | HostHeader::Backend | HostHeader::Template(_) => None,

@@ -92,20 +92,9 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     let booked = ctx.booked.take();
     let as_sent = booked.and_then(|error| reroute::book(&client.request, *error, ctx));
     let request = as_sent.as_deref().unwrap_or(&client.request);
-    let Context {
-        gateway,
-        route,
-        facts,
-        connection,
-        upstream,
-        trial,
-        split,
-        stale_attempts,
-        tried_at,
-        ..
-    } = ctx;
+    let (gateway, route, facts) = (&ctx.gateway, ctx.route, &mut ctx.facts);
     // As for retries, a connection that the app had closed before is no attempt.
-    facts.upstream.attempts = facts.upstream.attempts.saturating_sub(*stale_attempts);
+    facts.upstream.attempts = facts.upstream.attempts.saturating_sub(ctx.stale_attempts);
     facts.bytes_sent = client.sent;
     facts.bytes_received = client.body.received;
     if facts.status == 0 {
@@ -113,38 +102,38 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         facts.status = status.as_u16();
     }
     facts.total = now - facts.started;
-    let is_exported = measure(gateway, *route, request, facts, now);
-    if let Some(split) = split.take() {
-        let name = context::route(gateway, *route).map(|route| &*route.name);
+    let is_exported = measure(gateway, route, request, facts, now);
+    if let Some(split) = ctx.split.take() {
+        let name = context::route(gateway, route).map(|route| &*route.name);
         split.ended(name, &request.method, facts);
     }
     if let Some(noted) = &facts.noted {
         live.note(noted, facts);
     }
-    if let Some(upstream) = upstream
+    if let Some(upstream) = &ctx.upstream
         && facts.status < 400
     {
         upstream.observe_session(&request.headers);
     }
-    if let Some(trial) = trial.take()
+    if let Some(trial) = ctx.trial.take()
         && facts.upstream.attempts > 0
     {
         if facts.status != Failure::ClientGone.status().as_u16() {
             trial.ended(facts.is_failed(), facts.upstream.first_byte);
         } else if facts.upstream.first_byte.is_none() && client.body.is_read() {
-            trial.left(now.saturating_duration_since(*tried_at));
+            trial.left(now.saturating_duration_since(ctx.tried_at));
         }
     }
-    guard::over(live, gateway, facts, connection.as_deref());
+    guard::over(live, gateway, facts, ctx.connection.as_deref());
     facts.ended = live.world.clock.wall();
     if is_exported {
-        trace::end(gateway, *route, request, facts);
+        trace::end(gateway, route, request, facts);
     }
     let ex = Exchange::new(request, facts);
-    let redact = context::redactor(gateway, *route);
+    let redact = context::redactor(gateway, route);
     let logged = LoggedRequest::of(&ex);
     live.history.push(&logged, redact);
-    context::chain(gateway, *route).on_log(&ex, &logged);
+    context::chain(gateway, route).on_log(&ex, &logged);
 }
 
 /// Counts a request in the metrics of its route. Returns true if its spans are exported.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use edgeway_core::chain::{Exchange, Protocol};
 use edgeway_gateway::Gateway;
-use edgeway_routes::{Action, UpstreamRequest};
+use edgeway_routes::UpstreamRequest;
 use http::{HeaderName, HeaderValue, Method, header};
 use pingora::{Result, http::RequestHeader};
 
@@ -27,9 +27,7 @@ const OF_BODY: [HeaderName; 8] = [
 ];
 
 fn of(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&UpstreamRequest> {
-    let Action::Forward(forward) = &context::route(gateway, place)?.action else {
-        return None;
-    };
+    let forward = context::route(gateway, place)?.action.forward()?;
     forward.request.as_deref()
 }
 

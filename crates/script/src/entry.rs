@@ -3,10 +3,7 @@
 //! Their lifetimes are stated by hand: deriving them takes a macro that compiles the whole engine a
 //! second time.
 
-#![allow(
-    unsafe_code,
-    reason = "both types have the lifetime of their functions"
-)]
+#![allow(unsafe_code, reason = "both types live as long as their functions")]
 
 use rquickjs::{Function, JsLifetime};
 

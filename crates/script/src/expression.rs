@@ -27,10 +27,8 @@ fn translated(text: &str) -> Result<String, String> {
         rest = match (letter, is_class) {
             ('\\', _) => escape(after, is_class, &mut regex)?,
             ('[', false) => {
-                let (start, after) = match after.strip_prefix('^') {
-                    Some(after) => ("[^", after),
-                    None => ("[", after),
-                };
+                let negated = after.strip_prefix('^');
+                let (start, after) = negated.map_or(("[", after), |after| ("[^", after));
                 if let Some(after) = after.strip_prefix(']') {
                     regex.push_str(if start == "[" { "(?!)" } else { r"(?s:.)" });
                     after

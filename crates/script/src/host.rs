@@ -479,10 +479,7 @@ pub(super) fn copied(
     read(array, buffer, Bytes::copy_from_slice)
 }
 
-#[allow(
-    unsafe_code,
-    reason = "the engine's memory may only be read while no JavaScript runs"
-)]
+#[allow(unsafe_code, reason = "no JavaScript runs while the memory is read")]
 fn read<T>(
     array: Option<&TypedArray<'_, u8>>,
     buffer: Option<&ArrayBuffer<'_>>,

@@ -22,20 +22,8 @@ const FORBIDDEN_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
 /// Headers that control how a request is sent, which the gateway decides: setting them has no
 /// effect, as the Fetch standard has it. Headers that it keeps from scripts to protect a browser's
 /// user (`cookie`, `origin`, `referer`) may be passed on here.
-const GATEWAY_HEADERS: [&str; 12] = [
-    "accept-encoding",
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const GATEWAY_HEADERS: &str = "accept-encoding connection content-length expect host keep-alive \
+    proxy-authorization proxy-connection te trailer transfer-encoding upgrade";
 
 /// Adds these functions to `host`.
 pub(super) fn functions<'js>(
@@ -93,7 +81,7 @@ pub(super) fn functions<'js>(
             .filter(|method| !FORBIDDEN_METHODS.contains(&method.as_str()))
             .ok_or_else(|| Exception::throw_type(&ctx, "invalid method to fetch with"))?;
         let mut headers = map(&ctx, &s.texts(&ctx, &headers)?)?;
-        for name in GATEWAY_HEADERS {
+        for name in GATEWAY_HEADERS.split(' ') {
             headers.remove(name);
         }
         s.continue_request(&ctx, &mut headers)?;

@@ -13,10 +13,8 @@ pub enum HostPattern {
 impl HostPattern {
     pub fn parse(text: &str) -> Result<Self, String> {
         let lower = text.to_ascii_lowercase();
-        let (name, is_below) = match lower.strip_prefix('*') {
-            Some(rest) => (rest, true),
-            None => (lower.as_str(), false),
-        };
+        let below = lower.strip_prefix('*');
+        let (name, is_below) = below.map_or((lower.as_str(), false), |rest| (rest, true));
         let is_name = name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));

@@ -105,10 +105,8 @@ impl PathPattern {
             return Ok(Self::Exact(text.into()));
         }
         let mut regex = String::from("^");
-        let (body, ends_open) = match text.strip_suffix("/*") {
-            Some(body) => (body, true),
-            None => (text, false),
-        };
+        let open = text.strip_suffix("/*");
+        let (body, ends_open) = open.map_or((text, false), |body| (body, true));
         let mut rest = body;
         while let Some(at) = rest.find(['{', '*']) {
             regex.push_str(&regex::escape(&rest[..at]));

@@ -232,20 +232,8 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 pub(super) struct Modules(pub(super) Arc<Source>);
 
 /// Most common imports of Node.js without the prefix `node:`.
-const NODE_MODULES: [&str; 12] = [
-    "buffer",
-    "child_process",
-    "crypto",
-    "events",
-    "fs",
-    "fs/promises",
-    "http",
-    "https",
-    "os",
-    "path",
-    "stream",
-    "util",
-];
+const NODE_MODULES: &str = "buffer child_process crypto events fs fs/promises http https os path \
+    stream util";
 
 impl Modules {
     /// Returns the error of an import, at its place.
@@ -291,7 +279,7 @@ impl Resolver for Modules {
         if !name.starts_with("./") && !name.starts_with("../") {
             let what = if self.0.is_test {
                 "; tests can import `test`, `plugin` and `assert` of `edgeway:test`"
-            } else if name.starts_with("node:") || NODE_MODULES.contains(&name) {
+            } else if name.starts_with("node:") || NODE_MODULES.split(' ').any(|one| one == name) {
                 "; Node.js modules are not available"
             } else if name.starts_with('/') {
                 ""

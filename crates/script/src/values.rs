@@ -169,10 +169,7 @@ pub(super) fn charge(ctx: &Ctx<'_>, budget: &CpuBudget, bytes: usize) -> Result<
 
 /// Makes a stop uncatchable. A plugin that caught it would go on, and copy its texts once more
 /// before the next check.
-#[allow(
-    unsafe_code,
-    reason = "the engine's own stop is made so, and there is no other way"
-)]
+#[allow(unsafe_code, reason = "the engine has no other way to make its stop")]
 fn stop_for_good(ctx: &Ctx<'_>, stop: &Value<'_>) {
     // SAFETY: both belong to the engine that runs.
     unsafe { qjs::JS_SetUncatchableError(ctx.as_raw().as_ptr(), stop.as_raw()) }

@@ -50,12 +50,8 @@ pub fn receipt_text(receipt: &Receipt) -> String {
 }
 
 fn instance_text(instance: &Instance) -> String {
-    let Instance {
-        address,
-        status,
-        error,
-    } = instance;
-    match (status, error) {
+    let address = &instance.address;
+    match (&instance.status, &instance.error) {
         (_, Some(error)) => format!("{address}: {error}"),
         (Some(status), None) => format!("{address}: {status}"),
         (None, None) => address.clone(),

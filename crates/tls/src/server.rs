@@ -220,13 +220,8 @@ fn sources<'c>(
 ) -> Vec<(Source, &'c Spanned<CertificateConfig>)> {
     let mut sources = Vec::new();
     for entry in &config.certificates.0 {
-        let CertificateConfig {
-            cert,
-            key,
-            ocsp,
-            dir,
-        } = &entry.value;
-        let (message, help) = match (cert, key, dir) {
+        let (written, ocsp) = (&entry.value, &entry.value.ocsp);
+        let (message, help) = match (&written.cert, &written.key, &written.dir) {
             (Some(cert), Some(key), None) => {
                 let paths = PairPaths {
                     cert: cx.folder.join(&cert.value),

@@ -11,17 +11,11 @@ use super::{
 
 /// Formats everything that the screen shows.
 pub(super) fn json(observation: &Observation) -> String {
-    let Observation {
-        at,
-        snapshot,
-        bans,
-        instances,
-        ..
-    } = observation;
+    let (snapshot, instances) = (&observation.snapshot, &observation.instances);
     let upstreams = snapshot.upstreams.iter();
     let upstreams: Vec<Value> = upstreams.map(|u| upstream(u, observation)).collect();
     let report = json!({
-        "at": at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        "at": observation.at.to_rfc3339_opts(SecondsFormat::Millis, true),
         "gateway": {
             "version": snapshot.version,
             "pid": snapshot.pid,
@@ -46,7 +40,7 @@ pub(super) fn json(observation: &Observation) -> String {
         "cache": snapshot.cache,
         "redis": snapshot.redis,
         "limits": snapshot.limits,
-        "bans": bans,
+        "bans": observation.bans,
         "expiries": snapshot.expiries,
     });
     serde_json::to_string_pretty(&report).expect("plain data")

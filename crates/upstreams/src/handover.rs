@@ -204,18 +204,14 @@ impl BackendExport {
                 state.learn_keep_alive(KeepAlive::Announced(Duration::from_secs(seconds)));
             }
         }
-        let ProbesExport {
-            count,
-            passed_in_a_row,
-            last,
-        } = self.probes;
+        let probes = self.probes;
         *state.probes.lock() = ProbeLog {
-            count,
-            passed_in_a_row,
+            count: probes.count,
+            passed_in_a_row: probes.passed_in_a_row,
             // The other process was ready, or it would not have been replaced.
-            has_passed: count > 0,
+            has_passed: probes.count > 0,
             is_running: false,
-            last: last.map(|last| ProbeReport {
+            last: probes.last.map(|last| ProbeReport {
                 passed: last.passed,
                 text: last.text,
                 took: Duration::from_nanos(span(last.took_ms)),

@@ -103,10 +103,7 @@ impl Latency {
 }
 
 /// Returns the weight of an old value after `age` nanoseconds: 1 at once, 1/2 after [`MEMORY`].
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a share needs no more than 52 bits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "52 bits are enough for a share")]
 fn keep(age: u64) -> f64 {
     let memory = MEMORY.as_nanos() as f64;
     memory / (memory + age as f64)

@@ -102,13 +102,8 @@ impl Lease {
     /// Records the outcome of the attempt: updates latency, passive health and metrics, and returns
     /// the place.
     pub fn finish(self, outcome: Outcome) {
-        let Backend {
-            state,
-            shared,
-            metrics,
-            first_byte: histogram,
-            ..
-        } = &*self.backend;
+        let backend = &*self.backend;
+        let (state, shared, metrics) = (&backend.state, &backend.shared, &backend.metrics);
         let fail = |cause, now| {
             if shared.failure(state, cause, now) {
                 metrics.ejections.inc();
@@ -125,7 +120,7 @@ impl Lease {
                 metrics.ok.inc();
                 let seconds = first_byte.as_secs_f64();
                 shared.metrics.first_byte.observe(seconds);
-                if let Some(histogram) = histogram {
+                if let Some(histogram) = &backend.first_byte {
                     histogram.seconds.observe(seconds);
                 }
                 state

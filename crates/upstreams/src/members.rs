@@ -178,15 +178,7 @@ impl Upstream {
     }
 
     fn backend(&self, member: Member) -> Arc<Backend> {
-        let Member {
-            target,
-            authority,
-            weight,
-            is_backup,
-            origin,
-            release,
-        } = member;
-        let address = target.to_string();
+        let address = member.target.to_string();
         let state = self.shared.state(&address, self.probing.starts_up());
         let tls = self.wire.backend_tls(&state);
         let (registry, upstream) = (&self.shared.registry, &*self.name);
@@ -195,12 +187,12 @@ impl Upstream {
             cookie: sticky.map(|sticky| sticky.value(&self.name, &address)),
             shared: self.shared.clone(),
             state,
-            target,
-            authority,
-            weight,
-            is_backup,
-            origin,
-            release,
+            target: member.target,
+            authority: member.authority,
+            weight: member.weight,
+            is_backup: member.is_backup,
+            origin: member.origin,
+            release: member.release,
             tls,
             metrics: BackendMetrics::register(registry, upstream, &address),
             first_byte: (self.optional_metrics.backends)

@@ -56,10 +56,7 @@ impl fmt::Display for RestartAt {
 impl RestartAt {
     /// Compiles the limits; `None` if a problem was reported or nothing is configured.
     pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        let Spanned {
-            value: written,
-            place,
-        } = config.restart_at.as_ref()?;
+        let Spanned { value, place } = config.restart_at.as_ref()?;
         let mut limit = |name: &str, written: &Option<Spanned<ByteSize>>| {
             let written = written.as_ref()?;
             let bytes = written.value.0;
@@ -80,10 +77,10 @@ impl RestartAt {
             None
         };
         let limits = Self {
-            rss_bytes: limit("rss", &written.rss),
-            heap_bytes: limit("heap", &written.heap),
+            rss_bytes: limit("rss", &value.rss),
+            heap_bytes: limit("heap", &value.heap),
         };
-        if written.rss.is_none() && written.heap.is_none() {
+        if value.rss.is_none() && value.heap.is_none() {
             cx.at(*place, CODE).error(
                 "`restart_at` has no limit",
                 "write `rss`, `heap` or both, such as `restart_at: { rss: 900MiB }`",

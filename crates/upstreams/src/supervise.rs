@@ -157,20 +157,17 @@ impl Supervisor {
     }
 
     fn start_lookups(&mut self, now: u64) {
-        let SupervisorState {
-            names,
-            looking_up,
-            lookups,
-            ..
-        } = &mut *self.work;
-        for (name, schedule) in names {
-            let is_asked = looking_up.values().any(|looked_up| looked_up == name);
+        let work = &mut *self.work;
+        for (name, schedule) in &work.names {
+            let is_asked = work.looking_up.values().any(|looked_up| looked_up == name);
             if is_asked || schedule.next() > now {
                 continue;
             }
             let (looked_up, resolver) = (name.clone(), self.resolver.clone());
-            let task = lookups.spawn(async move { resolver.resolve(&looked_up).await });
-            looking_up.insert(task.id(), name.clone());
+            let task = work
+                .lookups
+                .spawn(async move { resolver.resolve(&looked_up).await });
+            work.looking_up.insert(task.id(), name.clone());
         }
     }
 

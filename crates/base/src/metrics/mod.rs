@@ -135,19 +135,14 @@ impl Metrics {
         known: HashMap<&'static str, HashSet<String>>,
         keep: impl Fn(Series<'_>) -> bool,
     ) {
-        let mut state = self.0.state.lock();
+        let state = &mut *self.0.state.lock();
         state.known = known;
-        let State {
-            families,
-            known,
-            exemplars,
-        } = &mut *state;
-        for (name, family) in families {
+        for (name, family) in &state.families {
             for found in family.collect() {
                 for metric in found.get_metric() {
                     let labels = metric.get_label();
                     let is_known = labels.iter().all(|pair| {
-                        let values = known.get(pair.name());
+                        let values = state.known.get(pair.name());
                         values.is_none_or(|values| values.contains(pair.value()))
                     });
                     if !is_known
@@ -156,7 +151,7 @@ impl Metrics {
                             labels,
                         })
                     {
-                        if let Some(exemplars) = exemplars.get_mut(name) {
+                        if let Some(exemplars) = state.exemplars.get_mut(name) {
                             exemplars.remove(&owned(labels));
                         }
                         let labels = labels.iter().map(|pair| (pair.name(), pair.value()));

@@ -245,10 +245,7 @@ impl RequestShape {
 
 /// Facts from a request's headers, collected in one pass.
 #[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is the presence of one header"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a header's presence")]
 struct HeaderFacts {
     is_rsc: bool,
     rsc_lines: u8,
@@ -336,10 +333,7 @@ fn is_internal(name: &str) -> bool {
 
 /// Returns the part of a raw path below the app's own; empty if it is not the app's.
 fn below<'p>(build: Option<&Build>, path: &'p [u8]) -> &'p [u8] {
-    match build {
-        Some(build) => build.below(path).unwrap_or_default(),
-        None => path,
-    }
+    build.map_or(path, |build| build.below(path).unwrap_or_default())
 }
 
 fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> PathKind {

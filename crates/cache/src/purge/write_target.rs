@@ -170,10 +170,8 @@ pub(crate) fn split_authority(url: &str) -> (Option<String>, &str) {
     if url.starts_with('/') {
         return (None, url);
     }
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (Some(scheme), rest),
-        None => (None, url),
-    };
+    let absolute = url.split_once("://");
+    let (scheme, rest) = absolute.map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
     let mut authority = authority.to_ascii_lowercase();

@@ -93,10 +93,7 @@ pub struct RouteCachePolicy {
 
 /// Ways in which a request may be personal to a shared cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a separate way to be personal"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is personal")]
 pub struct PersonalHeaders {
     /// The request has cookies that are not known to be anonymous.
     pub has_cookies: bool,

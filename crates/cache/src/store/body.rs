@@ -61,10 +61,7 @@ impl WholeBody {
         one.chain(many.into_iter().flatten().map(|segment| &segment[..]))
     }
 
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a length in bytes, not of a container"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "it counts bytes, not items")]
     pub fn len(&self) -> u64 {
         match &self.0 {
             Segments::One(one) => one.len() as u64,

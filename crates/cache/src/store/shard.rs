@@ -416,12 +416,8 @@ impl Shard {
 
     fn unlink_path(&mut self, at: u32) {
         let Self { slots, paths, .. } = self;
-        let Slot {
-            path_before: before,
-            path_after: after,
-            path_hash,
-            ..
-        } = slots[at as usize];
+        let slot = &slots[at as usize];
+        let (before, after, hash) = (slot.path_before, slot.path_after, slot.path_hash);
         if after != NONE {
             slots[after as usize].path_before = before;
         }
@@ -429,7 +425,7 @@ impl Shard {
             slots[before as usize].path_after = after;
             return;
         }
-        let first = paths.find_entry(spread(path_hash), |first| *first == at);
+        let first = paths.find_entry(spread(hash), |first| *first == at);
         let mut first = first.expect("the first of a path is found");
         if after == NONE {
             first.remove();

@@ -103,13 +103,7 @@ fn cells(line: &str, is_narrow: bool) -> [String; COLUMNS] {
     };
     let query = read.query.as_deref();
     let query = query.map_or_else(String::new, |query| format!("?{query}"));
-    let ReadLine {
-        method,
-        scheme,
-        host,
-        path,
-        ..
-    } = &read;
+    let (method, scheme, host, path) = (&read.method, &read.scheme, &read.host, &read.path);
     let (time, request) = if is_narrow {
         // The time of day, and the reason where it has no column.
         let reason = read.reason.iter().map(|reason| format!(" ({reason})"));

@@ -1,7 +1,7 @@
 //! Conversion of a tree to a `File`, section by section, so that a mistake in one hides none in
 //! another.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned, names};
 use crate::{
@@ -10,53 +10,19 @@ use crate::{
 };
 
 /// Top-level keys of the file.
-const KEYS: &[&str] = &[
-    "listeners",
-    "admin",
-    "trusted_proxies",
-    "upstreams",
-    "defaults",
-    "routes",
-    "access_log",
-    "audit_log",
-    "flood_guard",
-    "geo",
-    "acme",
-    "redis",
-    "tracing",
-    "rate_limits",
-    "maps",
-    "media_types",
-    "sites",
-    "cache",
-    "profiles",
-    "drain",
-    "watch",
-    "merge_slashes",
-    "driver",
-    "extends",
-    "include",
-];
+static KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let keys = "listeners admin trusted_proxies upstreams defaults routes access_log audit_log \
+        flood_guard geo acme redis tracing rate_limits maps media_types sites cache profiles \
+        drain watch merge_slashes driver extends include";
+    keys.split(' ').collect()
+});
 
 /// Keys of a route, besides the names of filters.
-pub const ROUTE_KEYS: &[&str] = &[
-    "match",
-    "name",
-    "upstream",
-    "redirect",
-    "respond",
-    "files",
-    "rewrite",
-    "websocket",
-    "host_header",
-    "timeouts",
-    "satisfy",
-    "upstream_request",
-    "pass_headers",
-    "spelling",
-    "rules",
-    "site",
-];
+pub static ROUTE_KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let keys = "match name upstream redirect respond files rewrite websocket host_header timeouts \
+        satisfy upstream_request pass_headers spelling rules site";
+    keys.split(' ').collect()
+});
 
 type Entry = (Key, Node);
 
@@ -109,7 +75,7 @@ impl Sections<'_> {
                 );
         };
         for (key, _) in entries {
-            let meant = self.known(key, KEYS, &[], self.node);
+            let meant = self.known(key, &KEYS, &[], self.node);
             self.meant.extend(meant.map(|meant| meant.name));
         }
         Some(File {
@@ -146,7 +112,7 @@ impl Sections<'_> {
         let node = self.node.get(key)?;
         match node.value {
             Value::Null => None,
-            _ => read_value(key, Some(KEYS), node, &mut self.found),
+            _ => read_value(key, Some(KEYS.as_slice()), node, &mut self.found),
         }
     }
 
@@ -199,7 +165,7 @@ impl Sections<'_> {
                 filters.push((key.clone(), value.clone()));
             } else if ROUTE_KEYS.contains(&key.name.as_str()) {
                 keys.push((key.clone(), value.clone()));
-            } else if let Some(meant) = self.known(key, ROUTE_KEYS, self.filters, node)
+            } else if let Some(meant) = self.known(key, &ROUTE_KEYS, self.filters, node)
                 && ROUTE_KEYS.contains(&meant.name.as_str())
             {
                 // Reported. Its value is read under the right name, to find problems in it as well.
@@ -284,10 +250,10 @@ impl Sections<'_> {
                 format!("`{key}` is missing: {needed} is needed"),
             ),
         };
-        let code = match entry {
-            None => "edgeway::config::missing_key",
-            Some(_) => "edgeway::config::wrong_type",
-        };
+        let code = entry.map_or(
+            "edgeway::config::missing_key",
+            |_| "edgeway::config::wrong_type",
+        );
         self.found.at(place, code).error(found, example);
         Vec::new()
     }

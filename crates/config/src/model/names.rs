@@ -53,27 +53,27 @@ pub(crate) fn route_name(config: &RouteConfig) -> String {
     if let Some(name) = &config.name {
         return name.value.clone();
     }
-    let MatchConfig {
-        host,
-        path,
-        path_regex,
-        location,
-        within,
-        method,
-        ..
-    } = &config.matches.value;
-    let host = host.0.first().map_or("", |host| host.value.as_str());
-    let written = path_regex.as_ref().or(location.as_ref());
-    let path = path.0.first().or(written);
+    let matches = &config.matches.value;
+    let host = matches
+        .host
+        .0
+        .first()
+        .map_or("", |host| host.value.as_str());
+    let written = matches.path_regex.as_ref().or(matches.location.as_ref());
+    let path = matches.path.0.first().or(written);
     let path = path.map_or("/*", |path| path.value.as_str());
-    let around = within.0.iter().map(|outer| format!("{} > ", outer.value));
+    let around = matches
+        .within
+        .0
+        .iter()
+        .map(|outer| format!("{} > ", outer.value));
     let path: String = around.chain([path.to_owned()]).collect();
     let space = if host.is_empty() || path.starts_with('/') {
         ""
     } else {
         " "
     };
-    match &*method.listed() {
+    match &*matches.method.listed() {
         "" => format!("{host}{space}{path}"),
         methods => format!("{methods} {host}{space}{path}"),
     }

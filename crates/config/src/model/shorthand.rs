@@ -32,18 +32,13 @@ short_form!(
 
 impl FromMapping for BackendConfig {
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let BackendMapping {
-            address,
-            dns,
-            weight,
-            backup,
-        } = BackendMapping::deserialize(d)?;
-        if weight == 0 {
+        let written = BackendMapping::deserialize(d)?;
+        if written.weight == 0 {
             return Err(D::Error::custom(
                 "a backend's weight must be at least 1\nhelp: remove the backend to send it nothing",
             ));
         }
-        let target = match (address, dns) {
+        let target = match (written.address, written.dns) {
             (Some(address), None) => BackendTarget::Address(address),
             (None, Some(dns)) => BackendTarget::Dns(dns),
             (Some(_), Some(_)) => {
@@ -59,8 +54,8 @@ impl FromMapping for BackendConfig {
         };
         Ok(Self {
             target,
-            weight,
-            backup,
+            weight: written.weight,
+            backup: written.backup,
         })
     }
 }

@@ -74,26 +74,23 @@ impl Zones {
     /// access other zones.
     pub fn get_or_create<T: Zone>(&self, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let mut inner = self.0.lock();
-        let Inner {
-            entries,
-            inherited,
-            round,
-            ..
-        } = &mut *inner;
-        let entry = entries
+        let zones = &mut *inner;
+        let round = zones.round;
+        let entry = zones
+            .entries
             .entry((TypeId::of::<T>(), name.to_owned()))
             .or_insert_with(|| {
                 let state = Arc::new(make());
-                if let Some(exported) = inherited.get(name) {
+                if let Some(exported) = zones.inherited.get(name) {
                     state.import(exported);
                 }
                 Entry {
                     zone: state,
-                    made: *round,
-                    used: *round,
+                    made: round,
+                    used: round,
                 }
             });
-        entry.used = *round;
+        entry.used = round;
         let state: Arc<dyn Any + Send + Sync> = Arc::clone(&entry.zone) as _;
         drop(inner);
         state

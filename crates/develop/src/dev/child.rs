@@ -170,10 +170,7 @@ fn wait(mut child: Child, command: &Command, url: &str, shared: &Shared) {
     let _sent = kill_process(getpid(), Signal::TERM);
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a thread of its own, which waits for a process"
-)]
+#[expect(clippy::disallowed_methods, reason = "a thread of its own may wait")]
 fn pause() {
     std::thread::sleep(LOOK);
 }

@@ -249,15 +249,7 @@ fn look_for(port: u16, script: &str, workspace: Option<&Path>) {
 }
 
 fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
-    let Prepared {
-        loaded,
-        file: at,
-        command,
-        url,
-        site,
-        use_of_file,
-        workspace,
-    } = prepared;
+    let (loaded, command, url) = (prepared.loaded, prepared.command, prepared.url);
     if !loaded.diagnostics.list().is_empty() {
         out::note(&check::report(&loaded));
     }
@@ -269,14 +261,15 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
     let dev_server = DevServer::start(command, &url)?;
     std::thread::spawn({
         let shown = shown.clone();
-        move || look_for(port, &shown, workspace.as_deref())
+        move || look_for(port, &shown, prepared.workspace.as_deref())
     });
     let mut hello = vec![
         format!("edgeway: {url} → `{shown}` on port {port}"),
-        format!("  {use_of_file}"),
+        format!("  {}", prepared.use_of_file),
     ];
+    let site = prepared.site.iter();
     hello.extend(site.map(|host| format!("  the routes of {host} take localhost as well")));
-    let (path, overlay) = at.unzip();
+    let (path, overlay) = prepared.file.unzip();
     let outcome = boot::serve(BootOptions {
         birth,
         file,

@@ -56,7 +56,7 @@ pub struct AccessLogConfig {
     /// Query parameters whose values are not written: names that are, or end with, one of these
     /// words (`=code` for the whole name only). `[]` for none; the words for tokens, keys,
     /// passwords and signatures if absent.
-    #[default(secret::NAMES.map(str::to_owned).into())]
+    #[default(secret::NAMES.split(' ').map(str::to_owned).collect())]
     redact: Vec<String>,
     /// Fields of JSON lines, in this order; the usual ones if absent.
     fields: Vec<Spanned<String>>,

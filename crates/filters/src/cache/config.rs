@@ -401,15 +401,9 @@ impl RouteCacheConfig {
     }
 
     fn key(&self, cx: &mut CompileContext<'_>) -> Option<KeyRules> {
-        let KeyConfig {
-            query,
-            ignore_query,
-            pass_unkeyed,
-            by,
-            values: _,
-        } = &self.key;
+        let (key, ignore_query) = (&self.key, &self.key.ignore_query);
         let ignored = || NameSet::new(ignore_query.iter().map(String::as_str));
-        let query = match query {
+        let query = match &key.query {
             Some(only) if !ignore_query.is_empty() => {
                 return cx.at(only.place, "edgeway::cache::query").refuse(
                     "`query` lists the parameters of the cache key, and `ignore_query` those left \
@@ -421,7 +415,7 @@ impl RouteCacheConfig {
             None if ignore_query.is_empty() => Query::All,
             None => Query::Without(ignored()),
         };
-        if *pass_unkeyed && query.is_all() {
+        if key.pass_unkeyed && query.is_all() {
             return cx.here("edgeway::cache::query").refuse(
                 "`pass_unkeyed` has no effect: all parameters are in the cache key",
                 "write `ignore_query: [utm_*]` beside it, or remove it",
@@ -429,8 +423,8 @@ impl RouteCacheConfig {
         }
         Some(KeyRules {
             query,
-            passes_unkeyed: *pass_unkeyed,
-            by: by.iter().map(|item| item.value.clone()).collect(),
+            passes_unkeyed: key.pass_unkeyed,
+            by: key.by.iter().map(|item| item.value.clone()).collect(),
         })
     }
 

@@ -86,17 +86,14 @@ impl HeadersConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Headers> {
         let errors = cx.diagnostics.errors();
         let request = self.request.compile(Side::Request, cx);
-        let ResponseConfig {
-            remove,
-            set,
-            add,
-            expires,
-            by_status,
-        } = self.response;
-        let expires = expires.and_then(|written| compile_expires(&written, cx));
+        let written = self.response;
+        let (remove, set, add) = (written.remove, written.set, written.add);
+        let expires = written
+            .expires
+            .and_then(|written| compile_expires(&written, cx));
         let response = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
-        let mut statuses = Vec::with_capacity(by_status.len());
-        for one in by_status {
+        let mut statuses = Vec::with_capacity(written.by_status.len());
+        for one in written.by_status {
             let (remove, set, add) = (one.remove, one.set, one.add);
             let changes = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
             statuses.push((one.status, changes));

@@ -50,23 +50,18 @@ filter_kind!(Headers: config::HeadersConfig = "headers");
 
 impl Filter for Headers {
     fn traits(self: Arc<Self>) -> Traits {
-        let Changes {
-            remove,
-            remove_prefixes,
-            set,
-            add,
-        } = &*self.request;
-        let written = set.iter().chain(add).map(|(name, _)| name);
-        let upstream = Phases::UPSTREAM.when(!self.request.is_empty());
+        let request = &self.request;
+        let written = request.set.iter().chain(&request.add).map(|(name, _)| name);
+        let upstream = Phases::UPSTREAM.when(!request.is_empty());
         let response = Phases::RESPONSE.when(self.changes_responses());
         Traits {
             response_headers: HeaderUse::Others,
             request_changes: RequestChanges::Only {
-                names: remove.iter().chain(written).cloned().collect(),
-                prefixes: remove_prefixes.to_vec(),
+                names: request.remove.iter().chain(written).cloned().collect(),
+                prefixes: request.remove_prefixes.to_vec(),
             },
             // Placeholders of these changes are part of the cache key.
-            extension: Some(Arc::clone(&self.request) as _),
+            extension: Some(Arc::clone(request) as _),
             ..Traits::new(upstream | response, Guard::Nothing)
         }
     }

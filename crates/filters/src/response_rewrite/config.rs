@@ -129,10 +129,8 @@ fn regex(text: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Option<R
     let Some(regex) = text.value.strip_prefix('~') else {
         return Some(None);
     };
-    let (regex, ignores_case) = match regex.strip_prefix('*') {
-        Some(regex) => (regex, true),
-        None => (regex, false),
-    };
+    let folded = regex.strip_prefix('*');
+    let (regex, ignores_case) = folded.map_or((regex, false), |regex| (regex, true));
     let built = RegexBuilder::new(regex)
         .case_insensitive(ignores_case)
         .build();

@@ -234,10 +234,8 @@ fn time(text: &str) -> Option<String> {
     if matches!(text, "off" | "epoch" | "max" | "") {
         return Some(text.to_owned());
     }
-    let (begin, rest) = match text.strip_prefix("modified ") {
-        Some(rest) => ("modified ", rest.trim()),
-        None => ("", text),
-    };
+    let modified = text.strip_prefix("modified ");
+    let (begin, rest) = modified.map_or(("", text), |rest| ("modified ", rest.trim()));
     let (sign, rest) = ["@", "-", "+"]
         .into_iter()
         .find_map(|sign| Some((sign, rest.strip_prefix(sign)?)))

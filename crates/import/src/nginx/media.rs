@@ -17,14 +17,8 @@ pub(super) struct MediaTypes {
 }
 
 /// Types that `charset` is for unless `charset_types` says otherwise.
-const TEXT: [&str; 6] = [
-    "text/html",
-    "text/xml",
-    "text/plain",
-    "text/vnd.wap.wml",
-    "application/javascript",
-    "application/rss+xml",
-];
+const TEXT: &str = "text/html text/xml text/plain text/vnd.wap.wml application/javascript \
+    application/rss+xml";
 
 /// Types that nginx has without a `types` of its own.
 const USUAL: [(&str, &str); 3] = [
@@ -47,7 +41,7 @@ pub(super) fn of(scope: &Scope<'_>) -> MediaTypes {
         let is_listed = own.contains(&kind) || own.contains(&"*");
         kind == "text/html"
             || if own.is_empty() {
-                TEXT.contains(&kind)
+                TEXT.split(' ').any(|one| one == kind)
             } else {
                 is_listed
             }
@@ -93,7 +87,7 @@ pub(super) fn of_backend(scope: &Scope<'_>) -> Option<String> {
     let names = written.iter().flat_map(|one| &one.args).map(String::as_str);
     let mut types: Vec<&str> = names.filter(|kind| kind.contains('/')).collect();
     if types.is_empty() {
-        types = TEXT.to_vec();
+        types = TEXT.split(' ').collect();
     } else if !types.contains(&"text/html") {
         types.push("text/html");
     }

@@ -272,13 +272,8 @@ impl Report {
 
 impl Entry {
     fn line(&self) -> String {
-        let Self {
-            file,
-            line,
-            directive,
-            ..
-        } = self;
-        format!("{file}:{line} {directive}: {}", self.shown_note())
+        let (file, line, note) = (&self.file, self.line, self.shown_note());
+        format!("{file}:{line} {}: {note}", self.directive)
     }
 
     fn shown_note(&self) -> &str {

@@ -71,10 +71,7 @@ impl From<RequestFailure> for String {
 }
 
 /// Requests of the commands to the running gateway.
-#[expect(
-    async_fn_in_trait,
-    reason = "commands call it on the thread that they run on"
-)]
+#[expect(async_fn_in_trait, reason = "commands call it on their own thread")]
 pub trait Gateway {
     async fn upstream(&self, name: &str) -> Result<UpstreamStatus, RequestFailure>;
     async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure>;

@@ -506,19 +506,14 @@ pub(super) fn table(list: &[Listed]) -> String {
         .iter()
         .any(|listed| listed.state == "current" && listed.instances > 0);
     let line = |listed: &Listed| {
-        let Listed {
-            name,
-            state,
-            instances,
-            until,
-            share,
-            ..
-        } = listed;
-        let state = share.map_or_else(
-            || (*state).to_owned(),
+        let (name, state, instances) = (&listed.name, listed.state, listed.instances);
+        let state = listed.share.map_or_else(
+            || state.to_owned(),
             |share| format!("{state} with {share} % of the visitors"),
         );
-        let left = until.filter(|_| ["lingers", "held"].contains(&listed.state));
+        let left = listed
+            .until
+            .filter(|_| ["lingers", "held"].contains(&listed.state));
         let left = left.map(|until| match until.saturating_sub(now) {
             0 if !serves => ", until the current one serves".to_owned(),
             0 => ", being stopped".to_owned(),
@@ -527,7 +522,7 @@ pub(super) fn table(list: &[Listed]) -> String {
         let left = left.unwrap_or_default();
         match instances {
             0 => format!("{name}  {state}{left}"),
-            _ => format!("{name}  {state}, {}{left}", counted(*instances, "instance")),
+            _ => format!("{name}  {state}, {}{left}", counted(instances, "instance")),
         }
     };
     list.iter().map(line).collect::<Vec<_>>().join("\n")

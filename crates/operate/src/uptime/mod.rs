@@ -253,22 +253,14 @@ impl Log {
 
 impl Report {
     fn text(&self) -> String {
-        let Self {
-            from,
-            to,
-            checks,
-            passed,
-            availability,
-            target,
-            outages,
-            ..
-        } = self;
+        let (from, to, passed, outages) = (&self.from, &self.to, self.passed, self.outages);
+        let (availability, target) = (self.availability, self.target);
         let kept = if self.kept { "reached" } else { "missed" };
         let mut lines = vec![
-            format!("{from} to {to}: {passed} of {checks} checks passed"),
+            format!("{from} to {to}: {passed} of {} checks passed", self.checks),
             format!("availability {availability}%, target {target}% {kept}"),
         ];
-        if *outages > 0 {
+        if outages > 0 {
             let longest = table::uptime(self.longest_outage_seconds);
             lines.push(format!("outages {outages}, the longest {longest}"));
         }

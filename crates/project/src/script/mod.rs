@@ -13,33 +13,15 @@ const NAMES: [&str; 5] = ["start:prod", "start", "serve", "preview", "dev"];
 const MAX_DEPTH: usize = 8;
 
 /// Programs in front of a command that leave its meaning as it is.
-const WRAPPERS: [&str; 8] = [
-    "cross-env",
-    "cross-env-shell",
-    "dotenv",
-    "env",
-    "exec",
-    "npx",
-    "bunx",
-    "time",
-];
+const WRAPPERS: &str = "cross-env cross-env-shell dotenv env exec npx bunx time";
 
 /// Programs that run a module of JavaScript or TypeScript.
-const RUNNERS: [&str; 13] = [
-    "node",
-    "tsx",
-    "nodemon",
-    "bun",
-    "deno",
-    "ts-node",
-    "ts-node-dev",
-    "tsnd",
-    "node-dev",
-    "vite-node",
-    "swc-node",
-    "babel-node",
-    "esno",
-];
+const RUNNERS: &str = "node tsx nodemon bun deno ts-node ts-node-dev tsnd node-dev vite-node \
+    swc-node babel-node esno";
+
+fn is_runner(program: &str) -> bool {
+    RUNNERS.split(' ').any(|one| one == program)
+}
 
 /// Their options whose value is the next word.
 const WITH_VALUE: &str = "-r --require --import --loader --experimental-loader --env-file -C --conditions --title \
@@ -158,7 +140,7 @@ impl Chain<'_> {
                 continue;
             }
             let program = base_name(first);
-            if !WRAPPERS.contains(&program) {
+            if !WRAPPERS.split(' ').any(|one| one == program) {
                 break program;
             }
             words = match words.iter().position(|word| word == "--") {
@@ -236,7 +218,7 @@ impl Chain<'_> {
         let own = words.iter().map(|word| (word.clone(), current.clone()));
         let words: Vec<(String, String)> = own.chain(self.more).collect();
         let plain: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
-        let at = module(program, &plain).filter(|_| RUNNERS.contains(&program));
+        let at = module(program, &plain).filter(|_| is_runner(program));
         let started = at.map(|at| base_name(plain[at]).trim_end_matches(".js"));
         // `node node_modules/.bin/next start`.
         let (program, plain, words) = match (at, started) {
@@ -266,7 +248,7 @@ impl Chain<'_> {
             ("nest", ["start", ..]) => Program::Nest,
             ("fastify", ["start", ..]) => Program::FastifyCli,
             ("next" | "vite" | "nest" | "fastify" | "react-router" | "remix", _) => return None,
-            (runner, _) if RUNNERS.contains(&runner) => {
+            (runner, _) if is_runner(runner) => {
                 // Options of `node` are no arguments of the app: `-p` prints.
                 arguments = at.map_or(&[], |at| &words[at + 1..]);
                 node = at.and_then(|at| node_arguments(runner, &plain, at));
@@ -336,10 +318,8 @@ fn skip_options(words: &[String]) -> &[String] {
 
 /// Returns the arguments that npm passes on: those behind `--`.
 fn passed(words: &[String]) -> &[String] {
-    match words.iter().position(|word| word == "--") {
-        Some(at) => &words[at + 1..],
-        None => &[],
-    }
+    let dashes = words.iter().position(|word| word == "--");
+    dashes.map_or(&[], |at| &words[at + 1..])
 }
 
 fn base_name(word: &str) -> &str {

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use edgeway_base::http::ABOUT_COPIES;
 use edgeway_cache::{
     WorkClaim,
     metrics::Revalidation,
@@ -19,15 +20,9 @@ use pingora::http::RequestHeader;
 use super::door::{client_kind, fetching};
 use crate::context::{self, Context, Flow};
 
-/// Headers that concern only the client that sent the request: its own copy, its range, its demand
-/// for freshness.
-const CLIENT_HEADERS: [HeaderName; 11] = [
-    header::IF_NONE_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_MATCH,
-    header::IF_UNMODIFIED_SINCE,
-    header::IF_RANGE,
-    header::RANGE,
+/// Further headers that concern only the client that sent the request: its demand for freshness, its
+/// credentials, its body.
+const CLIENT_HEADERS: [HeaderName; 5] = [
     header::CACHE_CONTROL,
     header::PRAGMA,
     header::AUTHORIZATION,
@@ -74,7 +69,7 @@ fn prepare(
     let mut head = request.clone();
     head.set_method(Method::GET);
     head.set_version(Version::HTTP_11);
-    for name in &CLIENT_HEADERS {
+    for name in ABOUT_COPIES.iter().chain(&CLIENT_HEADERS) {
         head.remove_header(name);
     }
     // Cookies that the entry varies by are forwarded: the response may be private to this client.

@@ -276,10 +276,7 @@ impl Request<'_> {
             // encoded as a whole.
             return bypass("range");
         }
-        let why = match vary {
-            Some(_) => "vary-miss",
-            None => "uri-miss",
-        };
+        let why = vary.as_ref().map_or("uri-miss", |_| "vary-miss");
         let variance = vary.and_then(|vary| self.sent().variance(&vary));
         let now = self.live.world.clock.now();
         let uses = self.cache.policy.min_uses.as_ref();

@@ -1,5 +1,6 @@
 //! Requests to the origin whose responses may be stored, and the headers of these responses.
 
+use edgeway_base::http::ABOUT_COPIES;
 use edgeway_cache::{budget::RenderPermit, nextjs, store::Entry, unusual_request::unusual_headers};
 use http::{Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -12,15 +13,8 @@ pub(crate) fn condition(request: &mut RequestHeader, stale: Option<&Entry>) {
     if request.method == Method::HEAD {
         request.set_method(Method::GET);
     }
-    for name in [
-        header::IF_MATCH,
-        header::IF_NONE_MATCH,
-        header::IF_MODIFIED_SINCE,
-        header::IF_UNMODIFIED_SINCE,
-        header::IF_RANGE,
-        header::RANGE,
-    ] {
-        request.remove_header(&name);
+    for name in &ABOUT_COPIES {
+        request.remove_header(name);
     }
     let Some(stale) = stale else {
         return;

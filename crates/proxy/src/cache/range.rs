@@ -138,13 +138,9 @@ impl Multipart {
 
     /// Returns what stands before a range.
     fn part(&self, range: &Range<u64>) -> String {
-        let Self {
-            boundary,
-            content_type,
-            length,
-        } = self;
+        let (boundary, length) = (&self.boundary, self.length);
         let (start, last) = (range.start, range.end - 1);
-        let content_type = content_type.as_ref();
+        let content_type = self.content_type.as_ref();
         let content_type =
             content_type.map_or_else(String::new, |it| format!("Content-Type: {it}\r\n"));
         format!(

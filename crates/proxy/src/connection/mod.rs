@@ -143,12 +143,7 @@ impl Connection {
     pub fn new(listener: Arc<ListenerFacts>, entry: ConnectionFacts) -> Self {
         let metrics = listener.metrics();
         metrics.open.inc();
-        let ConnectionFacts {
-            peer,
-            tls,
-            progress,
-            guard,
-        } = entry;
+        let peer = entry.peer;
         let address = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| {
             peer.ip().to_canonical()
         });
@@ -159,14 +154,14 @@ impl Connection {
             peer: address,
             peer_port: peer.map_or(0, |peer| peer.port()),
             is_unix: peer.is_none(),
-            tls,
+            tls: entry.tls,
             pace: Pace::default(),
             watch: Arc::default(),
             streams: Streams::default(),
             stage: AtomicU64::new(Stage::Head as u64),
             seen: AtomicU64::new(0),
             seen_at: AtomicU64::new(0),
-            progress,
+            progress: entry.progress,
             segment: SegmentSlot::default(),
             is_tunnel: AtomicBool::new(false),
             is_websocket: AtomicBool::new(false),
@@ -177,7 +172,7 @@ impl Connection {
             is_close_reported: AtomicBool::new(false),
             socket: Mutex::new(None),
             place: OnceLock::new(),
-            _guard: guard,
+            _guard: entry.guard,
         }
     }
 
@@ -289,10 +284,7 @@ impl Connection {
     pub fn close(&self, why: CloseReason) {
         let socket = self.socket.lock();
         // The first reason counts.
-        let first =
-            self.closed
-                .compare_exchange(0, why.code(), Ordering::AcqRel, Ordering::Relaxed);
-        if first.is_err() {
+        if !self.is_first(why) {
             return;
         }
         if why == CloseReason::SendTimeout {
@@ -303,13 +295,17 @@ impl Connection {
         }
     }
 
+    fn is_first(&self, why: CloseReason) -> bool {
+        let (ok, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+        self.closed
+            .compare_exchange(0, why.code(), ok, failed)
+            .is_ok()
+    }
+
     /// Same as [`Connection::close`], unless the `stage` is over.
     fn close_in(&self, stage: u64, why: CloseReason) {
         let socket = self.socket.lock();
-        let first =
-            self.closed
-                .compare_exchange(0, why.code(), Ordering::AcqRel, Ordering::Relaxed);
-        if first.is_err() {
+        if !self.is_first(why) {
             return;
         }
         fence(Ordering::SeqCst);

@@ -22,10 +22,7 @@ pub enum ConnectionReuse {
 /// Presence of the headers that matter to the connection. One pass over the names costs less than a
 /// lookup of each.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is the presence of a header"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a header's presence")]
 pub struct PresentHeaders {
     pub content_length: bool,
     transfer_encoding: bool,

@@ -9,10 +9,7 @@ use edgeway_base::system;
 use parking_lot::MutexGuard;
 
 /// Borrows the socket whose lock is held, unless it is closed.
-#[allow(
-    unsafe_code,
-    reason = "the socket's owner lets go of it under the lock that is held here"
-)]
+#[allow(unsafe_code, reason = "its owner lets go of it under this very lock")]
 fn open<'l>(socket: &'l MutexGuard<'_, Option<RawFd>>) -> Option<BorrowedFd<'l>> {
     // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
     Some(unsafe { BorrowedFd::borrow_raw((**socket)?) })

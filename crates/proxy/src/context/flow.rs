@@ -12,10 +12,7 @@ use edgeway_cache::{
 use http::HeaderMap;
 
 /// Cache state of a request that goes to the origin.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a separate fact about the request"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Flow {
     pub(crate) key: Key,
     pub(crate) wants: RequestDirectives,

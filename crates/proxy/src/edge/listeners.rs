@@ -257,24 +257,15 @@ impl OpenListener {
 
     /// Stops accepting.
     fn close(self) -> DrainingListener {
-        let Self {
-            config,
-            id,
-            bound,
-            shared,
-            stop,
-            closed,
-            serving,
-        } = self;
-        drop(bound);
-        shared.facts.begin_draining();
-        stop.send_replace(true);
+        drop(self.bound);
+        self.shared.facts.begin_draining();
+        self.stop.send_replace(true);
         DrainingListener {
-            name: Arc::clone(&config.name),
-            id,
-            closed,
-            serving,
-            _stop: stop,
+            name: Arc::clone(&self.config.name),
+            id: self.id,
+            closed: self.closed,
+            serving: self.serving,
+            _stop: self.stop,
         }
     }
 }

@@ -21,7 +21,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::{
     cache,
     context::{self, Context, Decision, Flow},
-    fetch::{self, FetchedResponse, OwnRequest},
+    fetch::{self, OwnRequest},
     forward,
 };
 
@@ -172,16 +172,11 @@ async fn fetch(
         longest: wanted.longest().0,
     };
     let fetched = fetch::fetch(&request, upstream, &ctx.live().world.clock).await;
-    let FetchedResponse {
-        head,
-        body,
-        release: own,
-        is_complete,
-        ..
-    } = fetched.map_err(|_| ImageFailure::Source)?;
+    let fetched = fetched.map_err(|_| ImageFailure::Source)?;
+    let (head, body) = (fetched.head, fetched.body);
     // Another release responds if no backend of the wanted one is in rotation any more.
-    let is_of_release = release.is_none_or(|(name, _)| own.as_deref() == Some(name));
-    if !is_complete || !is_of_release {
+    let is_of_release = release.is_none_or(|(name, _)| fetched.release.as_deref() == Some(name));
+    if !fetched.is_complete || !is_of_release {
         return Err(ImageFailure::Source.into());
     }
     // The optimizer would get the same. A failing backend gives the app another chance.

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use edgeway_config::{diagnostic::Diagnostics, model::File, source::Sources};
 use edgeway_core::zones::{SettleResult, TrialWinner};
-use edgeway_gateway::{self as gateway, Gateway, Loaded};
+use edgeway_gateway::{self as gateway, Gateway};
 
 use super::{Live, SwitchReason, split::TrialSplit, supervisor::Supervisor};
 
@@ -32,22 +32,14 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut loaded = gateway::load_with(path, live.world.overlay.as_deref());
     loaded.find_rest(folder);
-    let Loaded {
-        mut sources,
-        mut diagnostics,
-        file,
-        ..
-    } = loaded;
-    let Some(file) = file else {
-        return Err(Box::new(InvalidCandidate {
-            sources,
-            diagnostics,
-        }));
-    };
-    let referenced = &mut sources.referenced;
-    let (gateway, problems) = gateway::compile_noting(&file, folder, &live.world, referenced);
-    diagnostics.extend(problems);
-    let Some(gateway) = gateway else {
+    let (mut sources, mut diagnostics) = (loaded.sources, loaded.diagnostics);
+    let compiled = loaded.file.and_then(|file| {
+        let referenced = &mut sources.referenced;
+        let (gateway, problems) = gateway::compile_noting(&file, folder, &live.world, referenced);
+        diagnostics.extend(problems);
+        Some((file, gateway?))
+    });
+    let Some((file, gateway)) = compiled else {
         return Err(Box::new(InvalidCandidate {
             sources,
             diagnostics,

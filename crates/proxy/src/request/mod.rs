@@ -361,19 +361,9 @@ pub(crate) async fn filter(
 /// Applies the route's action. Returns a reply if the action is one.
 fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     let is_upgrade = websocket::is_asked_for(request);
-    let Context {
-        gateway,
-        route,
-        params,
-        facts,
-        upstream,
-        timeouts,
-        is_websocket,
-        ..
-    } = ctx;
-    let chain = context::chain(gateway, *route);
-    let ex = Exchange::new(request, facts);
-    let route = context::route(gateway, *route)?;
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    let ex = Exchange::new(request, &mut ctx.facts);
+    let route = context::route(&ctx.gateway, ctx.route)?;
     let action = &route.action;
     let forward = match action {
         Action::Forward(forward) => forward,
@@ -382,7 +372,7 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
             let host = routes::host_of(public_host(request, &ex.facts.client).as_bytes());
             let host = host.unwrap_or_default();
             let target = Target::new(&host, request.raw_path());
-            return Some(Box::new(redirect.reply(&target, params)));
+            return Some(Box::new(redirect.reply(&target, &ctx.params)));
         }
         Action::Respond(respond) => return Some(Box::new(respond.reply(request))),
         Action::Files(_) => return None,
@@ -401,22 +391,22 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         if let Err(failure) = websocket::check_request(request) {
             return Some(Box::new(failure.reply()));
         }
-        *is_websocket = true;
+        ctx.is_websocket = true;
     }
     if chain.has(Phase::Route)
         && let Some(name) = chain.on_route(&ex)
     {
-        match gateway.upstreams.get(&name) {
-            Some(chosen) => *upstream = Some(Arc::clone(chosen)),
+        match ctx.gateway.upstreams.get(&name) {
+            Some(chosen) => ctx.upstream = Some(Arc::clone(chosen)),
             None => log::warn!(upstream = &*name; "a filter chose an upstream that does not exist"),
         }
     }
-    if *is_websocket && upstream.as_ref().is_some_and(|u| u.is_h2()) {
+    if ctx.is_websocket && ctx.upstream.as_ref().is_some_and(|u| u.is_h2()) {
         // Another filter chose the upstream. The one in the configuration was checked at load time.
         return Some(Box::new(Failure::Upgrade.reply()));
     }
-    if let (Some(own), Some(upstream)) = (&forward.timeouts, upstream) {
-        *timeouts = Some(Box::new(upstream.timeouts.with(own)));
+    if let (Some(own), Some(upstream)) = (&forward.timeouts, &ctx.upstream) {
+        ctx.timeouts = Some(Box::new(upstream.timeouts.with(own)));
     }
     None
 }

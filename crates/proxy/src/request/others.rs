@@ -100,15 +100,8 @@ pub(super) async fn pass_others(
     if let Verdict::Reply(reply) = own.before_guards(&mut ex) {
         return Some(FilterOutcome::Reply(reply));
     }
-    let Context {
-        gateway,
-        facts,
-        also,
-        refused_by,
-        earlier_routes,
-        ..
-    } = ctx;
-    let others = also.as_mut()?;
+    let facts = &mut ctx.facts;
+    let others = ctx.also.as_mut()?;
     let request = others.rewritten.as_deref().unwrap_or(request);
     while let Some((index, chain)) = others.routes.front() {
         let (_, apart) = match &mut others.apart {
@@ -127,27 +120,27 @@ pub(super) async fn pass_others(
         match outcome {
             HookOutcome::Over(Verdict::Next) => {}
             HookOutcome::Over(Verdict::Reply(reply)) => {
-                *refused_by = Some(RefusedBy::Other);
+                ctx.refused_by = Some(RefusedBy::Other);
                 return Some(FilterOutcome::Reply(reply));
             }
             HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
         }
-        let refusal = gateway.route(*index).and_then(|route| {
+        let refusal = ctx.gateway.route(*index).and_then(|route| {
             if route.is_internal && facts.rerouted.is_none() && facts.rewritten.is_none() {
                 return Some(Failure::NoRoute.reply());
             }
             route.refusal(request, facts)
         });
         if let Some(reply) = refusal {
-            *refused_by = Some(RefusedBy::Other);
+            ctx.refused_by = Some(RefusedBy::Other);
             return Some(FilterOutcome::Reply(Box::new(reply)));
         }
         facts.pass(apart);
-        earlier_routes.push(*index);
+        ctx.earlier_routes.push(*index);
         others.routes.pop_front();
         others.round = HookProgress::default();
     }
-    *also = None;
+    ctx.also = None;
     None
 }
 

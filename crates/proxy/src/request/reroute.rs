@@ -3,6 +3,7 @@
 
 use std::{mem, sync::Arc};
 
+use edgeway_base::http::ABOUT_COPIES;
 use edgeway_cache::budget::RenderPermit;
 use edgeway_core::chain::{
     Exchange, HookProgress, ReadyLines, Reply, ReplyBody, RouteRequest, RouteTarget,
@@ -10,7 +11,7 @@ use edgeway_core::chain::{
 use edgeway_filters::error_pages::KEPT_WITH_PAGE;
 use edgeway_gateway::Route;
 use edgeway_routes::{Action, RuleCourse, move_to, normalise};
-use http::{HeaderName, Method, header};
+use http::{Method, header};
 use pingora::http::RequestHeader;
 
 use super::{FilterOutcome, decide};
@@ -25,16 +26,6 @@ use crate::{
 
 /// Maximum number of routes that lead a request to another one, as with nginx.
 const MAX_ROUTES: u8 = 10;
-
-/// Conditions, and what asks for a part. The page of an error is sent whole.
-const ABOUT_COPIES: [HeaderName; 6] = [
-    header::IF_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_NONE_MATCH,
-    header::IF_RANGE,
-    header::IF_UNMODIFIED_SINCE,
-    header::RANGE,
-];
 
 /// Runs the rules of the request's route and of its site, and those of the routes that they lead to.
 /// Returns the reply of a rule.
@@ -295,6 +286,7 @@ fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result
             asks && route.cache.is_none()
         };
         if !route.is_some_and(is_asked) {
+            // The page of an error is sent whole.
             for name in &ABOUT_COPIES {
                 head.remove_header(name);
             }

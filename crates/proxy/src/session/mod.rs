@@ -131,20 +131,15 @@ impl ClientWatch<'_> {
 impl Client {
     /// Creates the client of a request that has arrived on a connection of HTTP/1.
     pub(crate) fn http1(arrival: Arrival) -> Self {
-        let Arrival {
-            io,
-            request,
-            has_body,
-            is_last,
-        } = arrival;
-        let connection = Arc::clone(io.connection());
-        let reuse = if is_kept(&request) && !is_last {
+        let request = arrival.request;
+        let connection = Arc::clone(arrival.io.connection());
+        let reuse = if is_kept(&request) && !arrival.is_last {
             ConnectionReuse::KeepAlive
         } else {
             ConnectionReuse::Close
         };
-        let stream = Http1Stream::new(io, request.version, reuse);
-        let body = RequestBody::new(&request.headers, has_body);
+        let stream = Http1Stream::new(arrival.io, request.version, reuse);
+        let body = RequestBody::new(&request.headers, arrival.has_body);
         Self::new(Wire::Http1(stream), request, Some(connection), body)
     }
 

@@ -129,19 +129,14 @@ pub(super) fn connected(wire: &mut Wire, request: &RequestHeader, ctx: &mut Cont
         return;
     }
     wire.watch(watch);
-    let FirstByte {
-        within,
-        after_chunk,
-        is_stream,
-        is_clients: _,
-    } = FirstByte::for_request(&request.headers, times);
-    if is_stream {
+    let first = FirstByte::for_request(&request.headers, times);
+    if first.is_stream {
         // Both sides send whenever they have a message.
         watch.body.over();
     }
-    let due = now + whole_millis(within);
-    let whole = whole.filter(|_| !is_stream);
-    watch.begin(Target::Stream, due, after_chunk, whole);
+    let due = now + whole_millis(first.within);
+    let whole = whole.filter(|_| !first.is_stream);
+    watch.begin(Target::Stream, due, first.after_chunk, whole);
 }
 
 /// Records that a chunk of the request body, or its end, is being sent.

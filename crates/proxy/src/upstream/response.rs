@@ -209,10 +209,7 @@ fn public_location(
 
 /// Response headers that are meant for the gateway, found in one pass.
 #[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is the presence of a header"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a header's presence")]
 struct GatewayDirectives {
     has_keep_alive: bool,
     streams: StreamKind,

@@ -30,10 +30,7 @@ const OF_CONNECTION: [HeaderName; 5] = [
 ];
 
 /// Stream of one request.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a separate fact about the stream"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Http2Wire {
     pub(super) stream: BackendStream,
     is_tls: bool,

@@ -21,10 +21,7 @@ const MAX_PLAIN_LEN: usize = 256;
 
 /// Protection of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a separate property of the route"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property")]
 pub struct RouteProtection {
     /// Numbers of its guards; equal filters have equal numbers.
     pub guards: BTreeSet<u32>,

@@ -441,18 +441,8 @@ fn map(name: &str, maps: &Maps) -> Result<Option<Arc<Lookup>>, (String, String)>
 }
 
 /// Forms of names that are not whole names.
-const OTHERS: [&str; 10] = [
-    "now",
-    "backend",
-    "header.NAME",
-    "proxy.NAME",
-    "cookie.NAME",
-    "query.NAME",
-    "arg.NAME",
-    "response.NAME",
-    "map.NAME",
-    "date+30d",
-];
+const OTHERS: &str = "now backend header.NAME proxy.NAME cookie.NAME query.NAME arg.NAME \
+    response.NAME map.NAME date+30d";
 
 /// Returns the variable of this name, or the message and the help for the user.
 pub(super) fn variable(name: &str, names: &Names<'_>) -> Result<Variable, (String, String)> {
@@ -487,7 +477,7 @@ pub(super) fn variable(name: &str, names: &Names<'_>) -> Result<Variable, (Strin
         _ => {}
     }
     let all = Variable::ALL.map(|(known, _)| known);
-    let known = || all.into_iter().chain(OTHERS);
+    let known = || all.into_iter().chain(OTHERS.split(' '));
     let help = match closest(name, known()) {
         Some(meant) => format!("did you mean `{{{meant}}}`?"),
         None => format!(

@@ -267,19 +267,11 @@ pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<Heade
 
 /// Result of a hook as the test reads it.
 fn result_of(input: &Input, ran: ManualResult) -> Value {
-    let ManualResult {
-        outcome,
-        lines,
-        cpu,
-        wall,
-    } = ran;
-    let lines: Vec<Value> = lines
-        .into_iter()
-        .map(|ConsoleLine { level, text }| {
-            json!({ "level": level.as_str().to_ascii_lowercase(), "text": text })
-        })
-        .collect();
-    let mut result = match outcome {
+    let lines = ran.lines.into_iter().map(|ConsoleLine { level, text }| {
+        json!({ "level": level.as_str().to_ascii_lowercase(), "text": text })
+    });
+    let lines: Vec<Value> = lines.collect();
+    let mut result = match ran.outcome {
         Ok(output) => output_of(input, output),
         Err(failure) => json!({
             "failure": {
@@ -290,8 +282,8 @@ fn result_of(input: &Input, ran: ManualResult) -> Value {
         }),
     };
     result["console"] = lines.into();
-    result["cpu"] = (cpu.as_secs_f64() * 1000.0).into();
-    result["wall"] = (wall.as_secs_f64() * 1000.0).into();
+    result["cpu"] = (ran.cpu.as_secs_f64() * 1000.0).into();
+    result["wall"] = (ran.wall.as_secs_f64() * 1000.0).into();
     result
 }
 

@@ -341,15 +341,11 @@ impl Found {
     }
 
     fn log(&mut self, log: &LogFailure) {
-        let LogFailure {
-            log,
-            target,
-            error,
-            dropped,
-        } = log;
+        let (name, target, error) = (&log.log, &log.target, &log.error);
         let text = format!(
-            "the {log} {target} cannot be written: {error}; lines are kept in memory, and \
-             {dropped} were dropped"
+            "the {name} {target} cannot be written: {error}; lines are kept in memory, and {} were \
+             dropped",
+            log.dropped
         );
         self.error("log_failing", target, text, where_to_write(error));
     }

@@ -9,9 +9,8 @@ use super::{
     latencies::{self, Slowness},
     plugins, problems,
     snapshot::{
-        BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateExpiry,
-        CertificateStatus, Predecessor, PurgeLinkStatus, RedisStatus, Snapshot, State,
-        UpstreamStatus,
+        BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateStatus, Predecessor,
+        PurgeLinkStatus, RedisStatus, Snapshot, State, UpstreamStatus,
     },
 };
 
@@ -194,12 +193,7 @@ fn bans_line(bans: &BansStatus) -> String {
 
 /// Describes a predecessor that is draining.
 fn predecessor(older: &Predecessor) -> String {
-    let Predecessor {
-        pid,
-        version,
-        since,
-        ..
-    } = older;
+    let (pid, version, since) = (older.pid, &older.version, &older.since);
     let connections = counted(older.connections, "connection");
     format!("process {pid} ({version}): {connections}, draining since {since}")
 }
@@ -227,16 +221,15 @@ fn file_rows(snapshot: &Snapshot) -> impl Iterator<Item = [String; 4]> {
     let is_issued = |name: &str| snapshot.certificates.iter().any(|c| c.name == name);
     let files = snapshot.expiries.iter();
     let files = files.filter(move |expiry| !is_issued(&expiry.name));
-    files.map(
-        |CertificateExpiry {
-             name,
-             expires,
-             listener,
-         }| {
-            let notes = format!("file of listener {listener}");
-            [name.clone(), expires.clone(), "-".to_owned(), notes]
-        },
-    )
+    files.map(|expiry| {
+        let notes = format!("file of listener {}", expiry.listener);
+        [
+            expiry.name.clone(),
+            expiry.expires.clone(),
+            "-".to_owned(),
+            notes,
+        ]
+    })
 }
 
 fn or_dash(text: Option<&String>) -> String {

@@ -62,32 +62,22 @@ impl CaClient {
         self.making.acquire().await.map_err(|_| OrderError::Stopped)
     }
 
-    /// Returns our account, and creates and stores it if there is none yet. Each order gets its own
+    /// Returns our account, and creates and stores it if there is none yet, or the CA has forgotten
+    /// it. Each order gets its own
     /// client, because orders are weeks apart.
     pub(super) async fn account(
         &self,
         store: &Store,
         clock: &Clock,
         delay: &RequestedDelay,
+        is_forgotten: bool,
     ) -> Result<Account, OrderError> {
         let _alone = self.alone().await?;
         let client = self.client(clock, delay).await?;
-        match self.stored(store).await? {
+        match self.stored(store).await?.filter(|_| !is_forgotten) {
             Some(stored) => self.restore(client, store, stored).await,
             None => self.create(client, store).await,
         }
-    }
-
-    /// Creates another account after the CA has forgotten ours.
-    pub(super) async fn new_account(
-        &self,
-        store: &Store,
-        clock: &Clock,
-        delay: &RequestedDelay,
-    ) -> Result<Account, OrderError> {
-        let _alone = self.alone().await?;
-        let client = self.client(clock, delay).await?;
-        self.create(client, store).await
     }
 
     /// Returns our account if there is one, and creates none.

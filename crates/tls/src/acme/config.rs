@@ -75,10 +75,7 @@ impl Acme {
             }
             (Some(config), Some(first)) => (config, first),
         };
-        let Spanned {
-            value: config,
-            place,
-        } = config;
+        let (config, place) = (&config.value, config.place);
         let store = Store::new(cx.folder.join(&config.folder.value));
         // Checked on followers too, so that one file can serve all gateways.
         let shared = zones.get_or_create("acme", Shared::default);
@@ -87,7 +84,7 @@ impl Acme {
             Some(issuer) => follow(config, issuer, &store, uses, cx),
             None => issue(config, &store, ca_client, shared, cx),
         };
-        let names = names(config, *place, uses, cx);
+        let names = names(config, place, uses, cx);
         if names.is_empty() {
             debug_assert!(cx.diagnostics.has_errors(), "{first:?}");
             return None;

@@ -239,10 +239,7 @@ impl ManagedName {
             // There is none, or it is from a CA that was configured before.
             _ => now,
         };
-        match served.state.next_try() {
-            Some(next) => due.max(next),
-            None => due,
-        }
+        served.state.next_try().map_or(due, |next| due.max(next))
     }
 
     /// The serial number of the served certificate, unless that is a stand-in.

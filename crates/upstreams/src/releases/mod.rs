@@ -110,10 +110,7 @@ pub enum StartMethod {
 impl ReleaseSettings {
     /// Compiles the settings; `None` if a problem was reported or nothing is configured.
     pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        let Spanned {
-            value: written,
-            place,
-        } = config.releases.as_ref()?;
+        let Spanned { value, place } = config.releases.as_ref()?;
         if config.app != App::Nextjs {
             cx.at(*place, CODE).error(
                 "`releases` needs `app: nextjs`",
@@ -128,11 +125,11 @@ impl ReleaseSettings {
             );
         }
         let start = start(config, *place, cx);
-        let ports = scale::ports(&written.ports, cx);
-        let address = scale::address(written.address.as_ref(), cx);
+        let ports = scale::ports(&value.ports, cx);
+        let address = scale::address(value.address.as_ref(), cx);
         let (first_port, last_port) = ports?;
-        let instances = u64::from(written.instances);
-        let (needed, used) = match written.overlap {
+        let instances = u64::from(value.instances);
+        let (needed, used) = match value.overlap {
             ReleaseOverlap::All => (
                 2 * instances,
                 format!("two releases with {instances} instances each"),
@@ -140,32 +137,32 @@ impl ReleaseSettings {
             ReleaseOverlap::One => (instances + 1, format!("{} instances", instances + 1)),
         };
         if u64::from(last_port - first_port) + 1 < needed {
-            cx.at(written.ports.place, CODE).error(
+            cx.at(value.ports.place, CODE).error(
                 format!("`ports` has too few ports for {used}"),
                 format!("write a range of at least {needed} ports, such as `4000-4031`"),
             );
         }
-        if written.warm.value > MAX_WARM {
-            cx.at(written.warm.place, CODE).error(
-                format!("`warm: {}` is more than {MAX_WARM}", written.warm.value),
+        if value.warm.value > MAX_WARM {
+            cx.at(value.warm.place, CODE).error(
+                format!("`warm: {}` is more than {MAX_WARM}", value.warm.value),
                 "write as many as `edgeway deploy` can fetch in a minute, such as `200`",
             );
         }
-        let folder = cx.folder.join(&written.folder.value);
+        let folder = cx.folder.join(&value.folder.value);
         Some(Self {
             folder: path::absolute(&folder).unwrap_or(folder),
             first_port,
             last_port,
             address: address?,
             start: start?,
-            instances: written.instances,
-            overlap: written.overlap,
-            warm: written.warm.value,
-            linger: written.linger.0.as_secs(),
-            keep: written.keep,
-            vault: written.vault.0.as_secs(),
-            vault_size: written.vault_size.0,
-            canary: canary::compile(&written.canary, cx),
+            instances: value.instances,
+            overlap: value.overlap,
+            warm: value.warm.value,
+            linger: value.linger.0.as_secs(),
+            keep: value.keep,
+            vault: value.vault.0.as_secs(),
+            vault_size: value.vault_size.0,
+            canary: canary::compile(&value.canary, cx),
         })
     }
 }

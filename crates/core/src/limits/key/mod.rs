@@ -121,19 +121,8 @@ const MAX_VALUE: usize = 4096;
 /// Maximum number of joined parts. More would not identify clients any better.
 const MAX_PARTS: usize = 4;
 
-const NAMES: [&str; 11] = [
-    "client.ip",
-    "client.network",
-    "header:NAME",
-    "cookie:NAME",
-    "query:NAME",
-    "host",
-    "route",
-    "jwt.CLAIM",
-    "api_key",
-    "user",
-    "client.certificate",
-];
+const NAMES: &str = "client.ip client.network header:NAME cookie:NAME query:NAME host route \
+    jwt.CLAIM api_key user client.certificate";
 
 impl KeyList {
     /// Returns the request's key. A request without any part of the list is counted by its client's
@@ -420,7 +409,7 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
-            let help = suggest(text, NAMES.into_iter(), "parts of a request are");
+            let help = suggest(text, NAMES.split(' '), "parts of a request are");
             format!("unknown key `{text}`\nhelp: {help}")
         };
         let named = |kind: &str, name: &str| match name {

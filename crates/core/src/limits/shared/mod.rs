@@ -164,20 +164,15 @@ impl RedisBuckets {
         let texts: Vec<String> = demands.iter().map(|demand| self.text(demand)).collect();
         let keys: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
         let mut args = Vec::with_capacity(demands.len() * 7);
-        for Demand {
-            quota,
-            cost,
-            max_delay,
-            ..
-        } in demands
-        {
+        for demand in demands {
+            let (quota, cost) = (demand.quota, demand.cost);
             // A cost above the burst never passes, whatever the delay.
-            let delay = if *cost <= quota.burst {
-                *max_delay
+            let delay = if cost <= quota.burst {
+                demand.max_delay
             } else {
                 Duration::ZERO
             };
-            let (price, price_sub) = pair(quota.price(*cost), quota);
+            let (price, price_sub) = pair(quota.price(cost), quota);
             let (full, full_sub) = pair(quota.full(), quota);
             let room = quota.full() + quota.at(whole_nanos(delay.min(MAX_DELAY)));
             let (room, room_sub) = pair(room, quota);
@@ -191,23 +186,14 @@ impl RedisBuckets {
                 room_sub,
             ]);
         }
-        let ScriptResult {
-            has_passed,
-            now,
-            states,
-        } = self.redis.eval(&self.take, &keys, &args).await?;
-        if states.len() != demands.len() {
+        let result: ScriptResult = self.redis.eval(&self.take, &keys, &args).await?;
+        if result.states.len() != demands.len() {
             return Err(Unavailable::Response);
         }
-        let outcomes = demands.iter().zip(states).map(|(demand, state)| {
-            let Demand {
-                quota,
-                cost,
-                max_delay,
-                ..
-            } = demand;
-            let max_delay = (*max_delay).min(MAX_DELAY);
-            let (decision, _) = gcra::decide(state, now * 1000, quota, *cost, max_delay);
+        let now = result.now;
+        let outcomes = demands.iter().zip(result.states).map(|(demand, state)| {
+            let (quota, max_delay) = (demand.quota, demand.max_delay.min(MAX_DELAY));
+            let (decision, _) = gcra::decide(state, now * 1000, quota, demand.cost, max_delay);
             BucketDecision {
                 decision,
                 taken: CapacitySource::FromRedis(now),
@@ -215,7 +201,7 @@ impl RedisBuckets {
         });
         let outcomes: Vec<BucketDecision> = outcomes.collect();
         // The script and the algorithm agree, unless another program has written to the keys.
-        if has_passed != outcomes.iter().all(BucketDecision::passes) {
+        if result.has_passed != outcomes.iter().all(BucketDecision::passes) {
             return Err(Unavailable::Response);
         }
         Ok(outcomes)

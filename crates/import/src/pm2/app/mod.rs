@@ -87,18 +87,8 @@ const RESTART_AT_PERCENT: u64 = 80;
 const MAX_MEBIBYTES: u64 = 1 << 28;
 /// Units that `app-NAME` keeps clear of: Edgeway's own, and templates of systemd, which every
 /// login needs.
-const UNITS: [&str; 10] = [
-    "edgeway",
-    "node-app",
-    "autovt",
-    "console-getty",
-    "container-getty",
-    "getty",
-    "modprobe",
-    "serial-getty",
-    "user",
-    "user-runtime-dir",
-];
+const UNITS: &str = "edgeway node-app autovt console-getty container-getty getty modprobe \
+    serial-getty user user-runtime-dir";
 /// Folders with the units of packages.
 const UNIT_FOLDERS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
 /// Folder of the administrator's units, into which the imported ones are installed.
@@ -504,7 +494,8 @@ fn unit_name(
                 .any(|unit| (machine.is_file)(&Path::new(folder).join(unit)))
         })
     };
-    if UNITS.contains(&name.as_str()) || name.starts_with("systemd-") || is_of_package(&name) {
+    let is_kept = UNITS.split(' ').any(|one| one == name) || name.starts_with("systemd-");
+    if is_kept || is_of_package(&name) {
         left.push(format!("the name `{name}`: another program's unit has it"));
         name = format!("app-{name}");
     }

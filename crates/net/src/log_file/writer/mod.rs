@@ -218,14 +218,10 @@ impl WriterHandle {
             shared.counts.dropped.inc();
             return;
         }
-        let Buffer {
-            bytes,
-            lines,
-            stamp,
-        } = &mut *buffer;
-        put(bytes, stamp);
-        *lines += 1;
-        let is_full_now = before < WAKE_THRESHOLD && bytes.len() >= WAKE_THRESHOLD;
+        let held = &mut *buffer;
+        put(&mut held.bytes, &mut held.stamp);
+        held.lines += 1;
+        let is_full_now = before < WAKE_THRESHOLD && held.bytes.len() >= WAKE_THRESHOLD;
         drop(buffer);
         if is_full_now || shared.is_asleep.load(Ordering::Relaxed) {
             shared.wake();

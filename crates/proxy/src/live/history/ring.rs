@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn no_request_makes_a_record_keep_much_memory() {
         let mut ring = Ring::new(1);
-        let redact = Redactor::with_secrets(&["key"], &[]);
+        let redact = Redactor::with_secrets(["key"], &[]);
         // Each secret becomes longer when it is replaced.
         let query = b"&key=".repeat(1600);
         let long = vec![b'x'; 8000];
@@ -243,7 +243,7 @@ mod tests {
     fn secrets_and_long_texts_are_not_stored() {
         let mut ring = Ring::new(1);
         let long = vec![b'x'; 10_000];
-        let redact = Redactor::with_secrets(&["token"], &[]);
+        let redact = Redactor::with_secrets(["token"], &[]);
         let texts = [
             (Text::Path, &long[..]),
             (Text::Query, b"a=1&token=hunter2"),

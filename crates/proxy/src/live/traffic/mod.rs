@@ -434,10 +434,7 @@ impl Latency {
     }
 }
 
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "rates are shown with three digits"
-)]
+#[allow(clippy::cast_precision_loss, reason = "rates show three digits")]
 fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds > 0.0 {
         count as f64 / seconds

@@ -11,10 +11,7 @@ pub(super) fn quantile(share: f64, bounds: &[f64], cumulative: &[u64], total: u6
     if total == 0 {
         return None;
     }
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "counts of a minute are far below 2^53"
-    )]
+    #[allow(clippy::cast_precision_loss, reason = "counts of a minute are small")]
     let float = |count: u64| count as f64;
     let rank = share * float(total);
     let Some(found) = cumulative.iter().position(|count| float(*count) >= rank) else {

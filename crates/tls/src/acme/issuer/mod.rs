@@ -171,12 +171,14 @@ impl Issuing {
             replaces: managed.replaces(),
             tokens: &self.shared.tokens,
         };
-        let account = self.ca.account(&self.store, &self.clock, delay).await?;
-        let obtained = match order::obtain(&account, &wanted).await {
+        let account = |is_forgotten| {
+            self.ca
+                .account(&self.store, &self.clock, delay, is_forgotten)
+        };
+        let obtained = match order::obtain(&account(false).await?, &wanted).await {
             Err(OrderError::UnknownAccount) => {
                 warn!(directory = self.ca.directory.as_str(); "the CA does not know our account, creating a new one");
-                let made = self.ca.new_account(&self.store, &self.clock, delay);
-                order::obtain(&made.await?, &wanted).await
+                order::obtain(&account(true).await?, &wanted).await
             }
             obtained => obtained,
         };

@@ -330,7 +330,9 @@ async fn a_renewal_is_in_the_window_that_the_ca_suggests() {
     // Without an account there is no request. With one there is none right after the start.
     issuing.ask_for_window(managed).await;
     let delay = RequestedDelay::default();
-    let known = issuing.ca.account(&issuing.store, &issuing.clock, &delay);
+    let known = issuing
+        .ca
+        .account(&issuing.store, &issuing.clock, &delay, false);
     known.await.unwrap();
     issuing.ask_for_window(managed).await;
     assert_eq!(setup.due(), own);
