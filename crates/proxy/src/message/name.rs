@@ -17,7 +17,7 @@ struct ReadName {
 
 thread_local! {
     /// Names that this thread has read last, each at its place. Messages repeat them, and `http`
-    /// needs memory for each that it does not know: a browser sends ten of those.
+    /// needs memory for each that it does not know: a browser sends ten such names.
     static READ: RefCell<[Option<ReadName>; PLACES]> = const { RefCell::new([const { None }; PLACES]) };
 }
 
