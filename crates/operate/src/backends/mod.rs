@@ -100,9 +100,9 @@ pub fn is_drained(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "draining" | "drained")
 }
 
-/// Returns true if a backend of this release gets requests and responds.
+/// Returns true if a backend of this release is in rotation: neither down, nor ejected, nor drained.
 pub fn serves(status: &UpstreamStatus, release: &str) -> bool {
-    let is_up = |backend: &BackendStatus| backend.healthy && !is_drained(backend);
+    let is_up = |backend: &BackendStatus| matches!(&*backend.state, "healthy" | "slow_start");
     let mut backends = status.backends.iter();
     backends.any(|backend| backend.release.as_deref() == Some(release) && is_up(backend))
 }
