@@ -62,8 +62,9 @@ impl TimestampCache {
 
 /// Appends a number of thousandths below 1,000 with its three digits.
 pub fn put_thousandths(out: &mut Vec<u8>, thousandths: u32) {
-    let digit = |ones: u32| b"0123456789"[(ones % 10) as usize];
-    out.extend_from_slice(&[100, 10, 1].map(|place| digit(thousandths / place)));
+    let mut digits = itoa::Buffer::new();
+    // The leading one keeps the zeros.
+    out.extend_from_slice(&digits.format(1000 + thousandths).as_bytes()[1..]);
 }
 
 /// Time since 1970; zero for a clock set before it.
