@@ -1,9 +1,14 @@
 //! Changed crates are the published ones, plus the patch that lies beside them.
 
 use std::{
+    future::poll_fn,
     path::{Path, PathBuf},
     process::Command,
 };
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use proptest::{collection::vec, prelude::*};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("third_party")
@@ -78,4 +83,94 @@ fn any_other_change_of_h2_is_seen() {
     std::fs::write(&file, text + "\n").expect("it is written");
     std::fs::write(copy.path().join("src/more.rs"), "").expect("it is written");
     assert_eq!(differences(copy.path()), ["src/lib.rs", "src/more.rs"]);
+}
+
+/// Draws header sections as one connection sends them: names and values that come again, values that
+/// must not be indexed, several of one name, and some that are larger than what the table holds.
+fn sections() -> impl Strategy<Value = Vec<Vec<(usize, usize, bool)>>> {
+    let field = (0..NAMES.len(), 0..9_usize, prop::bool::weighted(0.1));
+    vec(vec(field, 0..24), 1..40)
+}
+
+const NAMES: [&str; 14] = [
+    "date",
+    "etag",
+    "vary",
+    "server",
+    "set-cookie",
+    "location",
+    "content-type",
+    "age",
+    "cache-control",
+    "accept-encoding",
+    "x-request-id",
+    "x-powered-by",
+    "strict-transport-security",
+    "content-security-policy",
+];
+
+fn header_map(section: &[(usize, usize, bool)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value, is_sensitive) in section {
+        let text = match value {
+            0 => String::new(),
+            1 => "gzip, deflate".to_owned(),
+            // Four of them fill the table.
+            2 => "v".repeat(1000),
+            value => format!("value {value}"),
+        };
+        let mut value = HeaderValue::from_str(&text).expect("a value");
+        value.set_sensitive(*is_sensitive);
+        headers.append(NAMES[*name], value);
+    }
+    headers
+}
+
+/// Sends each section with a response, on one connection whose client has a table of `table` bytes,
+/// and returns what the client reads.
+async fn over_one_connection(sections: &[HeaderMap], table: u32) -> Vec<HeaderMap> {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let serve = async {
+        let mut connection = h2::server::handshake(far).await.expect("a connection");
+        for section in sections {
+            let request = connection.accept().await.expect("a request");
+            let (_, mut respond) = request.expect("a whole request");
+            let mut response = Response::new(());
+            *response.headers_mut() = section.clone();
+            respond.send_response(response, true).expect("it is sent");
+        }
+        poll_fn(|cx| connection.poll_closed(cx))
+            .await
+            .expect("the client closes it");
+    };
+    let ask = async {
+        let mut builder = h2::client::Builder::new();
+        let handshake = builder.header_table_size(table).handshake::<_, Bytes>(near);
+        let (mut requests, connection) = handshake.await.expect("a connection");
+        let reading = async move {
+            let mut read = Vec::new();
+            for _ in sections {
+                let request = Request::get("http://a.test/").body(()).expect("a request");
+                let (response, _) = requests.send_request(request, true).expect("it is sent");
+                read.push(response.await.expect("a response").headers().clone());
+            }
+            read
+        };
+        let (read, closed) = tokio::join!(reading, connection);
+        closed.expect("the connection ends");
+        read
+    };
+    tokio::join!(serve, ask).1
+}
+
+proptest! {
+    #[test]
+    fn the_headers_of_many_responses_are_read_as_sent(
+        sections in sections(), table in prop::sample::select(&[0, 80, 600, 4096, 65536][..]),
+    ) {
+        let sent: Vec<_> = sections.iter().map(|section| header_map(section)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let read = runtime.block_on(over_one_connection(&sent, table));
+        prop_assert_eq!(read, sent);
+    }
 }

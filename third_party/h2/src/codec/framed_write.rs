@@ -224,7 +224,7 @@ where
     fn release_buffers(&mut self) {
         if self.next.is_none() && self.last_data_frame.is_none() && !self.buf.has_remaining() {
             self.buf = Cursor::new(BytesMut::new());
-            self.hpack.take_scratch();
+            self.hpack.return_scratch(BytesMut::new());
         }
     }
 

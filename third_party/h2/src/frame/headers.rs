@@ -994,10 +994,11 @@ impl HeaderBlock {
         hpack.clear();
         let headers = Iter {
             pseudo: Some(self.pseudo),
-            fields: self.fields.into_iter(),
+            fields: HeaderMap::default().into_iter(),
         };
 
         encoder.encode(headers, &mut hpack);
+        encoder.encode_fields(&self.fields, &mut hpack);
 
         EncodingHeaderBlock { hpack }
     }

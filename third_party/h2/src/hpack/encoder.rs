@@ -2,9 +2,13 @@ use super::table::{Index, Table};
 use super::{huffman, Header};
 
 use bytes::{BufMut, BytesMut};
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 const DEFAULT_MAX_ALLOWED_SIZE: usize = 4 * 1024;
+
+/// The scratch buffer of a new connection, and of one whose buffer was released: more than a usual
+/// header block, so that it does not grow while one is encoded.
+const DEFAULT_SCRATCH_CAPACITY: usize = 1024;
 
 #[derive(Debug)]
 pub struct Encoder {
@@ -54,7 +58,11 @@ impl Encoder {
     /// CONTINUATION path keeps it, since the remainder is still needed - the
     /// next call simply starts from a fresh buffer.
     pub(crate) fn take_scratch(&mut self) -> BytesMut {
-        std::mem::take(&mut self.scratch)
+        let mut scratch = std::mem::take(&mut self.scratch);
+        if scratch.capacity() == 0 {
+            scratch.reserve(DEFAULT_SCRATCH_CAPACITY);
+        }
+        scratch
     }
 
     /// Returns a fully-written header block buffer for reuse.
@@ -131,6 +139,43 @@ impl Encoder {
                         &value,
                         dst,
                     );
+                }
+            }
+        }
+    }
+
+    /// Encode fields into the provided buffer, after the headers of `encode`.
+    ///
+    /// A field that is in the dynamic table, as most are of all blocks but the first, is neither
+    /// moved nor cloned.
+    pub fn encode_fields(&mut self, fields: &HeaderMap, dst: &mut BytesMut) {
+        let mut last: Option<(&HeaderName, Result<usize, Index>)> = None;
+
+        for (name, value) in fields {
+            match &last {
+                // Values of one name follow each other, and share the reference to it.
+                Some((known, Ok(index))) if std::ptr::eq(*known, name) => {
+                    encode_not_indexed(*index, value.as_ref(), value.is_sensitive(), dst);
+                }
+                Some((known, Err(index))) if std::ptr::eq(*known, name) => {
+                    self.encode_header_without_name(index, value, dst);
+                }
+                _ => {
+                    let index = match self.table.find(name, value) {
+                        Some(index) => {
+                            encode_int(index, 7, 0x80, dst);
+                            Ok(index)
+                        }
+                        None => {
+                            let index = self.table.index(Header::Field {
+                                name: name.clone(),
+                                value: value.clone(),
+                            });
+                            self.encode_header(&index, dst);
+                            Err(index)
+                        }
+                    };
+                    last = Some((name, index));
                 }
             }
         }

@@ -1,3 +1,4 @@
+use super::header::Name;
 use super::Header;
 
 use fnv::FnvHasher;
@@ -128,6 +129,45 @@ impl Table {
             InsertedValue(_name_idx, slot_idx) => slot_idx + DYN_OFFSET,
             NotIndexed(_) => panic!("cannot resolve index"),
         }
+    }
+
+    /// Gets the index of a field whose name and value are in the dynamic table.
+    pub fn find(&self, name: &header::HeaderName, value: &header::HeaderValue) -> Option<usize> {
+        if self.indices.is_empty() {
+            return None;
+        }
+
+        let name = Name::Field(name);
+        let hash = hash_name(&name);
+        let mut probe = desired_pos(self.mask, hash);
+        let mut dist = 0;
+
+        probe_loop!(probe < self.indices.len(), {
+            let pos = self.indices[probe]?;
+
+            if probe_distance(self.mask, pos.hash, probe) < dist {
+                return None;
+            }
+
+            let first = pos.index.wrapping_add(self.inserted);
+
+            if pos.hash == hash && self.slots[first].header.name() == name {
+                let mut index = pos.index;
+
+                loop {
+                    let real_idx = index.wrapping_add(self.inserted);
+                    let slot = &self.slots[real_idx];
+
+                    if slot.header.value_slice() == value.as_bytes() {
+                        return Some(real_idx + DYN_OFFSET);
+                    }
+
+                    index = slot.next?;
+                }
+            }
+
+            dist += 1;
+        });
     }
 
     /// Index the header in the HPACK table.
@@ -660,10 +700,14 @@ fn probe_distance(mask: usize, hash: HashValue, current: usize) -> usize {
 }
 
 fn hash_header(header: &Header) -> HashValue {
+    hash_name(&header.name())
+}
+
+fn hash_name(name: &Name<'_>) -> HashValue {
     const MASK: u64 = (MAX_SIZE as u64) - 1;
 
     let mut h = FnvHasher::default();
-    header.name().hash(&mut h);
+    name.hash(&mut h);
     HashValue((h.finish() & MASK) as usize)
 }
 
