@@ -16,7 +16,7 @@ use edgeway_config::{
 use edgeway_gateway::{self as gateway, World};
 use edgeway_net::{log_file, redis::Redis};
 use edgeway_proxy::{
-    edge::worker,
+    edge::worker::{self, Workers},
     live::{Live, audit::Actor},
 };
 use edgeway_status::actions::{Actions as _, SUCCEEDED};
@@ -116,7 +116,7 @@ impl BootError {
 
 /// Serves until a stop signal or until a successor serves, then drains. Returns the exit status.
 pub fn serve(setup: BootOptions) -> Result<u8, BootError> {
-    let workers = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
+    let workers = Workers::start(setup.threads).map_err(BootError::Runtime)?;
     // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves. An
     // idle worker then has no timers of ours to check.
     let own = worker::single().map_err(BootError::Runtime)?;
@@ -124,7 +124,7 @@ pub fn serve(setup: BootOptions) -> Result<u8, BootError> {
     let outcome = own.block_on(run(setup, workers.handle()));
     // A disk that hangs must not delay the exit.
     own.shutdown_timeout(Duration::from_millis(100));
-    workers.shutdown_timeout(Duration::from_millis(100));
+    workers.stop(Duration::from_millis(100));
     log::logger().flush();
     outcome
 }

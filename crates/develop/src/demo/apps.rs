@@ -16,10 +16,10 @@ use axum::{
     routing::{any, get, post},
 };
 use edgeway_net::tasks::Tasks;
-use edgeway_proxy::edge::worker;
+use edgeway_proxy::edge::worker::Workers;
 use edgeway_status::http::PAGE_ICON;
 use serde_json::json;
-use tokio::{net::TcpListener, runtime::Runtime, sync::Notify};
+use tokio::{net::TcpListener, sync::Notify};
 
 /// Time for which `shop-2` refuses connections after it was stopped.
 const STOPPED_FOR: Duration = Duration::from_secs(8);
@@ -38,14 +38,14 @@ const NAMES: [&str; 4] = ["shop-1", "shop-2", "demo", "switch"];
 pub(super) struct DemoApps {
     listeners: Vec<(&'static str, TcpListener)>,
     tasks: Tasks,
-    runtime: Runtime,
+    workers: Workers,
 }
 
 impl DemoApps {
     /// Listens, so that addresses are known.
     pub(super) fn listen() -> io::Result<Self> {
-        let runtime = worker::runtime(Some(1))?;
-        let listeners = runtime.block_on(async {
+        let workers = Workers::start(Some(1))?;
+        let listeners = workers.handle().block_on(async {
             let mut listeners = Vec::new();
             for name in NAMES {
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -56,7 +56,7 @@ impl DemoApps {
         Ok(Self {
             listeners,
             tasks: Tasks::default(),
-            runtime,
+            workers,
         })
     }
 
@@ -77,7 +77,7 @@ impl DemoApps {
 
     /// Serves all apps, with this page.
     pub(super) fn start(&mut self, page: &str) {
-        let _entered = self.runtime.enter();
+        let _entered = self.workers.handle().enter();
         let stop = Arc::new(Notify::new());
         for (name, listener) in self.listeners.drain(..) {
             let (app, stop) = match name {
