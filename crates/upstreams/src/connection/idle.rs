@@ -10,6 +10,7 @@ use std::{
 
 use edgeway_net::tasks::Tasks;
 use smart_default::SmartDefault;
+use tokio::runtime::Handle;
 
 use super::BackendConnection;
 use crate::{
@@ -34,6 +35,10 @@ pub(crate) struct IdleConnections {
     #[default(Lanes::new(Vec::new))]
     pub(super) lanes: Lanes<Vec<IdleConnection>>,
     sweeper: Tasks,
+    /// Runtime that has made the backend, and that sweeps: with a timer of its own, a worker would
+    /// look at the clock once more each time that it waits.
+    #[default(Handle::try_current().ok())]
+    home: Option<Handle>,
     has_sweeper: AtomicBool,
     /// Time at which all were closed, in nanoseconds of the upstream's epoch.
     closed_at: AtomicU64,
@@ -92,6 +97,7 @@ impl IdleConnections {
         if !self.has_sweeper.load(Ordering::Relaxed)
             && !self.has_sweeper.swap(true, Ordering::AcqRel)
         {
+            let _entered = self.home.as_ref().map(Handle::enter);
             let work = sweep(Arc::downgrade(self), clock.clone());
             self.sweeper.spawn("idle connections to a backend", work);
         }
