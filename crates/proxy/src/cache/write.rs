@@ -7,7 +7,7 @@ use edgeway_cache::{
 };
 use edgeway_core::chain::host::{public_host, requested_host};
 use edgeway_routes::{self as routes, Target, normalise};
-use http::Method;
+use http::{Method, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::purge;
@@ -31,6 +31,12 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
     let client = &ctx.facts.client;
     let host = public_host(request, client);
     let target = Target::new(host, ctx.facts.sent_target(request));
+    let names_others = [header::LOCATION, header::CONTENT_LOCATION]
+        .iter()
+        .any(|name| response.headers.contains_key(name));
+    if own_cache.is_none() && !names_others && !is_cached_elsewhere(request, ctx, target.path) {
+        return;
+    }
     let own = policy::Target {
         path: target.path.to_vec(),
         query: target.query.map(<[u8]>::to_vec),
