@@ -10,7 +10,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::Instant,
 };
@@ -18,10 +18,11 @@ use tokio::{
 use crate::support::{
     certificates::Ca,
     client::Connection,
+    front::Front,
     gateway::Gateway,
     origins::{Origin, SlowOrigin},
     seed,
-    wait::wait_for,
+    wait::{pass, wait_for},
 };
 
 const SITE: &str = "site.test";
@@ -109,6 +110,27 @@ async fn a_client_that_sends_no_more_gets_its_response() {
     let lines = gateway.log_lines(1).await;
     let left = lines.iter().find(|line| line["reason"] == "client_gone");
     assert_eq!(left, None);
+}
+
+/// The time for which a client may be silent that nothing can be asked any more begins with the
+/// response.
+#[tokio::test]
+async fn a_late_response_in_pieces_reaches_a_client_that_sends_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = Front::to(listener.local_addr().unwrap());
+    let gateway = front.start().await;
+    let stream = TcpStream::connect(gateway.address()).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nhost: {SITE}\r\n\r\n");
+    let app = async {
+        let (mut app, _) = listener.accept().await.unwrap();
+        pass(Duration::from_millis(5500)).await;
+        let headers = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
+        app.write_all(headers).await.unwrap();
+        pass(Duration::from_millis(500)).await;
+        app.write_all(b"ok").await.unwrap();
+    };
+    let (came, ()) = tokio::join!(half_close(stream, request), app);
+    assert!(came.ends_with("\r\n\r\nok"), "{came:?}");
 }
 
 /// The control: it closes both directions.

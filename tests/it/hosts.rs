@@ -156,6 +156,30 @@ routes:
     }
 }
 
+#[tokio::test]
+async fn a_proxy_that_reports_no_host_reports_nothing() {
+    let origin = EchoOrigin::start().await;
+    let front = Front::to(&origin).with("trusted_proxies: [127.0.0.1]");
+    let gateway = front.start().await;
+    for (reported, public) in [
+        ("shop.test:8080, inner.test", "shop.test:8080"),
+        ("[::1", "own.test"),
+        ("a:b:c", "own.test"),
+        ("..", "own.test"),
+        ("~a", "own.test"),
+        ("shop.test:999999", "own.test"),
+    ] {
+        let request = get("/").header("host", "own.test");
+        let request = request.header("x-forwarded-host", reported);
+        let seen = gateway.send(&request).await.json();
+        assert_eq!(
+            echoed(&seen, "x-forwarded-host"),
+            Some(public),
+            "{reported}"
+        );
+    }
+}
+
 /// Request that a client of its own sends: whether it is a trusted proxy, the target, `Host`, and
 /// what it reports.
 type Sent = (

@@ -177,10 +177,11 @@ impl Watch {
             verifier = ca.look(&mut look.events);
             look.is_well &= ca.problem.is_none();
         }
+        // Before the log: who reads there that a certificate is unusable may look at the metric.
+        self.is_well.set(i64::from(look.is_well));
         for event in &look.events {
             self.report(event);
         }
-        self.is_well.set(i64::from(look.is_well));
         if let Some(certificates) = look.certificates {
             server.certificates.set_files(&certificates);
         }

@@ -204,9 +204,10 @@ impl Upstream {
         ask: &LeaseRequest<'_>,
         admits: &impl Fn(&Backend) -> bool,
     ) -> Option<&'m Arc<Backend>> {
-        let sent = self.sticky.as_ref()?.sent(ask.head)?;
-        members.list.iter().find(|backend| {
-            backend.cookie.as_ref().is_some_and(|own| own.value == sent) && admits(backend)
+        self.sticky.as_ref()?.sent(ask.head).find_map(|sent| {
+            members.list.iter().find(|backend| {
+                backend.cookie.as_ref().is_some_and(|own| own.value == sent) && admits(backend)
+            })
         })
     }
 }

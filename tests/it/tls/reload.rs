@@ -4,11 +4,12 @@ use std::{fs, path::Path, sync::Arc};
 
 use rcgen::DnType;
 use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion, version};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Site;
 use crate::support::{
     certificates::{Ca, Issued, Wanted},
-    client::get,
+    client::{Connection, get},
 };
 
 const NONE: &str = "{ certificates: { cert: a.pem, key: a.key } }";
@@ -95,4 +96,74 @@ async fn a_pair_that_is_half_written_is_refused_and_changes_nothing() {
     // The file has the new names by now.
     assert!(reload(&site, after, after).await);
     site.connect("a.test", &site.trust()).await.unwrap();
+}
+
+/// A listener's `tls`, and the rule for certificates of clients that it makes.
+const RULES: [(&str, &str); 4] = [
+    ("", "none"),
+    (
+        ", tls: { certificates: { cert: a.pem, key: a.key } }",
+        "none",
+    ),
+    (
+        ", tls: { certificates: { cert: a.pem, key: a.key }, client_ca: ca.pem }",
+        "required",
+    ),
+    (
+        ", tls: { certificates: { cert: a.pem, key: a.key }, client_ca: ca.pem, \
+         client_certificate: optional }",
+        "optional",
+    ),
+];
+
+async fn set(site: &Site, tls: &str) {
+    let file = site.gateway.folder().join("edgeway.yaml");
+    let yaml = fs::read_to_string(file).unwrap();
+    let written = yaml.lines().find(|line| line.contains("name: web"));
+    let line = format!("  - {{ address: \"127.0.0.1:0\", name: web{tls} }}");
+    let yaml = yaml.replace(written.unwrap(), &line);
+    assert!(site.gateway.reload(&yaml).await, "{tls}");
+}
+
+/// Returns the status of the second of two requests, before which the listener gets another `tls`, and
+/// true if it is the last of the connection.
+async fn second<S>(site: &Site, mut open: Connection<S>, tls: &str) -> (u16, bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let request = get("/").header("host", "a.test");
+    assert_eq!(open.send(&request).await.unwrap().status(), 200);
+    set(site, tls).await;
+    let response = open.send(&request).await.unwrap();
+    (
+        response.status(),
+        response.header("connection") == Some("close"),
+    )
+}
+
+#[tokio::test]
+async fn a_connection_has_no_rights_under_other_rules_for_certificates_of_clients() {
+    let site = Site::start(NONE, prepare).await;
+    let own = site
+        .ca
+        .issue(&Wanted::client(&[(DnType::CommonName, "ann")]));
+    let config = Arc::new(site.ca.trust_with(Some(&own)));
+    for (before, rule) in RULES {
+        for (after, later) in RULES {
+            set(&site, before).await;
+            let seen = if before.is_empty() {
+                let open = Connection::open(site.gateway.address()).await.unwrap();
+                second(&site, open, after).await
+            } else {
+                let open = site.connect("a.test", &config).await.unwrap();
+                second(&site, open, after).await
+            };
+            let expected = if rule == later {
+                (200, false)
+            } else {
+                (421, true)
+            };
+            assert_eq!(seen, expected, "`{before}`, then `{after}`");
+        }
+    }
 }

@@ -71,11 +71,7 @@ fn target_authority(target: &[u8]) -> Option<&str> {
 }
 
 fn is_host(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 255
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b))
+    host_of(text.as_bytes()).is_ok_and(|host| !host.is_empty())
 }
 
 /// Returns the port reported by a trusted proxy.
@@ -122,5 +118,31 @@ mod tests {
         assert_eq!(host("shop.test:80", Scheme::Https), "shop.test:80");
         assert_eq!(host("shop.test:443", Scheme::Https), "shop.test");
         assert_eq!(host("[::1]:443", Scheme::Https), "[::1]");
+    }
+
+    #[test]
+    fn a_proxy_that_reports_no_host_reports_nothing() {
+        let client = Client {
+            is_trusted: true,
+            ..Client::default()
+        };
+        for (reported, public) in [
+            ("shop.test, inner.test", "shop.test"),
+            ("[::1]:8080", "[::1]:8080"),
+            ("[::1", "own.test"),
+            ("[x]", "own.test"),
+            ("a:b:c", "own.test"),
+            ("a.test:999999", "own.test"),
+            ("..", "own.test"),
+            (":80", "own.test"),
+            ("~a", "own.test"),
+            ("a@b", "own.test"),
+            ("", "own.test"),
+        ] {
+            let headers = [("Host", "own.test"), ("X-Forwarded-Host", reported)];
+            let mut request = request("/", &headers);
+            normalise_host(&mut request, &client);
+            assert_eq!(public_host(&request, &client), public, "{reported}");
+        }
     }
 }

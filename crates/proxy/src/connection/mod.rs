@@ -188,25 +188,22 @@ impl Connection {
     /// asked for certificates, because the server name of the handshake decides what is required of
     /// them.
     pub fn is_misdirected(&self, listener: &Listener, host: &str) -> bool {
-        let (Some(tls), Some(server)) = (&self.tls, &listener.tls) else {
-            return false;
-        };
-        server.client_rules() != tls.client_rules || server.asks_clients && !tls.is_for(host)
+        let asks_clients = listener.tls.as_ref().is_some_and(|tls| tls.asks_clients);
+        let is_for_host = || self.tls.as_ref().is_some_and(|tls| tls.is_for(host));
+        self.has_other_rules(listener) || asks_clients && !is_for_host()
     }
 
     /// Returns true if each response is the last of the connection: its listener drains, or has other
     /// rules for certificates of clients than when the connection was made.
     pub fn is_ending(&self) -> bool {
-        self.listener.is_draining() || self.has_other_rules()
+        self.listener.is_draining() || self.has_other_rules(&self.listener.config())
     }
 
-    /// Returns true if clients are let in by other rules than this one was.
-    pub fn has_other_rules(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| {
-            let config = self.listener.config();
-            let rules = config.tls.as_ref().map(|server| server.client_rules());
-            rules != Some(tls.client_rules)
-        })
+    /// Returns true if `listener` lets clients in by other rules than this one was. Without TLS nothing
+    /// is demanded of them, as with TLS without `client_ca`.
+    pub fn has_other_rules(&self, listener: &Listener) -> bool {
+        let rules = self.tls.as_ref().map_or(0, |tls| tls.client_rules);
+        rules != listener.tls.as_ref().map_or(0, |tls| tls.client_rules())
     }
 
     /// Status of the client's certificate.

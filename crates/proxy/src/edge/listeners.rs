@@ -15,6 +15,7 @@ use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
+    time::Instant,
 };
 
 use super::{
@@ -289,13 +290,11 @@ impl DrainingListener {
     async fn finish(mut self, live: &Live, drain: Drain) {
         let connections = &live.connections;
         let deadline = async {
-            let mut waited = Duration::ZERO;
-            while waited < drain.deadline {
+            let end = Instant::now() + drain.deadline;
+            while Instant::now() < end {
                 // A client that has just received its last response may have sent its next request:
                 // it must see `Connection: close` in that response first.
-                let step = drain.idle.min(drain.deadline.saturating_sub(waited));
-                tokio::time::sleep(step).await;
-                waited += step;
+                tokio::time::sleep(drain.idle.min(end - Instant::now())).await;
                 connections.end(self.id, ConnectionSelection::Idle);
             }
             warn!(listener = &*self.name; "closing connections with requests still in flight");

@@ -149,6 +149,7 @@ impl Http1Stream {
         if !std::mem::take(&mut self.takes_interim) {
             self.use_no_chunks(&mut response);
         }
+        self.wait_longer();
         let mut section = SECTION.take();
         section.clear();
         section.reserve(HEADER_SECTION);
@@ -254,8 +255,8 @@ impl Http1Stream {
         Poll::Ready(error.into_down())
     }
 
-    /// Has patience with a client that sends no more: what it waits for has a bound of its own, and
-    /// HTTP/1.0 has no interim response to ask it with.
+    /// Has patience with a client that sends no more and cannot be asked with an interim response, as
+    /// in HTTP/1.0: it is sent something, or what it waits for has a bound of its own.
     pub(super) fn wait_longer(&mut self) {
         if let Some(half) = self.half_closed.as_mut().filter(|_| !self.takes_interim) {
             half.checks = 0;
@@ -301,9 +302,7 @@ impl Http1Stream {
         cx: &mut Context<'_>,
         outgoing: &mut Outgoing<P>,
     ) -> Poll<Result<()>> {
-        if let Some(half) = &mut self.half_closed {
-            half.checks = 0;
-        }
+        self.wait_longer();
         let written = pin!(self.io.write_all_buf(&mut outgoing.bytes)).poll(cx);
         ready!(written).or_err(WRITE.0, WRITE.1)?;
         if outgoing.is_last && !self.is_held {

@@ -7,8 +7,7 @@ use derive_more::Display;
 use http::HeaderName;
 use pingora::http::RequestHeader;
 
-use super::sticky::cookie;
-use crate::backend::Backend;
+use crate::{backend::Backend, base::query::cookies};
 
 /// Property of a request that is hashed. A request that lacks it is hashed by client address.
 #[derive(Clone, Debug, PartialEq, Eq, Display)]
@@ -72,7 +71,9 @@ impl HashKey {
                 .path_and_query()
                 .map(|uri| uri.as_str().as_bytes()),
             Self::Header(name) => request.headers.get(name).map(http::HeaderValue::as_bytes),
-            Self::Cookie(name) => cookie(request, name),
+            Self::Cookie(name) => {
+                cookies(&request.headers, name.as_bytes()).find(|value| !value.is_empty())
+            }
             Self::Query(name) => query(request.uri.query().unwrap_or(""), name),
         };
         match (part.filter(|part| !part.is_empty()), client.to_canonical()) {

@@ -203,7 +203,7 @@ async fn accept(
                 // lie behind responses that a slow client has to read first.
                 let most_unaware = listener.http2.concurrent_streams;
                 let is_late = leaving.is_some_and(|(since, count)| {
-                    connection.has_other_rules()
+                    connection.has_other_rules(&connection.listener.config())
                         || since.elapsed() > GOAWAY_TIMEOUT
                             && requests >= count.saturating_add(most_unaware)
                 });
