@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 pub fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     if let Some(threads) = threads {
-        builder.worker_threads(threads.max(1));
+        builder.worker_threads(threads);
     }
     builder.thread_name("edgeway-worker").enable_all().build()
 }
