@@ -261,6 +261,15 @@ fn run_refuses_a_broken_file_with_a_status_that_ends_restarts() {
 }
 
 #[test]
+fn run_refuses_a_number_of_threads_that_no_machine_has_cores_for() {
+    for number in ["0", "100000"] {
+        let ran = edgeway(&["run", "--threads", number]);
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains("--threads <N>"), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn the_schema_that_is_printed_is_the_one_in_the_repository() {
     let ran = edgeway(&["schema"]);
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    num::NonZeroU8,
     path::Path,
 };
 
@@ -20,9 +21,9 @@ use super::{ConfigOption, Failure, check, foreground, out};
 pub struct Options {
     #[command(flatten)]
     config: ConfigOption,
-    /// Worker threads; one for each core if absent
+    /// Worker threads, at most 255; one for each core if absent
     #[arg(long, value_name = "N", env = "EDGEWAY_THREADS")]
-    threads: Option<usize>,
+    threads: Option<NonZeroU8>,
     /// Format of the process's own log on stderr
     #[arg(
         long,
@@ -73,7 +74,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         birth,
         file,
         path: Some(path.clone()),
-        threads: options.threads,
+        threads: options.threads.map(|threads| threads.get().into()),
         hello,
         // The stored copy stays as it is, with its time.
         sources: (!options.last_good).then(|| loaded.sources.clone()),

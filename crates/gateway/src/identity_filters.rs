@@ -5,7 +5,7 @@ use edgeway_cache::route::RouteCachePolicy;
 use edgeway_config::{diagnostic::Place, model::RouteNode};
 use edgeway_core::{
     chain::{Chain, CompiledFilter, CredentialPlace, Guard, Leniency, Phase},
-    limits::limit::Limits,
+    limits::{key::Source, limit::Limits},
 };
 
 use super::{Route, compile::Compiler, effective, likely_mistakes::texts};
@@ -77,9 +77,11 @@ impl Compiler<'_> {
         // routes share limits and defaults.
         let mut needs: Vec<(String, Place, &RouteNode, bool)> = Vec::new();
         for (node, route) in self.file.routes.iter().zip(routes) {
-            let Some(Route { chain, .. }) = route else {
+            let Some(Route { chain, cache, .. }) = route else {
                 continue;
             };
+            let mut by = cache.iter().flat_map(|own| own.policy.key.sources());
+            let is_keyed = by.any(Source::needs_identity);
             let waits = chain.filters().iter().any(|each| {
                 each.name == "in_flight" && each.traits.phases.wants(Phase::Authorized)
             });
@@ -90,6 +92,7 @@ impl Compiler<'_> {
                     let (what, place) = match entry.name {
                         "rate_limit" if is_by_identity(word) => (format!("limit `{word}`"), place),
                         "in_flight" if waits => ("the key of `in_flight`".to_owned(), own.place),
+                        "cache" if is_keyed => ("`key.by` of `cache`".to_owned(), own.place),
                         "headers" if word.contains("{user}") => ("`{user}`".to_owned(), place),
                         _ => continue,
                     };
@@ -183,6 +186,12 @@ mod tests {
                 Some("`in_flight`"),
             ),
             (header, "", Some("`{user}`")),
+            (
+                "cache: { ttl: 1min, key: { by: [jwt.sub] } }",
+                "",
+                Some("`key.by`"),
+            ),
+            ("cache: { ttl: 1min, key: { by: [host] } }", "", None),
             ("headers: { request: { set: { X-User: ann } } }", "", None),
             ("rate_limit: edge", "", None),
             // The other route proves it, and both have one limit.

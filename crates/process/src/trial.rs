@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edgeway_base::units::Span;
+use edgeway_base::{error::chain, units::Span};
 use edgeway_config::source::ReferencedFiles;
 use edgeway_gateway::Gateway;
 use edgeway_proxy::live::{
@@ -110,7 +110,10 @@ impl Control {
             // All of its listeners are open: it only closes those of the one before.
             match self.prepare(&serving.gateway, &mut |_| None) {
                 Ok(prepared) => self.apply(&serving.gateway, prepared, keep).await,
-                Err(_) => keep(),
+                Err(error) => {
+                    warn!(error:% = chain(&error); "listeners of the configuration before stay open until the next reload");
+                    keep();
+                }
             }
             self.settle(vec![before], &serving).await;
         }

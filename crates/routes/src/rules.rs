@@ -204,7 +204,8 @@ impl Rules {
                     // It matched: it was decided.
                     let groups = groups.or_else(|| own?.groups(&value).ok().flatten());
                     let reply = response.reply_with(&ex, groups.as_ref());
-                    return Ok(RuleCourse::Reply(Box::new(reply), route.cloned()));
+                    let route = route.cloned().or(lead);
+                    return Ok(RuleCourse::Reply(Box::new(reply), route));
                 }
                 RuleAction::Lead => {
                     lead = route.cloned();
@@ -297,7 +298,7 @@ impl Rule {
     ) -> Result<(bool, Option<Groups<'p>>), Undecided> {
         let comparison = self.comparison.as_ref();
         let is_met = comparison.map_or(Ok(true), |own| own.holds(ex, value))?;
-        if !is_met || !self.takes_body(ex.head) {
+        if !is_met || !self.takes_body(ex) {
             return Ok((false, None));
         }
         let Some(pattern) = &self.path else {
@@ -307,8 +308,10 @@ impl Rule {
         Ok((groups.is_some(), groups))
     }
 
-    fn takes_body(&self, request: &RequestHeader) -> bool {
-        self.body_over.is_none_or(|most| length(request) > most)
+    /// The page of an error gets no body.
+    fn takes_body(&self, ex: &Exchange<'_>) -> bool {
+        let is_over = |most| !ex.facts.is_page() && length(ex.head) > most;
+        self.body_over.is_none_or(is_over)
     }
 
     /// Returns true if the rule holds for a request as some app may read it.
@@ -321,7 +324,7 @@ impl Rule {
         let comparison = self.comparison.as_ref();
         let is_met =
             comparison.map_or(Ok(true), |own| own.holds_as_read(read, facts, &mut value))?;
-        if !is_met || !self.takes_body(read.exchange(facts).head) {
+        if !is_met || !self.takes_body(&read.exchange(facts)) {
             return Ok(false);
         }
         let pattern = self.folded.as_ref().or(self.path.as_ref());

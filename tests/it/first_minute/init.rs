@@ -198,13 +198,18 @@ fn a_program_without_a_package_is_found_by_its_name() {
 fn a_file_that_cannot_be_written_leaves_what_was_there() {
     let home = Home::new();
     let path = home.project().join("edgeway.yaml");
-    for old in [None, Some("old")] {
+    let nginx = home.project().with_file_name("nginx.conf");
+    fs::write(&nginx, "http { server { return 200 hi; } }").expect("the folder takes files");
+    let init = "init --force";
+    let import = "import nginx ../nginx.conf --out edgeway.yaml --force";
+    for (command, old) in [(init, None), (init, Some("old")), (import, Some("old"))] {
         if let Some(old) = old {
             fs::write(&path, old).expect("the folder takes files");
         }
         // As on a full disk, but for this program alone.
         let mut init = Command::new("sh");
-        init.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" init --force"]);
+        let script = format!("trap '' XFSZ; ulimit -f 0; exec \"$0\" {command}");
+        init.args(["-c", &script]);
         init.arg(env!("CARGO_BIN_EXE_edgeway"));
         let ended = init.current_dir(home.project()).output();
         let ended = ended.expect("a shell is there");

@@ -230,6 +230,7 @@ fn response(seen: &Seen, own: u16) -> Vec<u8> {
         }
         "next" => status = 302,
         "away" => status = 301,
+        "lost" => status = 404,
         _ => {}
     }
     more.push_str(match wish {
@@ -245,6 +246,7 @@ fn response(seen: &Seen, own: u16) -> Vec<u8> {
         "fresh" => "cache-control: public, max-age=60\r\n",
         "private" => "cache-control: private, no-store\r\n",
         "vary" => "cache-control: max-age=60\r\nvary: accept-language\r\n",
+        "dated" | "lost" => "last-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
         "tagged" => "etag: \"v1\"\r\n",
         "accel" => "x-accel-redirect: /protected/report.txt\r\n",
         _ => "",

@@ -11,10 +11,11 @@ use super::{
 use crate::support::certificates::Ca;
 
 /// Headers of responses that are compared, and headers that backends get.
-const RECEIVED: [&str; 6] = [
+const RECEIVED: [&str; 7] = [
     "cache-control",
     "content-encoding",
     "content-type",
+    "last-modified",
     "strict-transport-security",
     "vary",
     "x-a",
@@ -118,8 +119,15 @@ const IFS: (&str, &[&str]) = (
     r"server { listen 8080; root /var/www/site;
         location /s/ { if ($request_method = GET) { add_header X-A 1; }
             rewrite ^/s/(.*)$ /$1 break; try_files $uri @api; }
-        location @api { proxy_pass http://127.0.0.1:3000; } }",
+        location @api { proxy_pass http://127.0.0.1:3000; }
+        location /led/ { if ($arg_x) { add_header X-A led; } return 200 led; }
+        location /set/ { if ($arg_x) { break; set $y 1; }
+            proxy_set_header X-U a$y; proxy_pass http://127.0.0.1:3000; } }",
     &[
+        "GET /led/",
+        "GET /led/?x=1",
+        "GET /set/",
+        "GET /set/?x=1",
         "GET /s/none",
         "GET /s/app.js",
         "HEAD /s/none",
@@ -247,6 +255,25 @@ fn message(text: &str) -> Message {
     }
 }
 
+/// Errors: their pages, and what they lose of the headers that other responses lose.
+const REFUSED: (&str, &[&str]) = (
+    r#"server { listen 8080; client_max_body_size 2; error_page 413 /big;
+        location = /big { add_header X-A big always; return 200 big; }
+        location /own { error_page 413 =200 /big; proxy_pass http://127.0.0.1:3000; }
+        location /dated { proxy_pass http://127.0.0.1:3000; add_header Last-Modified ""; }
+        location /kept { proxy_pass http://127.0.0.1:3000; add_header Last-Modified "" always; } }"#,
+    &[
+        "POST /",
+        "POST /big",
+        "POST /own",
+        "GET /big",
+        "GET /dated?do=dated",
+        "GET /dated?do=lost",
+        "GET /kept?do=dated",
+        "GET /kept?do=lost",
+    ],
+);
+
 /// Returns what a client and the backends of a side saw of a request.
 async fn record(side: &Side, text: &str) -> String {
     let message = [message(text)];
@@ -324,6 +351,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("checked", CHECKED),
         ("aliases", ALIASES),
         ("odd", ODD),
+        ("refused", REFUSED),
     ] {
         all.extend(differing(name, case).await);
     }

@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// `BUILD` stands for the identity of the build.
-const PATHS: [&str; 18] = [
+const PATHS: [&str; 19] = [
     "/",
     "/",
     "/index",
@@ -36,10 +36,11 @@ const PATHS: [&str; 18] = [
     "/_next/data/BUILD/en/account.json",
     "/_next/data/BUILD/de/plain.json",
     "/_next/data/BUILD/en/now.json",
+    "/_next/static/BUILD/_ssgManifest.js",
 ];
 
 /// Headers of visitors, each with the values that it may have.
-const HEADERS: [(&str, &[&str]); 7] = [
+const HEADERS: [(&str, &[&str]); 8] = [
     ("host", &["shop.test", "laden.test", "other.test"]),
     ("accept-language", &["de", "fr-CH, fr;q=0.9", "en", "*"]),
     (
@@ -58,6 +59,7 @@ const HEADERS: [(&str, &[&str]); 7] = [
     ("x-old", &["1"]),
     ("x-mark", &["1"]),
     ("x-key", &["ok"]),
+    ("origin", &["http://one.test", "http://two.test"]),
 ];
 
 /// Headers of the router when it loads data, and when it does so before a click.
@@ -88,6 +90,7 @@ fn drawn(random: &mut Rng, base: &str, build: &str) -> Request {
 /// Returns what a visitor sees of a response.
 fn seen(response: &Response) -> (u16, Vec<Option<String>>, String) {
     let own = [
+        "access-control-allow-origin",
         "location",
         "x-marked",
         "content-type",

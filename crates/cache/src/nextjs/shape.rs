@@ -94,9 +94,7 @@ pub fn shape(
     }
 
     let is_data_path = memchr::memmem::find(path, paths::DATA).is_some();
-    // A file of a build is the same for everybody.
-    let decided = build.filter(|_| kind != PathKind::File);
-    let decided = decided.map(|build| build.decided(path, headers));
+    let decided = build.map(|build| build.decided(path, headers, kind == PathKind::File));
     let decided = decided.unwrap_or_default();
     let bypass = if !matches!(*method, Method::GET | Method::HEAD) {
         Some("method")

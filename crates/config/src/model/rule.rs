@@ -40,7 +40,8 @@ pub struct RuleConfig {
     /// Next step after this rule; the following rules if absent.
     pub then: Option<ThenConfig>,
     /// Name of a route (`match: { named: true }`) that takes the request after all rules, unless a
-    /// later one names another; with `status`, the route whose headers the response has.
+    /// later one names another; with `status`, or before such a rule, the route whose headers the
+    /// response has.
     pub route: Option<Spanned<String>>,
     /// Status of a response in place of a rewrite; 444 closes the connection.
     #[schemars(range(min = 200, max = 599))]

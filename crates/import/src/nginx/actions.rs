@@ -113,6 +113,9 @@ impl<'a> Routes<'a, '_> {
             return shut();
         };
         pass.carried("");
+        for tries in scope.own("try_files") {
+            tries.weaker("the backend gets requests without a file too");
+        }
         let mut keys = Map::from_iter([("upstream".to_owned(), Value::from(name))]);
         if let Some(table) = &by_table {
             keys.insert("upstream_by".to_owned(), table.clone().into());
@@ -310,9 +313,15 @@ impl<'a> Routes<'a, '_> {
         let scope = &location.scope;
         let all = scope.own("if").into_iter();
         let all = all.filter_map(|one| Some((super::conditions::of_own_file(one)?, one)));
+        let all: Vec<_> = all.collect();
         let (mut there, mut missing, mut folders) = (None, None, false);
-        for ((is_negated, has_folders), directive) in all {
-            directive.carried("");
+        for ((is_negated, kind), directive) in all.iter().copied() {
+            let mut others = all.iter().filter(|((other, _), _)| *other == is_negated);
+            if others.any(|((_, other), _)| *other != "-d") {
+                directive.carried("");
+            } else {
+                directive.changed("a file counts as well, not only a folder");
+            }
             for inner in directive.children() {
                 match inner.name.as_str() {
                     "break" | "set" => inner.carried(""),
@@ -323,7 +332,7 @@ impl<'a> Routes<'a, '_> {
                     _ => {}
                 }
             }
-            folders |= has_folders;
+            folders |= kind != "-f";
             let which = if is_negated { &mut missing } else { &mut there };
             which.get_or_insert(directive);
         }

@@ -136,9 +136,9 @@ fn words(args: &[String]) -> Vec<String> {
     words
 }
 
-/// Returns the path of files that a condition is about, if it is about the request's own file: the
-/// path below its root, with the root before it.
-pub(super) fn of_own_file(directive: &Directive) -> Option<(bool, bool)> {
+/// Returns true for a negated condition, and its operator without that, if it is about the request's
+/// own file.
+pub(super) fn of_own_file(directive: &Directive) -> Option<(bool, &'static str)> {
     let words = words(&directive.args);
     let [kind, path] = &words[..] else {
         return None;
@@ -151,8 +151,8 @@ pub(super) fn of_own_file(directive: &Directive) -> Option<(bool, bool)> {
             | "$document_root$fastcgi_script_name"
     );
     let kind_of = kind.trim_start_matches('!');
-    let is_known = ["-f", "-e", "-d"].contains(&kind_of);
-    (is_own && is_known).then(|| (kind.starts_with('!'), kind_of != "-f"))
+    let known = ["-f", "-e", "-d"].into_iter().find(|one| *one == kind_of);
+    Some((kind.starts_with('!'), known.filter(|_| is_own)?))
 }
 
 #[cfg(test)]

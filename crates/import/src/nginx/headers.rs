@@ -22,7 +22,7 @@ const USUAL: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
 pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &mut Filters) {
     let (mut add, mut usual) = (Map::new(), Map::new());
     let (mut set, mut usual_set) = (Map::new(), Map::new());
-    let mut remove = Vec::new();
+    let (mut remove, mut usual_remove) = (Vec::new(), Vec::new());
     for directive in scope.nearest("add_header") {
         let (name, value) = (directive.arg(0), directive.arg(1));
         let always = directive.args.iter().any(|arg| arg == "always");
@@ -33,17 +33,22 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
         }
         // nginx replaces these two, and with an empty value removes them.
         let is_own = matches!(&*lower, "etag" | "last-modified");
+        let removed = if always {
+            &mut remove
+        } else {
+            &mut usual_remove
+        };
         let Some(value) = variables::value(value, At::response(scope).lenient()) else {
             directive.lost("a variable of its value has no counterpart");
             if is_own {
-                remove.push(name.to_owned());
+                removed.push(name.to_owned());
             }
             continue;
         };
         mark(directive, &value, scope);
         if value.is_empty() {
             if is_own {
-                remove.push(name.to_owned());
+                removed.push(name.to_owned());
             }
             continue;
         }
@@ -87,13 +92,14 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
     if let Some(expires) = expires {
         response.insert("expires".to_owned(), expires.into());
     }
-    if !usual.is_empty() || !usual_set.is_empty() {
+    if !usual.is_empty() || !usual_set.is_empty() || !usual_remove.is_empty() {
         let mut statuses = USUAL.to_vec();
         if is_files {
             // nginx finds that a range is not in the file once the headers are there.
             statuses.push(416);
         }
         let mut value = json!({ "status": statuses });
+        add_to(&mut value, "remove", usual_remove);
         add_to(&mut value, "add", usual);
         add_to(&mut value, "set", usual_set);
         response.insert("by_status".to_owned(), json!([value]));

@@ -36,6 +36,7 @@ use std::{
 
 use edgeway_base::{
     out::{self, Failure},
+    private_file,
     shell::shown,
 };
 use edgeway_config::diagnostic::{Severity, Style};
@@ -155,7 +156,8 @@ fn write(path: &Path, yaml: &str, force: bool) -> Result<(), String> {
             path.display()
         ));
     }
-    fs::write(path, yaml).map_err(|error| format!("cannot write to `{}`: {error}", path.display()))
+    private_file::write_with_mode(path, yaml.as_bytes(), 0o644)
+        .map_err(|error| format!("cannot write to `{}`: {error}", path.display()))
 }
 
 /// Compares nginx with a gateway that has the imported configuration.

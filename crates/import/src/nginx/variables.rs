@@ -247,8 +247,8 @@ fn defined(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
         match step.name.as_str() {
             "set" if is_of(step, name) => state = Some(value(step.arg(1), own)),
             "if" => {
-                let mut inner = step.children().iter().filter(|one| one.name == "set");
-                let set = inner.rfind(|one| is_of(one, name));
+                let inner = until_break(step).filter(|one| one.name == "set");
+                let set = inner.filter(|one| is_of(one, name)).last();
                 let before = state.clone().unwrap_or_else(|| Some(String::new()));
                 let after = match set {
                     Some(set) => changed(step, set, before, own),
@@ -263,6 +263,14 @@ fn defined(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
     // A variable that is defined elsewhere is empty here.
     let is_elsewhere = || at.scope.outermost().iter().any(|one| defines(one, name));
     state.or_else(|| is_elsewhere().then(|| Some(String::new())))
+}
+
+/// Returns the directives of a block that run: a `break` ends them.
+fn until_break(block: &Directive) -> impl Iterator<Item = &Directive> {
+    block
+        .children()
+        .iter()
+        .take_while(|one| one.name != "break")
 }
 
 fn is_of(set: &Directive, name: &str) -> bool {

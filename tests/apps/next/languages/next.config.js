@@ -33,6 +33,12 @@ export default {
   },
   async headers() {
     const has = [{ type: 'header', key: 'x-mark' }];
-    return [{ source: '/:page', has, headers: [{ key: 'x-marked', value: 'yes' }] }];
+    const origin = [{ type: 'header', key: 'origin', value: '(?<origin>.+)' }];
+    const allowed = [{ key: 'access-control-allow-origin', value: ':origin' }];
+    return [
+      { source: '/:page', has, headers: [{ key: 'x-marked', value: 'yes' }] },
+      // Files of the build for pages of other hosts.
+      { source: '/_next/static/:path*', locale: false, has: origin, headers: allowed },
+    ];
   },
 };

@@ -257,8 +257,9 @@ impl Build {
 
     /// Returns what of a request decides about this raw path beside the app's code: conditions of its
     /// redirects, rewrites and headers, and the visitor's language.
-    pub(super) fn decided(&self, path: &[u8], headers: &HeaderMap) -> Decided {
-        self.deciders.decide(path, &self.base_path, headers)
+    pub(super) fn decided(&self, path: &[u8], headers: &HeaderMap, is_file: bool) -> Decided {
+        let base = &self.base_path;
+        self.deciders.decide(path, base, headers, is_file)
     }
 
     /// Returns the kind of the file that this raw path names, and its path in the folder of that

@@ -180,7 +180,11 @@ impl Rules {
 
 /// Conditions of all rules on headers and cookies.
 #[derive(Debug, Default)]
-pub(super) struct Deciders(Vec<Decider>);
+pub(super) struct Deciders {
+    all: Vec<Decider>,
+    /// True if the paths of rules begin with a language, which those of pages may lack.
+    has_languages: bool,
+}
 
 #[derive(Debug, Default)]
 struct Decider {
@@ -229,11 +233,11 @@ impl Deciders {
             });
         }
         let mut rewrites: Vec<(&Rule, usize)> = Vec::new();
-        for (rule, is_rewrite) in rules.all() {
-            // The paths of rules begin with a language then, which those of requests may lack.
-            let paths = rule.paths().filter(|_| languages.is_none());
+        // The key has the router's header already.
+        let counted = rules.all().filter(|(rule, _)| !rule.is_for_router());
+        for (rule, is_rewrite) in counted {
             let mut decider = Decider {
-                paths: paths.map_or(DecidedPaths::All, DecidedPaths::Like),
+                paths: rule.paths().map_or(DecidedPaths::All, DecidedPaths::Like),
                 is_rewrite,
                 ..Decider::default()
             };
@@ -262,13 +266,23 @@ impl Deciders {
                 all.push(decider);
             }
         }
-        Self(all)
+        Self {
+            all,
+            has_languages: languages.is_some(),
+        }
     }
 
-    /// Returns what of a request decides about this raw path, for an app below `base`.
-    pub(super) fn decide(&self, path: &[u8], base: &str, headers: &HeaderMap) -> Decided {
+    /// Returns what of a request decides about this raw path, for an app below `base`. `is_file`: it
+    /// is that of a file of the build, which no rewrite is for.
+    pub(super) fn decide(
+        &self,
+        path: &[u8],
+        base: &str,
+        headers: &HeaderMap,
+        is_file: bool,
+    ) -> Decided {
         let mut decided = Decided::default();
-        if self.0.is_empty() {
+        if self.all.is_empty() {
             return decided;
         }
         let decoded = paths::decoded(path);
@@ -278,10 +292,12 @@ impl Deciders {
         let forms = [path, &decoded, &page_path].map(std::str::from_utf8);
         let may_be_another = paths::may_be_another(path);
         let mut reached: Vec<usize> = Vec::new();
-        for (place, decider) in self.0.iter().enumerate() {
+        for (place, decider) in self.all.iter().enumerate() {
             let is_for = match &decider.paths {
+                _ if is_file && decider.is_rewrite => false,
                 DecidedPaths::All => true,
                 DecidedPaths::Home => below.is_some() && page.is_empty() || may_be_another,
+                DecidedPaths::Like(_) if self.has_languages && !is_file => true,
                 DecidedPaths::Like(paths) => {
                     let mut forms = forms.iter();
                     let is_match = |path: &&str| paths.is_match(path).unwrap_or(true);
@@ -338,7 +354,9 @@ mod tests {
             let name = HeaderName::try_from(*name).expect("a name");
             (name, value.parse().expect("a value"))
         });
-        let decided = Deciders::new(&rules).decide(path.as_bytes(), base, &headers.collect());
+        let is_file = path.starts_with("/_next/static/");
+        let decided =
+            Deciders::new(&rules).decide(path.as_bytes(), base, &headers.collect(), is_file);
         (decided.key, !decided.is_unknown)
     }
 
@@ -381,7 +399,8 @@ mod tests {
             ),
         ] {
             let rules: Rules = serde_json::from_str(&rules).expect("a manifest");
-            let decided = Deciders::new(&rules).decide(path.as_bytes(), "", &HeaderMap::new());
+            let decided =
+                Deciders::new(&rules).decide(path.as_bytes(), "", &HeaderMap::new(), false);
             assert_eq!(decided.is_rewritten, expected, "{path}");
         }
     }
@@ -454,6 +473,37 @@ mod tests {
             let header = rules(&format!(r#"{{ "type": "header", "key": "{name}" }}"#));
             assert_eq!(decided(&header, "", "/a", &[]).1, is_known, "{name}");
             assert!(decided(&header, "", "/b", &[]).1, "{name}");
+        }
+    }
+
+    #[test]
+    fn headers_and_redirects_decide_about_files_of_the_build_and_rewrites_do_not() {
+        let rule = |list: &str, more: &str| {
+            format!(
+                r#""{list}": [{{ "source": "/:path*", "regex": "^/(?!de/).*$", {more}
+                    "has": [{{ "type": "header", "key": "x-mark" }}] }}]"#
+            )
+        };
+        let languages = r#""i18n": { "locales": ["en", "de"], "defaultLocale": "en" }, "#;
+        let of_router = r#""headers": [{ "key": "x-nextjs-deployment-id" }],"#;
+        for (list, more, expected) in [
+            ("headers", r#""headers": [{ "key": "x-own" }],"#, true),
+            ("redirects", "", true),
+            ("rewrites", "", false),
+            ("onMatchHeaders", of_router, false),
+        ] {
+            for languages in ["", languages] {
+                let rules = format!("{{ {languages} {} }}", rule(list, more));
+                let of = |path: &str| decided(&rules, "", path, &[("x-mark", "1")]).0;
+                let differs = of("/_next/static/a.js") != KeyBuilder::default();
+                assert_eq!(differs, expected, "{rules}");
+                let differs = of("/de/a") != KeyBuilder::default();
+                assert_eq!(
+                    differs,
+                    !languages.is_empty() && more != of_router,
+                    "{rules}"
+                );
+            }
         }
     }
 }

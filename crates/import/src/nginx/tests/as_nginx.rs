@@ -377,3 +377,15 @@ fn a_query_that_nginx_sets_is_sent_or_named_in_the_report() {
         "{report}"
     );
 }
+
+#[test]
+fn a_condition_on_folders_alone_is_named_in_the_report() {
+    for (condition, is_named) in [("!-d", true), ("!-e", false), ("!-f", false)] {
+        let (_, report) = imported(&format!(
+            "http {{ server {{ listen 8080; location / {{ root /srv;
+             if ({condition} $request_filename) {{ proxy_pass http://127.0.0.1:3000; }} }} }} }}"
+        ));
+        let named = report.contains("if: a file counts as well, not only a folder");
+        assert_eq!(named, is_named, "{condition} {report}");
+    }
+}

@@ -7,7 +7,8 @@ fn what_refuses_less_than_with_nginx_is_named_first() {
     let (_, report) = imported(
         r#"http { map $request_uri $bad { default 0; "~//" 1; } server { listen 8080; server_name _;
          if ($request_uri ~ "//") { return 403; } if ($bad) { return 444; }
-         location / { disable_symlinks if_not_owner; root /srv; } }
+         location / { disable_symlinks if_not_owner; root /srv; }
+         location ~ \.php$ { try_files $uri =404; proxy_pass http://127.0.0.1:3000; } }
          server { listen 8080; server_name ""; if ($arg_a) { return 404; } return 403; } }"#,
     );
     let (_, security) = report.split_once("Security").unwrap();
@@ -17,6 +18,7 @@ fn what_refuses_less_than_with_nginx_is_named_first() {
         "if: `$request_uri` has the path in its normal form",
         "disable_symlinks: links of the same owner are refused too",
         "server_name: requests without `Host`",
+        "try_files: the backend gets requests without a file too",
     ] {
         assert!(security.contains(line), "{line}: {report}");
     }
