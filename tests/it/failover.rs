@@ -440,3 +440,54 @@ async fn a_client_gets_100_continue_once_also_if_a_second_backend_gets_its_reque
         .collect();
     assert_eq!(expects, [true, false]);
 }
+
+/// RFC 9110, 10.1.1: a client that offers a body does not wait without end before it sends it.
+#[tokio::test]
+async fn a_client_that_offers_a_body_and_sends_none_ejects_no_backend() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let mut backend = JoinSet::new();
+    // It knows no `Expect`: it responds once it has the whole request.
+    backend.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut head = Vec::new();
+                while let Ok(byte) = stream.read_u8().await {
+                    head.push(byte);
+                    if head.ends_with(b"\r\n\r\n") {
+                        if head.starts_with(b"PUT") {
+                            stream.read_exact(&mut [0; 4]).await?;
+                        }
+                        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                        stream.write_all(response).await?;
+                        head.clear();
+                    }
+                }
+                io::Result::Ok(())
+            });
+        }
+    });
+    let settings = "    health: false\n    timeouts: { first_byte: 300ms }\n    retry: { attempts: 1 }\n    eject: { errors: 2, for: 1min }";
+    let gateway = front(&quoted(&[address]), settings).await;
+    let put = async |body: &[u8]| {
+        let mut client = TcpStream::connect(gateway.address())
+            .await
+            .expect("it listens");
+        let request = "PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\
+                   Expect: 100-continue\r\nConnection: close\r\n\r\n";
+        let request = [request.as_bytes(), body].concat();
+        client.write_all(&request).await.expect("it reads");
+        let mut got = String::new();
+        client.read_to_string(&mut got).await.expect("text");
+        got
+    };
+    let (first, second) = tokio::join!(put(b""), put(b""));
+    assert!(first.starts_with("HTTP/1.1 408 "), "{first}");
+    assert!(second.starts_with("HTTP/1.1 408 "), "{second}");
+    let got = put(b"body").await;
+    assert!(got.contains("HTTP/1.1 200 "), "{got}");
+    assert_eq!(gateway.send(&get("/")).await.status(), 200);
+    let lines = gateway.log_lines(4).await;
+    assert_eq!(lines[0]["reason"], "body_timeout", "{}", lines[0]);
+}

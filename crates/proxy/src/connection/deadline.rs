@@ -136,6 +136,14 @@ impl Watch {
         }
     }
 
+    /// Takes the client's body for late, and not the response, if the response has not begun.
+    pub fn awaited_body(&self) {
+        let (first_byte, body) = (1, 4);
+        let _other =
+            self.expired
+                .compare_exchange(first_byte, body, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Ends the attempt if it has expired. `is_client_slow`: the client does not read, and its
     /// slowness must not count against the backend.
     pub(super) fn check(&self, now: u64, is_client_slow: bool, bounds: PaceLimits) {

@@ -200,6 +200,12 @@ where
                 Err(upstream::not_connected(self.replay(), ctx, error))
             }
             Err(error) => {
+                if self.client().waits_for_continue()
+                    && let Some(watch) = &ctx.watch
+                {
+                    // It must not wait without end (RFC 9110, 10.1.1), and the backend may wait for it.
+                    watch.awaited_body();
+                }
                 if upstream::is_late(ctx) {
                     // The connection may be dead, and other requests would wait on it too.
                     wire.retire();
