@@ -145,7 +145,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         next::check(&mut findings, path, file);
         space::check(&mut findings, path, file);
     }
-    running::check(&mut findings, path, snapshot);
+    running::check(&mut findings, snapshot);
     // A lookup of a name may still wait for a server of DNS.
     runtime.shutdown_background();
     if options.json {

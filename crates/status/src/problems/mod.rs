@@ -1,5 +1,5 @@
-//! The problems of a gateway by its status: the one list that the status page and `edgeway top`
-//! show, so that they never disagree.
+//! The problems of a gateway by its status: the one list that the status page, `edgeway top` and
+//! `edgeway doctor` show, so that they never disagree.
 
 mod backend;
 mod route;
@@ -35,6 +35,9 @@ const FAILING_FAST: f64 = 0.3;
 /// Time for which the rollback of a release is a problem.
 const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);
 
+/// Words between the text of a problem and the thing to look at next.
+const LOOK: &str = "; look at ";
+
 /// A condition that someone should look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -63,7 +66,7 @@ impl Problem {
         mut text: String,
         look: &str,
     ) -> Self {
-        text.push_str("; look at ");
+        text.push_str(LOOK);
         text.push_str(look);
         Self {
             severity,
@@ -73,6 +76,11 @@ impl Problem {
             since: None,
             section: "",
         }
+    }
+
+    /// Returns the text in two parts, the second of which is the thing to look at next.
+    pub fn cause_and_look(&self) -> (&str, &str) {
+        self.text.rsplit_once(LOOK).unwrap_or((&self.text, ""))
     }
 
     /// Returns the text, with the time at which the problem began.
