@@ -46,7 +46,6 @@ struct Finding {
     level: Level,
     message: String,
     /// Next step, for a warning or an error.
-    #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
 

@@ -314,13 +314,10 @@ fn text(name: &str, rule: Rule, load: Load, down: usize, decision: Decision) -> 
 #[serde(default)]
 struct Memory {
     /// Time for which the load has been small, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     calm_ms: Option<u64>,
     /// Time of the last measurement: RFC 3339, UTC.
-    #[serde(skip_serializing_if = "Option::is_none")]
     measured_at: Option<String>,
     /// Addresses of backends that the last run wanted to start or stop, if it did not end.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     begun: Vec<String>,
 }
 

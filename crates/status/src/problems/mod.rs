@@ -50,7 +50,6 @@ pub struct Problem {
     /// Sentence for people: the cause, the figures of the moment, and what to look at.
     pub text: String,
     /// Time at which it began, if that is known; RFC 3339, UTC.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
     /// Section of the status page with the details.
     #[serde(skip)]
