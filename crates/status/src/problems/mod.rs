@@ -13,8 +13,7 @@ use edgeway_base::out::{counted, hints};
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
-use self::backend::is_drained;
-pub use self::backend::{absence, failures, is_in_rotation, silence, state, untried};
+pub use self::backend::{absence, failures, is_drained, is_in_rotation, silence, state, untried};
 use super::{
     latencies::Latencies,
     snapshot::{
