@@ -184,7 +184,7 @@ async fn a_configuration_with_errors_is_sent_to_check() {
 }
 
 #[tokio::test]
-async fn a_backend_out_of_rotation_and_a_refused_reload_are_errors() {
+async fn a_backend_out_of_rotation_and_a_refused_reload_are_found() {
     let port = free_port();
     let yaml = format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]
@@ -202,12 +202,9 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     .await;
     let found = doctor(gateway.folder()).await;
     assert_eq!(found.status, 1);
-    found.assert(
-        "rotation",
-        "error",
-        &format!("`app`: out of rotation: 127.0.0.1:{port}"),
-    );
-    found.assert("reload", "error", "the last one was refused");
+    let down = format!("backend app/127.0.0.1:{port} is down");
+    found.assert("backend_down", "error", &down);
+    found.assert("reload_refused", "warning", "the last reload was refused");
 }
 
 /// A dead host takes all of its time, and a configuration may have many.
@@ -321,7 +318,7 @@ routes: [{ match: { path: /* }, respond: ok, plugins: [{ file: greet.js, on_erro
     let text = String::from_utf8(program.stdout).expect("it prints UTF-8");
     let line = text.lines().find(|line| line.starts_with("plugin"));
     let line = line.unwrap_or_else(|| panic!("{text}"));
-    assert!(line.contains("failed 2 times in a minute"), "{line}");
+    assert!(line.contains("failed 2 times on route"), "{line}");
     let own = gateway.folder().join("edgeway.yaml").display().to_string();
     assert!(text.contains(&own), "{text}");
 }

@@ -495,7 +495,7 @@ async fn scaled_apps_that_ended_are_started_again() {
     assert_eq!(states(&gateway, "web").await.len(), 2);
     assert_eq!(fleet.pid(added), None);
     let text = fs::read_to_string(&state).unwrap();
-    assert!(!text.contains("begun"), "{text}");
+    assert!(text.contains("\"begun\":[]"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,7 +45,6 @@ pub struct Options {
 struct Reloaded {
     #[serde(flatten)]
     reload: ReloadResult,
-    #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<ConfigVerdictStatus>,
 }
 

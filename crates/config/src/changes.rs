@@ -59,13 +59,7 @@ impl Changes {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.listeners.is_empty()
-            && self.routes.is_empty()
-            && self.upstreams.is_empty()
-            && self.plugins.is_empty()
-            && self.sections.is_empty()
-            && self.files.is_empty()
-            && !self.route_order
+        *self == Self::default()
     }
 
     /// Formats one line for each change: `+ route checkout`.

@@ -146,7 +146,11 @@ impl Operator {
         act: impl FnOnce(&Upstream) -> Result<T, MemberError> + Send,
     ) -> Result<T, ActionError> {
         self.in_turn(action, who, target, |gateway| {
-            with_upstream(gateway, upstream, act)
+            let known = gateway.upstreams.keys().map(|name| &**name);
+            let serving = gateway.upstreams.get(upstream);
+            act(serving.ok_or_else(|| no_such_upstream(upstream, known))?).map_err(|error| {
+                ActionError::new(error.status(), error.reason(), error.to_string())
+            })
         })
         .await
     }
@@ -466,22 +470,6 @@ fn bounded(text: &str) -> String {
 
 fn forced(force: bool) -> Force {
     if force { Force::Yes } else { Force::No }
-}
-
-/// Performs an action on the upstream of this name.
-fn with_upstream<T>(
-    gateway: &Gateway,
-    name: &str,
-    act: impl FnOnce(&Upstream) -> Result<T, MemberError>,
-) -> Result<T, ActionError> {
-    match gateway.upstreams.get(name) {
-        Some(upstream) => act(upstream)
-            .map_err(|error| ActionError::new(error.status(), error.reason(), error.to_string())),
-        None => Err(no_such_upstream(
-            name,
-            gateway.upstreams.keys().map(|name| &**name),
-        )),
-    }
 }
 
 fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> ActionError {

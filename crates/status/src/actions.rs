@@ -133,10 +133,8 @@ pub struct ReloadResult {
     /// The number of the configuration that serves now.
     pub generation: u64,
     /// Time for which the configuration is on trial, if it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub trial: Option<Span>,
     /// Share of the clients that get it meanwhile.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<Percent>,
     pub took_ms: f64,
     pub changes: Changes,
@@ -215,7 +213,6 @@ pub struct ReleaseSwitch {
 pub struct NewCanary {
     pub release: String,
     /// Part of the visitors that it gets at first; the first of the configured steps if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Percent>,
 }
 
@@ -260,7 +257,6 @@ pub struct ReleaseResult {
     pub upstream: String,
     pub release: String,
     /// Release that was the current one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
 }
 
@@ -280,7 +276,6 @@ pub struct NewBan {
     pub address: String,
     #[serde(rename = "for", default = "ban_time")]
     pub lasts: Span,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
@@ -296,7 +291,6 @@ pub struct BackendResult {
     pub upstream: String,
     pub backend: BackendStatus,
     /// Why a crash would undo the action.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }
 

@@ -125,7 +125,7 @@ impl Client {
     ///
     /// If the gateway cannot be reached, the response is not that of a gateway, or it is a refusal.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::GET, path, None, READ_TIMEOUT).await
+        self.ask(Method::GET, path, None, READ_TIMEOUT, read).await
     }
 
     /// Sends `GET path` like [`Self::get`], for a response of JSON lines.
@@ -141,8 +141,7 @@ impl Client {
                 None => read(target, status, body),
             }
         };
-        self.ask_for(Method::GET, path, None, READ_TIMEOUT, read)
-            .await
+        self.ask(Method::GET, path, None, READ_TIMEOUT, read).await
     }
 
     /// Sends `POST path` with a JSON body.
@@ -157,7 +156,7 @@ impl Client {
         deadline: Duration,
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).expect("plain data");
-        self.ask(Method::POST, path, Some(body.into()), deadline)
+        self.ask(Method::POST, path, Some(body.into()), deadline, read)
             .await
     }
 
@@ -180,20 +179,10 @@ impl Client {
         path: &str,
         deadline: Duration,
     ) -> Result<T, ClientError> {
-        self.ask(Method::DELETE, path, None, deadline).await
+        self.ask(Method::DELETE, path, None, deadline, read).await
     }
 
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Bytes>,
-        deadline: Duration,
-    ) -> Result<T, ClientError> {
-        self.ask_for(method, path, body, deadline, read).await
-    }
-
-    async fn ask_for<T>(
+    async fn ask<T>(
         &self,
         method: Method,
         path: &str,

@@ -7,6 +7,7 @@ pub mod client;
 pub mod events;
 pub mod http;
 pub mod latencies;
+pub mod logged_request;
 mod plugins;
 pub mod problems;
 pub mod receipt;

@@ -110,7 +110,6 @@ pub struct Snapshot {
     pub traffic: TrafficFigures,
     pub config: ConfigStatus,
     /// The last reloads, the newest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reloads: Vec<ReloadStatus>,
     /// Predecessors that are still draining.
     pub predecessors: Vec<Predecessor>,
@@ -119,36 +118,26 @@ pub struct Snapshot {
     /// Certificates managed by ACME.
     pub certificates: Vec<CertificateStatus>,
     /// Expiry of all certificates, the next one first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub expiries: Vec<CertificateExpiry>,
     /// Rate limits with their counts.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitStatus>,
     /// Redis, which carries state shared with other gateways, if configured.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisStatus>,
     /// The purge link to other gateways, if anything is cached.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub purges: Option<PurgeLinkStatus>,
     /// The cache's memory, if anything is cached.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheStatus>,
     /// The folder that makes the cache survive restarts, if configured.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_disk: Option<CacheDiskStatus>,
     /// Each loaded version of a plugin.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<PluginStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
     /// Why the last decisions of operators on backends are not saved, if so.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub unsaved_decisions: Option<String>,
     /// Logs of the gateway that cannot be written.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing_logs: Vec<LogFailure>,
     /// Beginnings of the problems that there are.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problem_onsets: Vec<ProblemOnset>,
 }
 
@@ -173,10 +162,8 @@ pub struct ProcessStatus {
     /// Resident memory.
     pub memory_bytes: u64,
     /// File descriptors that it may have; `None` for no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_descriptors: Option<u64>,
     /// True if none was left within the last minute.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lacked_descriptors: bool,
 }
 
@@ -240,10 +227,8 @@ pub struct ConfigStatus {
     /// The defined profiles.
     pub profiles: Vec<String>,
     /// Trial of the configuration that serves: `edgeway reload --canary`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<ConfigCanaryStatus>,
     /// Verdict on the last trial.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub canary_verdict: Option<ConfigVerdictStatus>,
 }
 
@@ -279,7 +264,6 @@ pub struct Predecessor {
     /// Connections that are still open.
     pub connections: u64,
     /// Requests in flight by `UPSTREAM/ADDRESS`, without zeros.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub in_flight: BTreeMap<String, u64>,
     /// Start of the drain; RFC 3339, UTC.
     pub since: String,
@@ -331,7 +315,6 @@ pub struct RouteStatus {
     /// Its action, such as `upstream web` or `redirect 308`.
     pub action: String,
     /// Upstream that its action names.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
     /// The YAML keys of its filters, in the order of the chain.
     pub filters: Vec<String>,
@@ -366,7 +349,6 @@ pub struct PluginRouteStatus {
     /// Failures in the last minute.
     pub recent_failures: u64,
     /// The text of a recent failure.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
     /// True if the plugin failed too often and is suspended for a while.
     pub left_out: bool,

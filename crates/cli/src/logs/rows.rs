@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use edgeway_base::out::printable;
-use serde::Deserialize;
+use edgeway_status::logged_request::LoggedRequest;
 
 /// Names of the columns. The last one has any width.
 const NAMES: [&str; COLUMNS] = [
@@ -12,26 +12,6 @@ const NAMES: [&str; COLUMNS] = [
 const COLUMNS: usize = 9;
 /// Columns of numbers, which end at the same place.
 const NUMBERS: [usize; 2] = [1, 2];
-
-/// A line of JSON, as far as it has a column.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ReadLine {
-    time: String,
-    status: u16,
-    total_ms: f64,
-    route: Option<String>,
-    backend: Option<String>,
-    failed_backend: Option<String>,
-    cache: Option<String>,
-    reason: Option<String>,
-    client: String,
-    method: String,
-    scheme: String,
-    host: String,
-    path: String,
-    query: Option<String>,
-}
 
 /// Columns where there is no room for all.
 const NARROW: [usize; 6] = [0, 1, 2, 5, 7, 8];
@@ -93,14 +73,10 @@ impl Rows {
 }
 
 fn cells(line: &str, is_narrow: bool) -> [String; COLUMNS] {
-    let read: ReadLine = serde_json::from_str(line).unwrap_or_default();
+    let read: LoggedRequest = serde_json::from_str(line).unwrap_or_default();
     let optional =
         |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), printable);
-    // As nginx has them in `$upstream_addr`: first the one that failed.
-    let backends = match (&read.failed_backend, &read.backend) {
-        (Some(failed), Some(last)) => Some(format!("{failed}, {last}")),
-        (_, backend) => backend.clone(),
-    };
+    let backends = Some(read.backends()).filter(|backends| !backends.is_empty());
     let query = read.query.as_deref();
     let query = query.map_or_else(String::new, |query| format!("?{query}"));
     let (method, scheme, host, path) = (&read.method, &read.scheme, &read.host, &read.path);

@@ -208,13 +208,10 @@ fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters
         return;
     }
     let mut names = Vec::new();
-    let status = scope.one("limit_req_status");
-    if let Some(status) = status {
+    let status = scope.one("limit_req_status").and_then(|status| {
         status.carried("");
-    }
-    let status = status
-        .and_then(|status| status.arg(0).parse().ok())
-        .unwrap_or(503u16);
+        status.arg(0).parse::<u16>().ok()
+    });
     for using in scope.nearest("limit_req") {
         let zone = parameter(using, "zone").unwrap_or_default();
         let zones = http.own("limit_req_zone").into_iter();
@@ -254,7 +251,7 @@ fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters
             value["delay"] = duration(wait.clamp(1, 60_000)).into();
         }
         value["headers"] = "off".into();
-        value["status"] = status.into();
+        value["status"] = status.unwrap_or(503).into();
         let known = limits
             .iter()
             .find(|(_, part)| part.value == value && part.comment == defined.place());

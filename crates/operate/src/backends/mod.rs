@@ -11,7 +11,11 @@ use std::{
 
 use derive_more::Display;
 use edgeway_base::system;
-use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
+pub use edgeway_status::problems::is_drained;
+use edgeway_status::{
+    problems::is_in_rotation,
+    snapshot::{BackendStatus, UpstreamStatus},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -95,16 +99,10 @@ pub trait Gateway {
     }
 }
 
-/// Returns true if the backend gets no new requests.
-pub fn is_drained(backend: &BackendStatus) -> bool {
-    matches!(&*backend.state, "draining" | "drained")
-}
-
 /// Returns true if a backend of this release is in rotation: neither down, nor ejected, nor drained.
 pub fn serves(status: &UpstreamStatus, release: &str) -> bool {
-    let is_up = |backend: &BackendStatus| matches!(&*backend.state, "healthy" | "slow_start");
     let mut backends = status.backends.iter();
-    backends.any(|backend| backend.release.as_deref() == Some(release) && is_up(backend))
+    backends.any(|backend| backend.release.as_deref() == Some(release) && is_in_rotation(backend))
 }
 
 /// Signal that becomes true when the user interrupts the command.

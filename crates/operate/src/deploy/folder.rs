@@ -37,7 +37,6 @@ pub(super) enum Kind {
 pub(super) struct State {
     pub(super) releases: BTreeMap<String, ReleaseState>,
     /// Release of the deploy in progress, or of one that was killed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) begun: Option<BegunRelease>,
 }
 
@@ -55,16 +54,12 @@ pub(super) struct ReleaseState {
     /// Time at which it last became the current one, in seconds since 1970.
     pub(super) since: u64,
     /// Time at which its instances are stopped, if it was replaced.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<u64>,
     /// True while it is on trial, until the process that ends releases has seen the verdict.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_tried: bool,
     /// True while it waits for a switch.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_held: bool,
     /// True if no deploy copied its folder: it is the user's, and none of it is removed.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_in_place: bool,
 }
 
@@ -75,13 +70,11 @@ pub(super) struct Listed {
     /// `current`, `canary`, `held`, `lingers`, `stopped` or `files`.
     pub(super) state: &'static str,
     /// Part of the visitors that it gets while it is on trial, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) share: Option<f64>,
     /// Number of healthy instances that are not drained.
     pub(super) instances: usize,
     /// Seconds since 1970.
     pub(super) since: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<u64>,
 }
 

@@ -72,7 +72,10 @@ async fn retire(
     patience: Duration,
     interrupt: Interrupt,
 ) -> Result<(), String> {
-    let mut outage = Outage::new(patience);
+    let mut outage = Outage {
+        since: None,
+        patience,
+    };
     let own = loop {
         match settings(gateway, upstream).await {
             Ok((_, own)) => break own,
@@ -113,13 +116,6 @@ struct Outage {
 }
 
 impl Outage {
-    fn new(patience: Duration) -> Self {
-        Self {
-            since: None,
-            patience,
-        }
-    }
-
     /// Counts a failed check.
     ///
     /// # Errors

@@ -46,7 +46,6 @@ struct Finding {
     level: Level,
     message: String,
     /// Next step, for a warning or an error.
-    #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
 
@@ -145,7 +144,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         next::check(&mut findings, path, file);
         space::check(&mut findings, path, file);
     }
-    running::check(&mut findings, path, snapshot);
+    running::check(&mut findings, snapshot);
     // A lookup of a name may still wait for a server of DNS.
     runtime.shutdown_background();
     if options.json {

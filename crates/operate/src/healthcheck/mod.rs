@@ -104,7 +104,6 @@ struct Outcome {
     at: String,
     ok: bool,
     probes: Vec<ProbeOutcome>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     restarts: Vec<RestartOutcome>,
 }
 
@@ -117,7 +116,6 @@ struct ProbeOutcome {
     took_ms: f64,
     /// Number of attempts.
     attempts: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// True if a restart would not help: the gateway responds that it is not ready.
     #[serde(skip)]
@@ -129,10 +127,8 @@ struct RestartOutcome {
     unit: String,
     probe: String,
     outcome: RestartResult,
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// End of the pause; RFC 3339, UTC.
-    #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
 }
 

@@ -6,8 +6,10 @@ mod rates;
 
 use std::{io, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use edgeway_base::{clock::Clock, units::Span};
+use edgeway_base::{
+    clock::{Clock, rfc3339},
+    units::Span,
+};
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
@@ -68,8 +70,7 @@ async fn measure(options: &Options) -> io::Result<()> {
     loop {
         sleep(options.interval.0).await;
         let now = Sample::take(clock.now())?;
-        let at: DateTime<Utc> = clock.wall().into();
-        let at = at.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let at = rfc3339(clock.wall());
         let mut line = Map::from_iter([("at".to_owned(), json!(at))]);
         line.extend(since(&now, &before));
         // State, CPU, memory and restarts of each unit, and why there may be more.

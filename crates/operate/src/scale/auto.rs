@@ -173,8 +173,7 @@ fn is_kept_by_others(upstream: &UpstreamStatus, memory: &Memory) -> bool {
 /// configuration, since another gateway of the machine may have an upstream of the same name. The
 /// installed one needs none.
 pub(crate) async fn state_of(gateway: &Remote, name: &str) -> Result<PathBuf, String> {
-    let snapshot = gateway.snapshot().await;
-    let snapshot = snapshot.map_err(|error| error.to_string())?;
+    let snapshot = gateway.snapshot().await?;
     let configuration = Path::new(&snapshot.config.file);
     let folder = configuration.strip_prefix("/").ok();
     let folder = folder.filter(|_| configuration != Path::new(INSTALLED));
@@ -243,13 +242,11 @@ async fn measure(
     let mut units = Units::new(&gateway.0.targets, &[]);
     let queued = upstream.queue > 0;
     // By its process the gateway is known to run on this machine, where the units are.
-    let snapshot = gateway.snapshot().await;
-    let snapshot = snapshot.map_err(|error| error.to_string())?;
+    let snapshot = gateway.snapshot().await?;
     units.instances(&snapshot).await;
     sleep(options.rule.interval.0).await;
     let found = units.instances(&snapshot).await;
-    let upstream = gateway.upstream(&options.upstream).await;
-    let upstream = upstream.map_err(|error| error.to_string())?;
+    let upstream = gateway.upstream(&options.upstream).await?;
     let backends = Backends::of(&upstream, scale);
     let cpu = average(&found.list, &upstream, scale).or_else(|| backends.idle());
     let cpu = cpu.ok_or_else(|| {
@@ -314,13 +311,10 @@ fn text(name: &str, rule: Rule, load: Load, down: usize, decision: Decision) -> 
 #[serde(default)]
 struct Memory {
     /// Time for which the load has been small, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     calm_ms: Option<u64>,
     /// Time of the last measurement: RFC 3339, UTC.
-    #[serde(skip_serializing_if = "Option::is_none")]
     measured_at: Option<String>,
     /// Addresses of backends that the last run wanted to start or stop, if it did not end.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     begun: Vec<String>,
 }
 

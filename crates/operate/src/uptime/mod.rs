@@ -122,7 +122,7 @@ struct Log {
 }
 
 /// Availability of a site.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize)]
 struct Report {
     from: String,
     to: String,
@@ -207,10 +207,8 @@ impl Log {
             // Of the counts: a rounded share may reach what they do not. The tolerance is that of
             // floating point, far below one check.
             kept: 100.0 * as_number(passed) >= target * as_number(all) - 1e-6,
-            outages: 0,
-            longest_outage_seconds: 0,
-            unmeasured_seconds: 0,
             probes: self.probes(),
+            ..Report::default()
         };
         let usual = self.interval();
         let mut since = None;

@@ -33,10 +33,8 @@ struct HandoverManifest {
     #[serde(default)]
     predecessors: Vec<RawFd>,
     /// Pipe on which process 1 of a container learns which process serves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     init: Option<RawFd>,
     /// Pipe on which the predecessor writes its cache.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     cache: Option<RawFd>,
     #[serde(default)]
     upgrades: Upgrades,

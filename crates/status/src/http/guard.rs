@@ -169,10 +169,8 @@ impl Guard {
 impl Admission {
     /// Returns true until the session ends. Other proofs hold for the whole request.
     pub(super) fn is_current(&self, sessions: &Sessions, token: Option<&Secret>) -> bool {
-        match self {
-            Self::Session(session) => sessions.is_current(session.id, token),
-            Self::Open | Self::Socket | Self::Token => true,
-        }
+        self.session()
+            .is_none_or(|id| sessions.is_current(id, token))
     }
 
     pub(super) fn session(&self) -> Option<SessionId> {

@@ -42,7 +42,7 @@ pub fn state(backend: &BackendStatus) -> &str {
 }
 
 /// Returns true if a backend gets no new requests on purpose.
-pub(super) fn is_drained(backend: &BackendStatus) -> bool {
+pub fn is_drained(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "draining" | "drained")
 }
 

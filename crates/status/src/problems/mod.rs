@@ -1,5 +1,5 @@
-//! The problems of a gateway by its status: the one list that the status page and `edgeway top`
-//! show, so that they never disagree.
+//! The problems of a gateway by its status: the one list that the status page, `edgeway top` and
+//! `edgeway doctor` show, so that they never disagree.
 
 mod backend;
 mod route;
@@ -13,8 +13,7 @@ use edgeway_base::out::{counted, hints};
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
-use self::backend::is_drained;
-pub use self::backend::{absence, failures, is_in_rotation, silence, state, untried};
+pub use self::backend::{absence, failures, is_drained, is_in_rotation, silence, state, untried};
 use super::{
     latencies::Latencies,
     snapshot::{
@@ -35,6 +34,9 @@ const FAILING_FAST: f64 = 0.3;
 /// Time for which the rollback of a release is a problem.
 const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);
 
+/// Words between the text of a problem and the thing to look at next.
+const LOOK: &str = "; look at ";
+
 /// A condition that someone should look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -47,7 +49,6 @@ pub struct Problem {
     /// Sentence for people: the cause, the figures of the moment, and what to look at.
     pub text: String,
     /// Time at which it began, if that is known; RFC 3339, UTC.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
     /// Section of the status page with the details.
     #[serde(skip)]
@@ -63,7 +64,7 @@ impl Problem {
         mut text: String,
         look: &str,
     ) -> Self {
-        text.push_str("; look at ");
+        text.push_str(LOOK);
         text.push_str(look);
         Self {
             severity,
@@ -73,6 +74,11 @@ impl Problem {
             since: None,
             section: "",
         }
+    }
+
+    /// Returns the text in two parts, the second of which is the thing to look at next.
+    pub fn cause_and_look(&self) -> (&str, &str) {
+        self.text.rsplit_once(LOOK).unwrap_or((&self.text, ""))
     }
 
     /// Returns the text, with the time at which the problem began.

@@ -152,17 +152,15 @@ impl ManagedName {
         if self.shown.lock().key.is_some() {
             return;
         }
-        match store.load(&self.name) {
-            Ok(Some(stored)) => self.serve(stored),
-            Ok(None) => {
-                self.served.lock().state = store.state(&self.name);
-                self.serve_stand_in(now);
-            }
-            Err(error) => {
-                warn!(name = &*self.name, error:% = chain(&error); "stored certificate unusable");
-                self.served.lock().state = store.state(&self.name);
-                self.serve_stand_in(now);
-            }
+        let stored = store.load(&self.name).unwrap_or_else(|error| {
+            warn!(name = &*self.name, error:% = chain(&error); "stored certificate unusable");
+            None
+        });
+        if let Some(stored) = stored {
+            self.serve(stored);
+        } else {
+            self.served.lock().state = store.state(&self.name);
+            self.serve_stand_in(now);
         }
         let mut served = self.served.lock();
         if let Some(next) = served.state.next_try() {

@@ -15,17 +15,10 @@ const SILENT: &str = "name script exec exec_mode instances merge_logs combine_lo
 /// Keys of an app, with those that were read.
 pub(super) struct Keys<'a> {
     pub(super) written: &'a Map<String, Value>,
-    read: Vec<&'a str>,
+    pub(super) read: Vec<&'a str>,
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn new(written: &'a Map<String, Value>) -> Self {
-        Self {
-            written,
-            read: Vec::new(),
-        }
-    }
-
     pub(super) fn value(&mut self, names: &[&str]) -> Option<&'a Value> {
         let written = self.written;
         let found = names.iter().find_map(|name| written.get_key_value(*name));

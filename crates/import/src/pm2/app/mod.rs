@@ -102,7 +102,10 @@ impl App {
         machine: &Machine<'_>,
         taken: &mut Taken,
     ) -> Result<Self, String> {
-        let mut keys = Keys::new(written);
+        let mut keys = Keys {
+            written,
+            read: Vec::new(),
+        };
         let script = keys
             .text(&["script", "exec", "cmd", "command"])
             .filter(|script| !script.trim().is_empty())
@@ -111,7 +114,8 @@ impl App {
         let wanted = keys.text(&["name"]).filter(|name| !name.is_empty());
         let wanted = wanted.unwrap_or_else(|| stem(&script));
         let name = unit_name(&wanted, machine, taken, &mut left);
-        let of_app = |why: String| format!("`{name}`: {why}");
+        let shown = name.clone();
+        let of_app = |why: String| format!("`{shown}`: {why}");
         let cwd = keys.path(&["cwd"]).unwrap_or_default();
         let folder = clean(&machine.folder.join(at_home(&cwd, machine)));
         check_line("cwd", &folder.to_string_lossy()).map_err(of_app)?;
@@ -143,11 +147,11 @@ impl App {
             *options = node_app::options(Some(options));
         }
         plan.websocket = (machine.websocket)(&plan.folder);
-        plan.ports(&mut keys, machine, taken)?;
-        plan.counters(&mut keys)?;
-        plan.user(&mut keys, machine)?;
-        plan.limits(&mut keys)?;
-        plan.logs(&mut keys, machine)?;
+        plan.ports(&mut keys, machine, taken).map_err(of_app)?;
+        plan.counters(&mut keys).map_err(of_app)?;
+        plan.user(&mut keys, machine).map_err(of_app)?;
+        plan.limits(&mut keys).map_err(of_app)?;
+        plan.logs(&mut keys, machine).map_err(of_app)?;
         plan.left.extend(keys.rest(env));
         plan.replaced(machine);
         Ok(plan)
@@ -181,8 +185,7 @@ impl App {
             ..
         }: &mut Taken,
     ) -> Result<(), String> {
-        let count = instances(keys, machine.cpus);
-        let count = count.map_err(|why| format!("`{}`: {why}", self.name))?;
+        let count = instances(keys, machine.cpus)?;
         let by_key = keys.number(&["port"]);
         let by_environment = self.environment.get("PORT");
         let by_environment = by_environment.and_then(|port| port.trim().parse().ok());
@@ -192,7 +195,7 @@ impl App {
             Some(port) => u16::try_from(port)
                 .ok()
                 .filter(|port| *port != 0)
-                .ok_or_else(|| format!("`{}`: invalid port {port}", self.name))?,
+                .ok_or_else(|| format!("invalid port {port}"))?,
             None if self.is_next => {
                 self.carried.push(format!(
                     "no port is written: Next.js listens on {USUAL_PORT}"
@@ -216,8 +219,7 @@ impl App {
                 return Ok(());
             }
         };
-        let first =
-            crate::shifted(shared, *shift).map_err(|why| format!("`{}`: {why}", self.name))?;
+        let first = crate::shifted(shared, *shift)?;
         // The unit sets it, and a file of variables would replace that.
         self.environment.remove("PORT");
         let owner = |port: u16| taken.iter().find(|(known, _)| *known == port);
@@ -228,8 +230,7 @@ impl App {
         };
         let Some(start) = (first..=u16::MAX).find(is_free) else {
             return Err(format!(
-                "`{}`: no {count} ports in a row are free from {first} to 65535",
-                self.name
+                "no {count} ports in a row are free from {first} to 65535"
             ));
         };
         self.first = Some(first);
@@ -264,10 +265,7 @@ impl App {
         let counted = keys.text(&["increment_var"]).filter(|name| name != "PORT");
         for name in [Some(&number), counted.as_ref()].into_iter().flatten() {
             if !is_variable(name) {
-                return Err(format!(
-                    "`{}`: invalid name of a variable {name:?}",
-                    self.name
-                ));
+                return Err(format!("invalid name of a variable {name:?}"));
             }
         }
         self.counters.insert(number, 0);
@@ -291,10 +289,7 @@ impl App {
         for name in written.iter().chain(&group) {
             let is_name = |c: char| c.is_ascii_alphanumeric() || "_.@$-".contains(c);
             if name.is_empty() || name.starts_with('-') || !name.chars().all(is_name) {
-                return Err(format!(
-                    "`{}`: {name:?} is not the name of a user or a group",
-                    self.name
-                ));
+                return Err(format!("{name:?} is not the name of a user or a group"));
             }
         }
         if let Some(group) = group {
@@ -340,10 +335,7 @@ impl App {
         let memory = keys.text(&["max_memory_restart"]);
         if let Some(memory) = memory.filter(|memory| memory != "0") {
             let bytes = bytes(&memory).ok_or_else(|| {
-                format!(
-                    "`{}`: invalid `max_memory_restart: {memory}`; write one such as `500M`",
-                    self.name
-                )
+                format!("invalid `max_memory_restart: {memory}`; write one such as `500M`")
             })?;
             self.settings.push(format!("MemoryMax={bytes}"));
             self.carried
@@ -373,7 +365,7 @@ impl App {
                 Some(file) if file != "NULL" && file != "/dev/null" => {
                     let path = clean(&self.folder.join(at_home(&file, machine)));
                     let text = path.to_string_lossy();
-                    check_line(setting, &text).map_err(|why| format!("`{}`: {why}", self.name))?;
+                    check_line(setting, &text)?;
                     self.settings
                         .push(format!("{setting}=append:{}", specifiers(&text)));
                     self.carried

@@ -512,7 +512,6 @@ fn backend_cells(
         ("address", backend.address.as_str()),
     ];
     let name = format!("{} of {}", backend.address, upstream.name);
-    let is_out = matches!(&*backend.state, "draining" | "drained");
     html! {
         td {
             code { (backend.address) }
@@ -545,7 +544,7 @@ fn backend_cells(
         }
         td class="number" { @if let Some(average) = backend.ewma_ms { (format!("{average:.1} ms")) } }
         td {
-            @if is_out { (button(csrf, "undrain", &place, ("Undrain", &name))) }
+            @if problems::is_drained(backend) { (button(csrf, "undrain", &place, ("Undrain", &name))) }
             @else { (button(csrf, "drain", &place, ("Drain", &name))) }
         }
     }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use axum::{extract::Query, http::Uri};
 use edgeway_proxy::live::history::{RequestHistory, RequestQuery};
 use maud::{Markup, html};
-use serde::Deserialize;
 use url::form_urlencoded;
 
 use super::{
     STATUS,
     tables::{labelled, mark},
 };
+use crate::logged_request::LoggedRequest;
 
 /// Number of requests on the page.
 const SHOWN: usize = 50;
@@ -35,26 +35,7 @@ const PROBLEMS: &str = "problems";
 pub(super) struct Tail {
     fields: BTreeMap<String, String>,
     /// The requests, the newest first; or why the filter cannot be read.
-    requests: Result<Vec<TailRequest>, String>,
-}
-
-/// Fields of a request that the page shows.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct TailRequest {
-    time: String,
-    method: String,
-    host: String,
-    path: String,
-    status: u16,
-    route: Option<String>,
-    backend: Option<String>,
-    failed_backend: Option<String>,
-    client: String,
-    total_ms: f64,
-    reason: Option<String>,
-    cache: Option<String>,
-    cache_why: Option<String>,
+    requests: Result<Vec<LoggedRequest>, String>,
 }
 
 impl Tail {
@@ -138,7 +119,7 @@ impl Tail {
     }
 }
 
-impl TailRequest {
+impl LoggedRequest {
     /// Renders a row, with the cells that the script makes for later requests.
     fn row(&self) -> Markup {
         let time = self.time.get(11..23).unwrap_or(&self.time);
@@ -155,13 +136,6 @@ impl TailRequest {
                 td { (self.backends()) }
             }
         }
-    }
-
-    /// Returns the backend that responded, after the one that failed before, if any.
-    fn backends(&self) -> String {
-        let backends = [&self.failed_backend, &self.backend];
-        let backends: Vec<&str> = backends.into_iter().flatten().map(String::as_str).collect();
-        backends.join(", ")
     }
 
     /// Returns the reason of the response: of a refusal or failure, or else of the cache.
