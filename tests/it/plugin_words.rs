@@ -201,7 +201,8 @@ async fn the_status_lists_each_plugin_and_its_version() {
         (&json!("x"), &json!("x/plugin.js"))
     );
     let route = json!({
-        "route": "app", "calls": 1, "failures": {}, "recent_failures": 0, "left_out": false
+        "route": "app", "calls": 1, "failures": {}, "recent_failures": 0, "left_out": false,
+        "last_failure": null,
     });
     assert_eq!(plugin["routes"], json!([route]));
     assert!(plugin["isolates"].as_u64() > Some(0), "{plugin}");
