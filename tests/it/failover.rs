@@ -468,26 +468,30 @@ async fn a_client_that_offers_a_body_and_sends_none_ejects_no_backend() {
             });
         }
     });
-    let settings = "    health: false\n    timeouts: { first_byte: 300ms }\n    retry: { attempts: 1 }\n    eject: { errors: 2, for: 1min }";
-    let gateway = front(&quoted(&[address]), settings).await;
-    let put = async |body: &[u8]| {
-        let mut client = TcpStream::connect(gateway.address())
-            .await
-            .expect("it listens");
-        let request = "PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\
+    for bound in ["first_byte", "total"] {
+        let settings = format!(
+            "    health: false\n    timeouts: {{ {bound}: 300ms }}\n    retry: {{ attempts: 1 }}\n    eject: {{ errors: 2, for: 1min }}"
+        );
+        let gateway = front(&quoted(&[address]), &settings).await;
+        let put = async |body: &[u8]| {
+            let mut client = TcpStream::connect(gateway.address())
+                .await
+                .expect("it listens");
+            let request = "PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\
                    Expect: 100-continue\r\nConnection: close\r\n\r\n";
-        let request = [request.as_bytes(), body].concat();
-        client.write_all(&request).await.expect("it reads");
-        let mut got = String::new();
-        client.read_to_string(&mut got).await.expect("text");
-        got
-    };
-    let (first, second) = tokio::join!(put(b""), put(b""));
-    assert!(first.starts_with("HTTP/1.1 408 "), "{first}");
-    assert!(second.starts_with("HTTP/1.1 408 "), "{second}");
-    let got = put(b"body").await;
-    assert!(got.contains("HTTP/1.1 200 "), "{got}");
-    assert_eq!(gateway.send(&get("/")).await.status(), 200);
-    let lines = gateway.log_lines(4).await;
-    assert_eq!(lines[0]["reason"], "body_timeout", "{}", lines[0]);
+            let request = [request.as_bytes(), body].concat();
+            client.write_all(&request).await.expect("it reads");
+            let mut got = String::new();
+            client.read_to_string(&mut got).await.expect("text");
+            got
+        };
+        let (first, second) = tokio::join!(put(b""), put(b""));
+        assert!(first.starts_with("HTTP/1.1 408 "), "{first}");
+        assert!(second.starts_with("HTTP/1.1 408 "), "{second}");
+        let got = put(b"body").await;
+        assert!(got.contains("HTTP/1.1 200 "), "{got}");
+        assert_eq!(gateway.send(&get("/")).await.status(), 200);
+        let lines = gateway.log_lines(4).await;
+        assert_eq!(lines[0]["reason"], "body_timeout", "{}", lines[0]);
+    }
 }

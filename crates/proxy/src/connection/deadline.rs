@@ -136,12 +136,11 @@ impl Watch {
         }
     }
 
-    /// Takes the client's body for late, and not the response, if the response has not begun.
+    /// Takes the client's body for late, where the attempt has expired before its response began.
     pub fn awaited_body(&self) {
-        let (first_byte, body) = (1, 4);
-        let _other =
-            self.expired
-                .compare_exchange(first_byte, body, Ordering::AcqRel, Ordering::Relaxed);
+        if matches!(self.expired(), Some(Expired::FirstByte | Expired::Total)) {
+            self.expired.store(4, Ordering::Release);
+        }
     }
 
     /// Ends the attempt if it has expired. `is_client_slow`: the client does not read, and its
