@@ -22,8 +22,8 @@ pub struct Workers {
 }
 
 enum Kind {
-    /// A thread that shares its tasks with no other one, and so schedules them for less: a request
-    /// takes three per cent fewer instructions.
+    /// A thread that shares its tasks with no other one, and so schedules them for less: some 2,000
+    /// instructions for a request that comes alone.
     One {
         stop: oneshot::Sender<Duration>,
         ended: mpsc::Receiver<()>,
