@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -126,18 +127,25 @@ fn header_map(section: &[(usize, usize, bool)]) -> HeaderMap {
     headers
 }
 
+/// Header section of a response, and the fields that it shares with others.
+type Section = (HeaderMap, Option<Arc<HeaderMap>>);
+
 /// Sends each section with a response, on one connection whose client has a table of `table` bytes,
 /// and returns what the client reads.
-async fn over_one_connection(sections: &[HeaderMap], table: u32) -> Vec<HeaderMap> {
+async fn over_one_connection(sections: &[Section], table: u32) -> Vec<HeaderMap> {
     let (near, far) = tokio::io::duplex(1 << 16);
     let serve = async {
         let mut connection = h2::server::handshake(far).await.expect("a connection");
-        for section in sections {
+        for (own, shared) in sections {
             let request = connection.accept().await.expect("a request");
             let (_, mut respond) = request.expect("a whole request");
             let mut response = Response::new(());
-            *response.headers_mut() = section.clone();
-            respond.send_response(response, true).expect("it is sent");
+            *response.headers_mut() = own.clone();
+            let sent = match shared {
+                Some(shared) => respond.send_response_with(response, Arc::clone(shared), true),
+                None => respond.send_response(response, true),
+            };
+            sent.expect("it is sent");
         }
         poll_fn(|cx| connection.poll_closed(cx))
             .await
@@ -166,11 +174,28 @@ async fn over_one_connection(sections: &[HeaderMap], table: u32) -> Vec<HeaderMa
 proptest! {
     #[test]
     fn the_headers_of_many_responses_are_read_as_sent(
-        sections in sections(), table in prop::sample::select(&[0, 80, 600, 4096, 65536][..]),
+        sections in sections(),
+        shared in sections(),
+        table in prop::sample::select(&[0, 80, 600, 4096, 65536][..]),
     ) {
-        let sent: Vec<_> = sections.iter().map(|section| header_map(section)).collect();
+        let shared: Vec<_> = shared.iter().take(3).map(|shared| Arc::new(header_map(shared))).collect();
+        let sent: Vec<Section> = sections
+            .iter()
+            .enumerate()
+            .map(|(at, section)| (header_map(section), shared.get(at % 4).cloned()))
+            .collect();
+        let whole: Vec<_> = sent
+            .iter()
+            .map(|(own, shared)| {
+                let mut whole = own.clone();
+                for (name, value) in shared.iter().flat_map(|shared| shared.iter()) {
+                    whole.append(name, value.clone());
+                }
+                whole
+            })
+            .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let read = runtime.block_on(over_one_connection(&sent, table));
-        prop_assert_eq!(read, sent);
+        prop_assert_eq!(read, whole);
     }
 }

@@ -124,6 +124,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, Request, Response};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io};
@@ -1268,7 +1269,25 @@ impl<B: Buf> SendResponse<B> {
         end_of_stream: bool,
     ) -> Result<SendStream<B>, crate::Error> {
         self.inner
-            .send_response(response, end_of_stream)
+            .send_response(response, None, end_of_stream)
+            .map(|_| SendStream::new(self.inner.clone()))
+            .map_err(Into::into)
+    }
+
+    /// Send a response with further header fields, which other responses have
+    /// as well. They follow those of the response, and are not copied.
+    ///
+    /// See [`send_response`].
+    ///
+    /// [`send_response`]: #method.send_response
+    pub fn send_response_with(
+        &mut self,
+        response: Response<()>,
+        fields: Arc<HeaderMap>,
+        end_of_stream: bool,
+    ) -> Result<SendStream<B>, crate::Error> {
+        self.inner
+            .send_response(response, Some(fields), end_of_stream)
             .map(|_| SendStream::new(self.inner.clone()))
             .map_err(Into::into)
     }

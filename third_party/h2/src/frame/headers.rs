@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use std::fmt;
 use std::io::Cursor;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 type EncodeBuf<'a> = bytes::buf::Limit<&'a mut BytesMut>;
 
@@ -91,6 +92,9 @@ struct HeaderBlock {
     /// The decoded header fields
     fields: HeaderMap,
 
+    /// Further fields to send, which other blocks have as well
+    shared: Option<Arc<HeaderMap>>,
+
     /// Precomputed size of all of our header fields, for perf reasons
     field_size: usize,
 
@@ -124,11 +128,21 @@ impl Headers {
             header_block: HeaderBlock {
                 field_size: calculate_headermap_size(&fields),
                 fields,
+                shared: None,
                 is_over_size: false,
                 pseudo,
             },
             flags: HeadersFlag::default(),
         }
+    }
+
+    /// Adds fields that other frames have as well
+    pub fn set_shared_fields(&mut self, shared: Arc<HeaderMap>) {
+        self.header_block.shared = Some(shared);
+    }
+
+    pub fn shared_fields(&self) -> Option<&HeaderMap> {
+        self.header_block.shared.as_deref()
     }
 
     pub fn trailers(stream_id: StreamId, fields: HeaderMap) -> Self {
@@ -141,6 +155,7 @@ impl Headers {
             header_block: HeaderBlock {
                 field_size: calculate_headermap_size(&fields),
                 fields,
+                shared: None,
                 is_over_size: false,
                 pseudo: Pseudo::default(),
             },
@@ -205,6 +220,7 @@ impl Headers {
             stream_dep,
             header_block: HeaderBlock {
                 fields: HeaderMap::new(),
+                shared: None,
                 field_size: 0,
                 is_over_size: false,
                 pseudo: Pseudo::default(),
@@ -366,6 +382,7 @@ impl PushPromise {
             header_block: HeaderBlock {
                 field_size: calculate_headermap_size(&fields),
                 fields,
+                shared: None,
                 is_over_size: false,
                 pseudo,
             },
@@ -456,6 +473,7 @@ impl PushPromise {
             flags,
             header_block: HeaderBlock {
                 fields: HeaderMap::new(),
+                shared: None,
                 field_size: 0,
                 is_over_size: false,
                 pseudo: Pseudo::default(),
@@ -999,6 +1017,9 @@ impl HeaderBlock {
 
         encoder.encode(headers, &mut hpack);
         encoder.encode_fields(&self.fields, &mut hpack);
+        if let Some(shared) = &self.shared {
+            encoder.encode_fields(shared, &mut hpack);
+        }
 
         EncodingHeaderBlock { hpack }
     }

@@ -1,7 +1,6 @@
 use super::header::Name;
 use super::Header;
 
-use fnv::FnvHasher;
 use http::header;
 use http::method::Method;
 
@@ -699,6 +698,42 @@ fn probe_distance(mask: usize, hash: HashValue, current: usize) -> usize {
     current.wrapping_sub(desired_pos(mask, hash)) & mask
 }
 
+/// Hashes words, where names that the `http` crate knows are a number.
+struct NameHasher(u64);
+
+impl NameHasher {
+    fn word(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+}
+
+impl Hasher for NameHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            self.word(u64::from_le_bytes(word.try_into().expect("8 bytes")));
+        }
+        let rest = words.remainder().iter();
+        self.word(rest.fold(0, |word, byte| word << 8 | u64::from(*byte)));
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.word(number as u64);
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.word(number.into());
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.word(number as u64);
+    }
+}
+
 fn hash_header(header: &Header) -> HashValue {
     hash_name(&header.name())
 }
@@ -706,7 +741,7 @@ fn hash_header(header: &Header) -> HashValue {
 fn hash_name(name: &Name<'_>) -> HashValue {
     const MASK: u64 = (MAX_SIZE as u64) - 1;
 
-    let mut h = FnvHasher::default();
+    let mut h = NameHasher(0);
     name.hash(&mut h);
     HashValue((h.finish() & MASK) as usize)
 }

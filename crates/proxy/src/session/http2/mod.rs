@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use edgeway_base::http::{has, values};
+use edgeway_base::http::values;
 use edgeway_core::chain::ReadyLines;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -37,11 +37,12 @@ const OF_CONNECTIONS: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-type HeaderFields = Vec<(HeaderName, HeaderValue)>;
+/// Ready lines, and the fields that they were parsed to.
+type ReadySet = (Arc<[u8]>, Arc<HeaderMap>);
 
 thread_local! {
     /// Ready lines that were parsed, the newest last. Holding the lines keeps their address theirs.
-    static READY: RefCell<Vec<(Arc<[u8]>, HeaderFields)>> = const { RefCell::new(Vec::new()) };
+    static READY: RefCell<Vec<ReadySet>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Stream of an HTTP/2 connection. If it is dropped before its response is complete, it is reset, so
@@ -116,11 +117,14 @@ impl Http2Stream {
         remove_of_connections(headers);
         // RFC 9110, 6.6.1: the date of a response that another server has generated is kept.
         headers.entry(header::DATE).or_insert(date);
-        if let ReadyLines::Given(lines) = lines {
-            append(headers, lines);
-        }
         let head = Response::from_parts(head, ());
-        let writer = self.respond.send_response(head, is_last);
+        let writer = match lines {
+            ReadyLines::Given(lines) => {
+                let fields = ready_fields(lines);
+                self.respond.send_response_with(head, fields, is_last)
+            }
+            ReadyLines::NotTaken | ReadyLines::Taken => self.respond.send_response(head, is_last),
+        };
         self.writer = Some(writer.or_err(WRITE.0, WRITE.1).map_err(Error::into_down)?);
         self.is_ended = is_last;
         Ok(())
@@ -263,34 +267,30 @@ impl Http2Stream {
 }
 
 fn remove_of_connections(headers: &mut HeaderMap) {
-    for name in &OF_CONNECTIONS {
-        if has(headers, name) {
+    if headers.keys().any(|name| OF_CONNECTIONS.contains(name)) {
+        for name in &OF_CONNECTIONS {
             headers.remove(name);
         }
     }
 }
 
-/// Appends complete header lines, which each thread parses once.
-fn append(headers: &mut HeaderMap, lines: &Arc<[u8]>) {
+/// Returns the fields of complete header lines, which each thread parses once.
+fn ready_fields(lines: &Arc<[u8]>) -> Arc<HeaderMap> {
     READY.with_borrow_mut(|sets| {
         let found = sets.iter().position(|(own, _)| Arc::ptr_eq(own, lines));
         let found = found.unwrap_or_else(|| {
             if sets.len() == READY_SETS {
                 sets.remove(0);
             }
-            sets.push((Arc::clone(lines), parse(lines)));
+            sets.push((Arc::clone(lines), Arc::new(parse(lines))));
             sets.len() - 1
         });
-        let (_, fields) = &sets[found];
-        headers.reserve(fields.len());
-        for (name, value) in fields {
-            headers.append(name, value.clone());
-        }
-    });
+        Arc::clone(&sets[found].1)
+    })
 }
 
 /// Parses complete header lines. The gateway has checked and written them itself.
-fn parse(lines: &[u8]) -> HeaderFields {
+fn parse(lines: &[u8]) -> HeaderMap {
     let lines = lines.split(|byte| *byte == b'\n');
     let fields = lines.filter_map(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -79,12 +79,13 @@ impl Send {
 
     fn check_headers(fields: &http::HeaderMap) -> Result<(), UserError> {
         // 8.1.2.2. Connection-Specific Header Fields
-        if fields.contains_key(http::header::CONNECTION)
-            || fields.contains_key(http::header::TRANSFER_ENCODING)
-            || fields.contains_key(http::header::UPGRADE)
-            || fields.contains_key("keep-alive")
-            || fields.contains_key("proxy-connection")
-        {
+        if fields.keys().any(|name| {
+            *name == http::header::CONNECTION
+                || *name == http::header::TRANSFER_ENCODING
+                || *name == http::header::UPGRADE
+                || *name == "keep-alive"
+                || *name == "proxy-connection"
+        }) {
             tracing::debug!("illegal connection-specific headers found");
             return Err(UserError::MalformedHeaders);
         } else if let Some(te) = fields.get(http::header::TE) {
@@ -137,6 +138,9 @@ impl Send {
         );
 
         Self::check_headers(frame.fields())?;
+        if let Some(shared) = frame.shared_fields() {
+            Self::check_headers(shared)?;
+        }
 
         let end_stream = frame.is_end_stream();
 

@@ -1313,6 +1313,7 @@ impl<B> StreamRef<B> {
     pub fn send_response(
         &mut self,
         mut response: Response<()>,
+        shared: Option<Arc<HeaderMap>>,
         end_of_stream: bool,
     ) -> Result<(), UserError> {
         // Clear before taking lock, incase extensions contain a StreamRef.
@@ -1326,7 +1327,10 @@ impl<B> StreamRef<B> {
         let send_buffer = &mut *send_buffer;
 
         me.counts.transition(stream, |counts, stream| {
-            let frame = server::Peer::convert_send_message(stream.id, response, end_of_stream);
+            let mut frame = server::Peer::convert_send_message(stream.id, response, end_of_stream);
+            if let Some(shared) = shared {
+                frame.set_shared_fields(shared);
+            }
 
             actions
                 .send
