@@ -28,6 +28,7 @@ impl Connection {
         }
         if self.stage() == Stage::Http2 {
             self.streams.check_bodies(elapsed, bounds);
+            let limits = (limits, config.http2.max_age.0);
             return match self.streams.check(now, is_blocked, limits) {
                 Ok(_) if is_blocked => Duration::ZERO,
                 Ok(left) => left,

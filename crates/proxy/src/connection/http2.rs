@@ -15,6 +15,7 @@ use std::{
 use edgeway_config::model::LimitsConfig;
 use parking_lot::Mutex;
 use smart_default::SmartDefault;
+use tokio::sync::Notify;
 
 use super::{CloseReason, Connection, deadline::Watch, pace::PaceLimits};
 
@@ -44,6 +45,9 @@ pub struct Streams {
     has_resets: AtomicBool,
     header_section_since: StableSince,
     stream_turns: StableSince,
+    age: StableSince,
+    /// Wakes the task that accepts streams once the connection is too old for more.
+    pub old: Notify,
 }
 
 /// Tracks since when a number has its value.
@@ -158,9 +162,14 @@ impl Streams {
         &self,
         now: u64,
         is_blocked: bool,
-        limits: &LimitsConfig,
+        (limits, max_age): (&LimitsConfig, Duration),
     ) -> Result<Duration, CloseReason> {
         self.now.store(now, Ordering::Relaxed);
+        // Its number never changes.
+        let left = max_age.saturating_sub(self.age.unchanged(0, now));
+        if left.is_zero() {
+            self.old.notify_one();
+        }
         let bounds = PaceLimits::from(limits);
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
             stream.check(now, is_blocked, bounds);
@@ -179,7 +188,7 @@ impl Streams {
         } else if idle >= limits.idle_timeout.0 {
             Err(CloseReason::IdleTimeout)
         } else {
-            Ok(limits.idle_timeout.0.saturating_sub(idle))
+            Ok(limits.idle_timeout.0.saturating_sub(idle).min(left))
         }
     }
 }
@@ -204,7 +213,8 @@ mod tests {
         let limits = limits();
         (1..200).find_map(|second| {
             each(second, &connection.streams);
-            let checked = connection.streams.check(second * 1000, false, &limits);
+            let limits = (&limits, Duration::MAX);
+            let checked = connection.streams.check(second * 1000, false, limits);
             let reason = checked.err()?;
             Some((second - 1, reason))
         })

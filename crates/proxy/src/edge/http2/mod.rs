@@ -148,7 +148,7 @@ async fn accept(
     let listener = connection.listener.config().clone();
     let mut stop = shared.stop.clone();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
-    let mut old = pin!(tokio::time::sleep(listener.http2.max_age.0));
+    let mut old = pin!(connection.streams.old.notified());
     // `h2` counts the streams that are open to the client, but not those that were just reset and
     // are not finished yet.
     let most_streams = usize::try_from(listener.http2.concurrent_streams)
