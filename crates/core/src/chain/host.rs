@@ -1,10 +1,13 @@
 //! Host of a request: as the client sent it, and as it appears in the browser's address bar.
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header, uri::Authority};
 use pingora::http::RequestHeader;
 
 use super::{Client, Scheme};
-use crate::base::host::{host_of, normal_authority};
+use crate::base::{
+    host::{host_of, normal_authority},
+    http::values,
+};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -42,22 +45,33 @@ fn forwarded_host<'h>(request: &'h RequestHeader, client: &Client) -> Option<&'h
 /// Returns the authority (`host:port`) of the request as it appears in the browser's address bar:
 /// with the port, unless it is the scheme's default. Empty if the client sent none.
 pub fn public_host<'h>(request: &'h RequestHeader, client: &Client) -> &'h str {
-    forwarded_host(request, client).unwrap_or_else(|| {
+    forwarded_host(request, client).unwrap_or_else(|| match sent_host(request) {
+        SentHost::Target(host) => host,
         // A host that is not plain ASCII is invalid, and was refused before a route matched.
-        std::str::from_utf8(requested_host(request)).unwrap_or_default()
+        SentHost::Header(host) => host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
     })
 }
 
 /// Returns the host that the client sent: the target's authority before `Host` (RFC 9112, 3.2.2).
 pub fn requested_host(request: &RequestHeader) -> &[u8] {
-    if let Some(authority) = request.uri.authority() {
-        return authority.as_str().as_bytes();
+    match sent_host(request) {
+        SentHost::Target(host) => host.as_bytes(),
+        SentHost::Header(host) => host.map(HeaderValue::as_bytes).unwrap_or_default(),
     }
-    if let Some(authority) = target_authority(request.raw_path()) {
-        return authority.as_bytes();
+}
+
+/// Host of a request, by the place that has it.
+enum SentHost<'h> {
+    Target(&'h str),
+    Header(Option<&'h HeaderValue>),
+}
+
+fn sent_host(request: &RequestHeader) -> SentHost<'_> {
+    let of_uri = request.uri.authority().map(Authority::as_str);
+    match of_uri.or_else(|| target_authority(request.raw_path())) {
+        Some(host) => SentHost::Target(host),
+        None => SentHost::Header(values(&request.headers, &header::HOST).next()),
     }
-    let host = request.headers.get(header::HOST);
-    host.map(HeaderValue::as_bytes).unwrap_or_default()
 }
 
 /// Returns the authority of a target in absolute form, which Pingora leaves out of the URI.

@@ -139,9 +139,9 @@ impl BodyLimit {
 fn is_counted(ex: &Exchange<'_>) -> bool {
     match ex.head.version {
         http::Version::HTTP_2 | http::Version::HTTP_3 => {
-            ex.header(&header::CONTENT_LENGTH).is_none()
+            !has(&ex.head.headers, &header::CONTENT_LENGTH)
         }
-        _ => ex.header(&header::TRANSFER_ENCODING).is_some(),
+        _ => has(&ex.head.headers, &header::TRANSFER_ENCODING),
     }
 }
 

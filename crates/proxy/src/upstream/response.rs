@@ -133,8 +133,8 @@ fn clean(
     if is_switch {
         websocket::begin(response)?;
     } else if let Some(lease) = &ctx.lease {
-        let report = response.headers.get(NODE_REPORT_HEADER);
-        let report = report.filter(|_| directives.is_internal);
+        let report = || response.headers.get(NODE_REPORT_HEADER);
+        let report = directives.is_internal.then(report).flatten();
         lease.backend.learn_node_report(report, now);
     }
     if directives.is_internal {

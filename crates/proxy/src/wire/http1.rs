@@ -86,8 +86,9 @@ impl Drop for Output {
     /// Keeps the buffer of small pieces for the next request of this thread.
     fn drop(&mut self) {
         let mut buffer = std::mem::take(&mut self.gathered);
-        if (1..=MAX_SPARE).contains(&buffer.capacity()) {
-            buffer.clear();
+        buffer.clear();
+        // Of a buffer that was sent to its last byte, nothing is left but what is reclaimed.
+        if buffer.try_reclaim(1) && buffer.capacity() <= MAX_SPARE {
             SPARE.set(buffer);
         }
     }
@@ -174,6 +175,10 @@ impl Http1Wire {
             match ready!(self.connection.poll_output(cx, &self.output.slices())) {
                 Ok(count @ 1..) => {
                     self.output.advance(count);
+                    if self.has_end && self.output.is_empty() {
+                        // While the backend works on its response, others use the buffer.
+                        self.output = Output::default();
+                    }
                     self.sent = SentState::Written;
                 }
                 written => self.refuse(written.err()),
