@@ -139,7 +139,10 @@ async fn a_refused_reload_reports_what_check_reports() {
     let refused = over_socket(&gateway, &["reload", "-c", &other]);
     assert_eq!(refused.status, 1);
     assert!(
-        refused.stderr.contains("no gateway of"),
+        refused.stderr.contains("no gateway of")
+            && refused
+                .stderr
+                .contains("for the one here, name its file (`-c FILE`)"),
         "{}",
         refused.stderr
     );

@@ -333,6 +333,7 @@ async fn explain_shows_what_the_running_gateway_has_stored() {
     let has = |line: &str| ran.stdout.lines().any(|it| it.starts_with(line));
     assert!(has("now         HIT"), "{}", ran.stdout);
     assert!(has("entry       200, "), "{}", ran.stdout);
+    assert!(ran.stdout.contains(", 1 hit, "), "{}", ran.stdout);
 }
 
 #[test]

@@ -121,6 +121,8 @@ async fn the_release_of_a_request_is_known_everywhere() {
         arguments.extend(headers.iter().flat_map(|header| ["-H", header.as_str()]));
         arguments.extend(["GET", &url]);
         let text = site.run(&arguments).await;
+        // The cache has the build of the release, too.
+        assert!(!text.contains("no_build"), "{text}");
         let explained: Value = serde_json::from_str(&text).expect("it prints JSON");
         explained["release"].clone()
     };

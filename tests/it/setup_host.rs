@@ -110,3 +110,48 @@ fn a_second_setup_of_a_host_changes_nothing() {
         assert!(!wanted.exists());
     }
 }
+
+/// `docs/leaving.md` tells a user who uninstalls to follow the table of `systemd/README.md`.
+#[test]
+fn each_installed_file_is_listed_and_units_name_pages_that_are_there() {
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let root = &folder.path().join("root");
+    set_up(root);
+    let pages = [
+        include_str!("../../systemd/README.md"),
+        include_str!("../../docs/leaving.md"),
+    ];
+    let rows = pages.iter().flat_map(|page| page.lines());
+    let rows = rows.filter(|row| row.starts_with("| `/") || row.starts_with("- `/"));
+    let listed: Vec<&str> = rows
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
+        .collect();
+    let has = |path: &Path| {
+        let is_it = |one: &&str| match one.split_once('*') {
+            Some((begin, end)) => {
+                let path = path.to_string_lossy();
+                path.starts_with(begin) && path.ends_with(end)
+            }
+            None => path.starts_with(one),
+        };
+        listed.iter().any(is_it)
+    };
+    let installed = entries(root).into_keys();
+    for file in installed.filter(|file| root.join(file).is_file()) {
+        let path = Path::new("/").join(&file);
+        // `name.timer` and its service share a row.
+        let timer = path.with_extension("timer");
+        assert!(
+            has(&path) || has(&timer),
+            "{} is not listed",
+            path.display()
+        );
+        let text = fs::read_to_string(root.join(&file)).unwrap_or_default();
+        let named = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Documentation=file:/"));
+        for page in named {
+            assert!(root.join(page).exists(), "{} names /{page}", path.display());
+        }
+    }
+}

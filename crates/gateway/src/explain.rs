@@ -219,6 +219,8 @@ pub fn explain(
     let app = route.and_then(|route| {
         AppRequest::new(gateway, route, (&target, &params), &head, facts.client.ip)
     });
+    let release = app.as_ref().and_then(AppRequest::own_release);
+    facts.release = release.map(|(release, _)| release.into());
     let file = app.as_ref().and_then(AppRequest::file);
     let is_file = file.is_some();
     let action = route.map(|route| {

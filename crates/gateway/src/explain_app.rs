@@ -59,7 +59,7 @@ impl<'a> AppRequest<'a> {
     }
 
     /// Returns the release whose app or files the request gets, and whether a backend of it is up.
-    fn own_release(&self) -> Option<(&str, bool)> {
+    pub(super) fn own_release(&self) -> Option<(&str, bool)> {
         let choice = self.choice.as_ref()?;
         let release = match &choice.destination {
             Destination::Release(release) => release,

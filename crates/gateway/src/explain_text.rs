@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use edgeway_base::units::ByteSize;
+use edgeway_base::{out::counted, units::ByteSize};
 
 use super::explain::{ConsideredRoute, ExplainedCache, Explanation, StoredEntry};
 
@@ -112,11 +112,11 @@ fn entry_line(entry: &StoredEntry, variants: usize) -> String {
         ttl => format!("stale for {} s", ttl.unsigned_abs()),
     };
     let mut text = format!(
-        "{}, {} s old, {fresh}, {}, {} hits",
+        "{}, {} s old, {fresh}, {}, {}",
         entry.status,
         entry.age,
         ByteSize(entry.bytes),
-        entry.hits
+        counted(entry.hits, "hit")
     );
     if entry.under_way {
         text.push_str(", still being filled");

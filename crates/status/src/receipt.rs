@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use edgeway_base::out::printable;
+use edgeway_base::out::{counted, printable};
 use edgeway_cache::purge::{AppliedGateway, Instance, PeerStates, Receipt};
 
 /// Formats the receipt: the purges, the gateways that completed them, and those that did not.
@@ -25,8 +25,7 @@ pub fn receipt_text(receipt: &Receipt) -> String {
     }
     for AppliedGateway { gateway, objects } in &receipt.applied {
         let objects = match objects {
-            Some(1) => "1 object".to_owned(),
-            Some(count) => format!("{count} objects"),
+            Some(count) => counted(*count, "object"),
             None => "number of objects not known".to_owned(),
         };
         let place = if *gateway == receipt.gateway {

@@ -228,7 +228,7 @@ const tries = {
       ['route', route],
       ['action', action],
       ['filters', filters.map(({ name }) => name).join(' → ')],
-      ['cache', now ? [now.outcome, now.why, entry && `${entry.age} s old, ${entry.hits} hits`].filter(Boolean).join(', ') : (policy?.[0] ?? 'none')],
+      ['cache', now ? [now.outcome, now.why, entry && `${entry.age} s old, ${entry.hits} hit${entry.hits === 1 ? '' : 's'}`].filter(Boolean).join(', ') : (policy?.[0] ?? 'none')],
       ...considered.slice(0, 4).map((other) => [other.route, other.why]),
     ]);
     say('explain  ', `${method} ${path}`, `  takes route ${route}`);

@@ -300,10 +300,9 @@ fn hello(
     }
     let socket = yaml.admin.split_once("socket: ");
     if let Some((path, _)) = socket.and_then(|(_, rest)| rest.split_once(" }")) {
-        lines.extend([
-            "  another gateway runs here, so commands need the socket of this one:".to_owned(),
-            format!("  this one is `edgeway status --socket {path}`"),
-        ]);
+        lines.push(format!(
+            "  another gateway runs here; ask this one by `edgeway status --socket {path}`"
+        ));
     }
     for (to, socket) in options.to.iter().zip(sockets) {
         if socket.is_some_and(|socket| !foreground::listens(socket)) {

@@ -122,7 +122,7 @@ fn certificate(findings: &mut Findings, name: &str, seconds_left: i64) {
     } else if days < RENEWED_BEFORE {
         findings.warning(
             CHECK,
-            format!("`{name}` expires in {days} days"),
+            format!("`{name}` expires in {}", counted(days, "day")),
             "look why it was not renewed; the gateway reads a changed file by itself",
         );
     } else {

@@ -188,7 +188,7 @@ impl Plan {
         let up = self.revived.iter().chain(&self.up).map(start);
         let steps: Vec<String> = up.chain(self.down.iter().map(stop)).collect();
         if steps.is_empty() {
-            return format!("nothing to do for {} backends", self.count);
+            return format!("nothing to do for {}", out::counted(self.count, "backend"));
         }
         steps.join("\n")
     }

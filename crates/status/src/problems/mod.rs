@@ -301,8 +301,8 @@ impl Found {
             self.error("upstream_down", name, text, look);
         }
         if upstream.queue > 0 {
-            let count = upstream.queue;
-            let text = format!("{count} requests wait for upstream {name}");
+            let count = counted(upstream.queue, "request");
+            let text = format!("{count} in the queue of upstream {name}");
             let look = "the times of its backends, and `max_in_flight`";
             self.warn("upstream_queue", name, text, look);
         }
@@ -445,12 +445,8 @@ impl Found {
                 "the name in DNS, and the ports 80 and 443 from outside"
             };
             if count > 0 {
-                let plural = if count == 1 {
-                    "order"
-                } else {
-                    "orders in a row"
-                };
-                let text = format!("certificate {name}: {count} failed {plural}: {why}");
+                let orders = counted(count, "failed order");
+                let text = format!("certificate {name}: {orders}: {why}");
                 self.warn("certificate_order", name, text, look);
             } else if certificate.expires.is_none() {
                 let text = format!(

@@ -201,11 +201,10 @@ fn predecessor(older: &Predecessor) -> String {
 fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
     let stand_in = certificate.expires.is_none().then_some("stand-in");
     let failed = (certificate.failures > 0).then(|| {
-        let problem = certificate
-            .problem
-            .as_deref()
-            .unwrap_or("no reason recorded");
-        format!("failed {} times: {problem}", certificate.failures)
+        let problem = certificate.problem.as_deref();
+        let problem = problem.unwrap_or("no reason recorded");
+        let orders = counted(certificate.failures, "failed order");
+        format!("{orders}: {problem}")
     });
     let notes = stand_in.map(str::to_owned).into_iter().chain(failed);
     [

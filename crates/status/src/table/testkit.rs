@@ -124,7 +124,7 @@ pub fn full() -> Snapshot {
             CertificateStatus {
                 name: "www.example.com".into(),
                 next: Some("2027-01-16T10:10:00.000Z".into()),
-                failures: 2,
+                failures: 1,
                 problem: Some("no such host (dns)".into()),
                 ..CertificateStatus::default()
             },

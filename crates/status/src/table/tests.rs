@@ -13,7 +13,7 @@ fn columns_line_up() {
     error      Redis at 10.0.0.5:6379 is down: no response within 20ms; look at Redis and the network to it; each gateway goes on alone (since 2027-01-16T09:30:00Z)
     warning    purges of other gateways may not reach this one; look at Redis and the network to it (since 2027-01-16T09:30:03Z)
     warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28); look at the free space there (`df`), and its permissions (since 2027-01-16T09:31:00Z)
-    warning    certificate www.example.com: 2 failed orders in a row: no such host (dns); look at the name in DNS, and the ports 80 and 443 from outside
+    warning    certificate www.example.com: 1 failed order: no such host (dns); look at the name in DNS, and the ports 80 and 443 from outside
     warning    plugin ab-split (plugins/ab-split/plugin.js) failed too often on route api and is suspended there; look at the file, and `edgeway logs --problems`
     profile    peak (there is calm, peak)
     older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
@@ -24,7 +24,7 @@ fn columns_line_up() {
 
     CERTIFICATE       EXPIRES                   NEXT                      NOTES
     shop.example.com  2027-04-15T08:00:00.000Z  2027-03-15T20:10:00.000Z
-    www.example.com   -                         2027-01-16T10:10:00.000Z  stand-in, failed 2 times: no such host (dns)
+    www.example.com   -                         2027-01-16T10:10:00.000Z  stand-in, 1 failed order: no such host (dns)
 
     REDIS   ADDRESS        STATE  SINCE                     NOTES
     single  10.0.0.5:6379  down   2027-01-16T09:30:00.000Z  no response within 20ms

@@ -42,8 +42,8 @@ pub(super) fn facts(observation: &Observation) -> Vec<(&'static str, String)> {
         (
             "clients",
             format!(
-                "{} connections, {} in flight at backends",
-                observation.connections(),
+                "{}, {} in flight at backends",
+                out::counted(observation.connections(), "connection"),
                 observation.in_flight()
             ),
         ),
@@ -75,12 +75,11 @@ pub(super) fn facts(observation: &Observation) -> Vec<(&'static str, String)> {
     facts.extend(reload(snapshot, observation.at).map(|text| ("reload", text)));
     facts.extend(redis(snapshot).map(|text| ("redis", text)));
     for older in &snapshot.predecessors {
+        let connections = out::counted(older.connections, "connection");
+        let (pid, version) = (older.pid, &older.version);
         facts.push((
             "older",
-            format!(
-                "process {} ({}) drains {} connections",
-                older.pid, older.version, older.connections
-            ),
+            format!("process {pid} ({version}) drains {connections}"),
         ));
     }
     facts

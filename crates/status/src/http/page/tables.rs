@@ -295,8 +295,7 @@ fn expiries(status: &Snapshot) -> Markup {
         let text = match left.map(|left| (left.num_seconds(), left.num_days())) {
             None => String::new(),
             Some((..=0, _)) => "expired".to_owned(),
-            Some((_, 1)) => "1 day left".to_owned(),
-            Some((_, days)) => format!("{days} days left"),
+            Some((_, days)) => format!("{} left", counted(days, "day")),
         };
         html! {
             tr {
@@ -357,7 +356,7 @@ fn by_acme(certificates: &[CertificateStatus]) -> Markup {
                 td { @if let Some(next) = &certificate.next { (when(next)) } }
                 td class="soft" {
                     @if certificate.failures > 0 {
-                        (mark(false, &format!("failed {} times", certificate.failures)))
+                        (mark(false, &counted(certificate.failures, "failed order")))
                         ": " (certificate.problem.as_deref().unwrap_or_default())
                     }
                 }

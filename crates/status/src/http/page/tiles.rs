@@ -91,7 +91,7 @@ fn line(
                 aria-label=(label) {
                 path d=(path(&values, whole, highest.unwrap_or_default().max(tile.top))) {}
             }
-            span class="soft" { (span) ", ≤ " (limit) }
+            span class="soft" { (span) @if highest.is_some() { ", ≤ " (limit) } }
         }
     }
 }
