@@ -165,7 +165,7 @@ impl Streams {
         (limits, max_age): (&LimitsConfig, Duration),
     ) -> Result<Duration, CloseReason> {
         self.now.store(now, Ordering::Relaxed);
-        // Its number never changes.
+        // The number stays the same, so this is the time since the first check.
         let left = max_age.saturating_sub(self.age.unchanged(0, now));
         if left.is_zero() {
             self.old.notify_one();
