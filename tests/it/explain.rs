@@ -6,6 +6,7 @@ use crate::{
     cli::{BROKEN, EX_CONFIG, ROUTES, edgeway, snapshot},
     support::{
         client::{Request, get, post},
+        fleet,
         front::Front,
         origins::NumberedOrigin,
     },
@@ -437,5 +438,23 @@ async fn explain_agrees_with_the_cache_and_the_bans_of_the_running_gateway() {
             is_banned,
             "{client}: {action}"
         );
+    }
+}
+
+#[tokio::test]
+async fn explain_has_what_other_routes_refuse_that_guard_the_request() {
+    let origin = NumberedOrigin::start().await;
+    let own = "name: app }, { match: { path: /own/* }, name: own, respond: ok, access: { deny: [127.0.0.0/8] }";
+    let gateway = Front::to(&origin).route(own).start().await;
+    for (path, status, note) in [
+        ("/OWN/a", 403, "refuses this request: 403 access"),
+        ("/other", 200, ""),
+    ] {
+        let arguments = ["explain", "--live", "GET", path];
+        let explained = fleet::edgeway(&gateway, &arguments).await.stdout;
+        let refusal = explained.find("refuses this request");
+        let found = refusal.map_or("", |at| &explained[at..at + note.len()]);
+        assert_eq!(found, note, "{explained}");
+        assert_eq!(gateway.get(path).await.status(), status, "{path}");
     }
 }

@@ -234,9 +234,26 @@ routes:
         assert_eq!(self::header(&echo, "x-real-ip"), "192.0.2.7", "{echo}");
         assert_eq!(self::header(&echo, "x-forwarded-proto"), "https", "{echo}");
     }
+    // Balancers check the port: with their own header, with a client's, or with nothing.
+    for check in [v2(0x20, 0, b""), inet(7, b""), Vec::new()] {
+        for is_reset in [false, true] {
+            let mut stream = gateway.connect().await.into_stream();
+            stream.write_all(&check).await.unwrap();
+            if is_reset {
+                stream.set_zero_linger().unwrap();
+            }
+        }
+    }
+    gateway
+        .counts("edgeway_connections_accepted_total", 8)
+        .await;
+    gateway.counts("edgeway_connections", 0).await;
     // The control: without the header the handshake does not begin.
     let stream = gateway.connect().await.into_stream();
     assert!(connector.connect(name, stream).await.is_err());
+    gateway.counts("edgeway_refused_total", 1).await;
+    let failed = "edgeway_tls_handshakes_total{outcome=\"failed\"}";
+    assert_eq!(gateway.count(failed).await, 0);
 }
 
 #[tokio::test]

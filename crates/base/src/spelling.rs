@@ -135,7 +135,14 @@ fn readings_without_host(path: &[u8], decodings: &[Decoding]) -> Vec<Reading> {
 /// Returns true if the path may be an address that Next.js derives from another path.
 #[inline]
 pub(super) fn is_of_page(path: &[u8]) -> bool {
-    path.ends_with(RSC) || path.ends_with(JSON) && data_at(path).is_some()
+    path.ends_with(RSC) || path.ends_with(JSON) && data_at(path).is_some() || is_image(path)
+}
+
+/// Returns true for the address of the image optimizer of Next.js, also below a base path.
+pub fn is_image(path: &[u8]) -> bool {
+    path.strip_suffix(b"/")
+        .unwrap_or(path)
+        .ends_with(b"/_next/image")
 }
 
 /// Returns the start of a data address, after the app's `basePath`.

@@ -1,6 +1,7 @@
 //! Explains the route, filters and action of a request, with the same engine that serves.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -213,7 +214,6 @@ pub fn explain(
     };
     let name_of = |route: &usize| gateway.route(*route).map(|route| route.name.to_string());
     let route = found.and_then(|index| gateway.route(index));
-    let chain = route.map_or(&gateway.fallback.chain, |route| &route.chain);
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
     let app = route.and_then(|route| {
@@ -236,7 +236,7 @@ pub fn explain(
     let (action, ruled) = action.unzip();
     let action = before.or(action);
     let mut ex = Exchange::new(&head, &mut facts);
-    let explained = filters(chain, &ex);
+    let explained = filters(gateway, route, &also, &ex);
     let cache = route.filter(|_| !is_file).and_then(|route| {
         let now = match look {
             ExplainScope::IntoTheStore => explain_cache::now(gateway),
@@ -277,8 +277,28 @@ pub fn explain(
     })
 }
 
-/// Explains the filters of a route.
-fn filters(chain: &Chain, ex: &Exchange<'_>) -> Vec<ExplainedFilter> {
+/// Explains the filters of a request: guards of other routes, then those of its own.
+fn filters(
+    gateway: &Gateway,
+    route: Option<&Route>,
+    also: &[usize],
+    ex: &Exchange<'_>,
+) -> Vec<ExplainedFilter> {
+    let mut covered = route.map_or_else(BTreeSet::new, |route| route.guarding.guards.clone());
+    let mut explained = Vec::new();
+    for other in also.iter().filter_map(|index| gateway.route(*index)) {
+        for mut guard in of_chain(&other.guards_beside(&mut covered), ex) {
+            guard.name = format!("{} of {}", guard.name, other.name);
+            explained.push(guard);
+        }
+    }
+    let chain = route.map_or(&gateway.fallback.chain, |route| &route.chain);
+    explained.extend(of_chain(chain, ex));
+    explained
+}
+
+/// Explains the filters of a chain.
+fn of_chain(chain: &Chain, ex: &Exchange<'_>) -> Vec<ExplainedFilter> {
     let alternatives = chain.alternatives();
     chain
         .filters()

@@ -1,6 +1,9 @@
 //! The class of a request, determined from its path and a few headers.
 
-use edgeway_base::http::{has, weighted};
+use edgeway_base::{
+    http::{has, weighted},
+    spelling::is_image,
+};
 use edgeway_core::chain::Class;
 use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
@@ -34,9 +37,7 @@ pub fn classify(path: &[u8], request: &RequestHeader) -> Class {
     if path.starts_with(b"/_next/static/") {
         return Class::Static;
     }
-    // Below a base path, too.
-    let page = path.strip_suffix(b"/").unwrap_or(path);
-    if page.ends_with(b"/_next/image") {
+    if is_image(path) {
         return Class::Image;
     }
     if let Some(ending) = ending(path) {

@@ -45,8 +45,12 @@ impl HandshakeError {
 
 impl Server {
     /// Performs the handshake with a client. It takes as long as the client does, so the caller
-    /// sets the deadline.
-    pub async fn accept<S>(&self, mut socket: S) -> Result<(TlsStream<S>, TlsFacts), HandshakeError>
+    /// sets the deadline. Returns `None` for a client that leaves without a byte, such as a balancer
+    /// that checks the port.
+    pub async fn accept<S>(
+        &self,
+        mut socket: S,
+    ) -> Result<Option<(TlsStream<S>, TlsFacts)>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -56,7 +60,11 @@ impl Server {
         let mut is_first = true;
         let accepted = loop {
             buffer.clear();
-            if socket.read_buf(&mut buffer).await? == 0 {
+            let count = socket.read_buf(&mut buffer).await;
+            if is_first && !matches!(count, Ok(1..)) {
+                return Ok(None);
+            }
+            if count? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             let mut came = &buffer[..];
@@ -96,7 +104,7 @@ impl Server {
         let connection = stream.get_ref().1;
         let facts = self.facts(connection, client_rules)?;
         self.handshakes.complete(connection);
-        Ok((stream, facts))
+        Ok(Some((stream, facts)))
     }
 
     /// Facts about `connection`, whose handshake is complete.

@@ -349,6 +349,27 @@ async fn what_is_not_made_is_left_to_the_app_and_counted() {
     assert_eq!(made(&gateway).await, 0);
 }
 
+/// Invariant: the optimizer fetches a source past the routes, so an image passes the guards of its
+/// source's route.
+#[tokio::test]
+async fn an_image_leads_around_no_guard_of_its_source() {
+    const GUARDED: &str = "name: web, cache: {} }, { match: { path: /restarts.jpg }, name: own, \
+         upstream: app, access: { deny: [127.0.0.0/8] }";
+    let (app, _) = app().await;
+    for images in ["app", "edge"] {
+        let build = app.kind().build();
+        let settings = format!("app: nextjs, folder: {}, images: {images}", build.display());
+        let front = Front::to(app).upstream(&settings).route(GUARDED);
+        let gateway = front.with("cache: { memory: 64MiB }").start().await;
+        for (name, status) in [("restarts.jpg", 403), ("alpha.png", 200)] {
+            for request in [get(&format!("/{name}")), image(name, 64, 75, WEBP)] {
+                let response = gateway.send(&request).await;
+                assert_eq!(response.status(), status, "{images}: {request:?}");
+            }
+        }
+    }
+}
+
 /// Invariant: nothing that an image says of itself makes the gateway use more than its bounds.
 #[tokio::test]
 async fn bombs_take_no_memory() {

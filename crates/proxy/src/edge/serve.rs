@@ -169,6 +169,7 @@ impl Shared {
             match tokio::time::timeout(proxy.timeout, header).await {
                 Ok(Ok(Source::Client(client))) => peer = Some(client),
                 Ok(Ok(Source::Peer)) => {}
+                Ok(Ok(Source::Nobody)) => return None,
                 Ok(Err(error)) => {
                     log::debug!(error:%; "connection did not begin with the PROXY protocol");
                     self.turn_away(peer, "proxy_protocol", None);
@@ -199,7 +200,8 @@ impl Shared {
         // Boxed: its state is large, and this future lives as long as the connection.
         let handshake = Box::pin(server.accept(socket));
         match tokio::time::timeout(server.handshake_timeout, handshake).await {
-            Ok(Ok((mut stream, facts))) => {
+            Ok(Ok(accepted)) => {
+                let (mut stream, facts) = accepted?;
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
                 let entry = entry(Some(facts));
                 Some((Transport::Tls(Box::new(stream)), entry))

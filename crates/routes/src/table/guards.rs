@@ -5,10 +5,11 @@
 //! request is looked up there, in every reading of its path: the guards of the routes found apply
 //! to the request, and a route of a reading takes the request if it leads to the same app.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeSet, iter, ops::ControlFlow, sync::Arc};
 
 use edgeway_base::{
-    spelling::{Reading, readings},
+    query::{form_decoded, query_of, values},
+    spelling::{Reading, is_image, readings},
     target::is_plain,
 };
 use pingora::http::RequestHeader;
@@ -293,15 +294,19 @@ impl RouteTable {
             return None;
         }
         let own = &guards.of[literal.route];
-        let has_slash = matches!(target.path, [_, .., b'/']);
+        let source = image_source(target.path, request);
+        let paths = iter::once(target.path).chain(source.as_deref());
+        let looks =
+            paths.flat_map(|path| guards.looks(path).into_iter().map(move |look| (path, look)));
         let mut first = None;
         let mut found: Vec<usize> = Vec::new();
         let mut moved = None;
-        for GuardReading {
-            reading,
-            only_regexes,
-        } in guards.looks(target.path)
-        {
+        for (path, look) in looks {
+            let GuardReading {
+                reading,
+                only_regexes,
+            } = look;
+            let has_slash = matches!(path, [_, .., b'/']);
             let folded = Target {
                 path: reading.path(),
                 ..*target
@@ -324,7 +329,8 @@ impl RouteTable {
                 found.push(route);
                 first.get_or_insert_with(|| (route, Box::from(reading.path())));
                 // With a rewrite, the app gets a path derived from the original one.
-                if moved.is_none() && guards.of[route].is_of_app(own) && !own.rewrites {
+                let is_moved = guards.of[route].is_of_app(own) && !own.rewrites;
+                if moved.is_none() && is_moved && path == target.path {
                     moved = Some(route);
                     *params = Params::default();
                     let names = &guards.folded.routes[route].names;
@@ -346,6 +352,13 @@ impl RouteTable {
             also,
         })
     }
+}
+
+/// Returns the path of an image's source, which the optimizer of Next.js fetches past the routes.
+fn image_source(path: &[u8], request: &RequestHeader) -> Option<Vec<u8>> {
+    let query = query_of(request.raw_path()).filter(|_| is_image(path))?;
+    let url = form_decoded(values(query, b"url").next()?);
+    url.starts_with(b"/").then(|| url.into_owned())
 }
 
 impl Guards {

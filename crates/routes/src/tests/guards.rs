@@ -104,6 +104,33 @@ fn a_guarded_route_takes_every_spelling_of_its_paths() {
     );
 }
 
+/// Next.js fetches the source of an image itself, past the routes.
+#[test]
+fn the_source_of_an_image_is_guarded() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: ['/u/{id}'] }, { path: [/u/open] }, { path: [/other/*] }]",
+        &["", "a", "", "b>elsewhere"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/_next/image?url=%2Fu%2Fa.png&w=64&q=75", 0, &[1]),
+            ("GET h/_next/image/?w=64&%75rl=/u/a.png", 0, &[1]),
+            ("GET h/base/_next/image?url=/u/a.png%3Fv=1", 0, &[1]),
+            ("GET h/_next/image?url=/U/./a%2epng", 0, &[1]),
+            ("GET h/_next/image?url=/u/%2561", 0, &[1]),
+            ("GET h/_next/image?url=/u%5Ca", 0, &[1]),
+            ("GET h/_next/image?url=/other/a", 0, &[3]),
+            ("GET h/_next/image?url=/u/open", 0, &[]),
+            ("GET h/_next/image?url=/a.png&a=/u/a.png", 0, &[]),
+            ("GET h/_next/image?url=https://h/u/a.png", 0, &[]),
+            ("GET h/_next/image?url=/_next/image?url=/u/a.png", 0, &[]),
+            ("GET h/_next/image", 0, &[]),
+            ("GET h/image?url=/u/a.png", 0, &[]),
+        ],
+    );
+}
+
 #[test]
 fn values_are_where_the_path_as_it_came_has_them() {
     let all = guarded("[{ path: [/*] }, { path: ['/u/{id}/*'] }]", &["", "a"]);

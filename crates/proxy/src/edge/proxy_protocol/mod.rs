@@ -18,6 +18,8 @@ pub(super) enum Source {
     /// The load balancer itself, such as for a health check, or without information on the client.
     Peer,
     Client(SocketAddr),
+    /// A peer that left without a byte, such as a load balancer that checks the port.
+    Nobody,
 }
 
 /// Reason why a connection does not begin with a valid header.
@@ -39,11 +41,12 @@ pub(super) async fn read(socket: &mut Socket) -> Result<Source, ProxyHeaderError
     let mut start = [0; START];
     let mut filled = 0;
     while filled < START {
-        let count = socket.read(&mut start[filled..]).await?;
-        if count == 0 {
-            return Err(ProxyHeaderError::Missing);
-        }
-        filled += count;
+        filled += match socket.read(&mut start[filled..]).await {
+            Ok(count @ 1..) => count,
+            Ok(_) | Err(_) if filled == 0 => return Ok(Source::Nobody),
+            Ok(_) => return Err(ProxyHeaderError::Missing),
+            Err(error) => return Err(error.into()),
+        };
         // A client that begins in another way is refused at once.
         let seen = &start[..filled];
         if !v2::SIGNATURE.starts_with(seen) && !is_prefix(v1::START, seen) {
