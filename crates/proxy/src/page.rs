@@ -36,7 +36,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// `Content-Security-Policy` of a page whose route has one: what fits an app blocks the page's style.
+/// `Content-Security-Policy` of an HTML page whose route has one: what fits an app blocks its style.
 pub const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'sha256-6RKyKB3/LbmFEFH4Gb1SKiRnCTIgh4D+Z3cktg0gqOs='; frame-ancestors 'none'",
 );

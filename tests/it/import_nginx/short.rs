@@ -274,6 +274,43 @@ const REFUSED: (&str, &[&str]) = (
     ],
 );
 
+/// Names, spellings and variables of which the gateway had other ones.
+const OTHERS: (&str, &[&str]) = (
+    r"server { listen 8080; server_name Www.Other.Test; root /var/www/site;
+        location ~ \.js$ { add_header X-A js; }
+        location ~ \.php$ { fastcgi_pass 127.0.0.1:9; }
+        location ~ /\. { deny all; }
+        location = /name { return 301 https://$server_name/; }
+        location ~ ^/(.+)/(.*)$ { rewrite ^/.+/(.*)$ /$1; } }
+    server { listen 8080; server_name c.test; charset utf-8; root /var/www/site; }
+    server { listen 8080; server_name n.test;
+        location / { try_files $uri /far; }
+        location /far { try_files $uri $uri/ @app; }
+        location @app { proxy_pass http://127.0.0.1:3000; } }
+    server { listen 8080; server_name s.test;
+        location /a/ { if ($uri ~ ^/a/(.*)$) { set $q $1; rewrite ^/a/(..).*$ /p/$1?q=$q last; } }
+        location /b/ { if ($uri ~ ^/b/(.*)$) { set $q $1; rewrite ^ /p/x?q=$q last; } }
+        location /d/ { if ($arg_x ~ (.*)) { set $q $1; rewrite ^/d/(.*)$ https://b.test/$1/$q redirect; }
+            return 200 d; }
+        location /p/ { proxy_pass http://127.0.0.1:3001; } }",
+    &[
+        "GET /app.js",
+        "GET /img/app.js",
+        "GET /.php/",
+        "GET /a.php",
+        "GET /name",
+        "GET /img/a.jpg c.test",
+        "GET / c.test",
+        "GET /x?y=1 n.test",
+        "GET /index.html n.test",
+        "POST /far/x n.test",
+        "GET /a/bcd s.test",
+        "GET /b/bcd s.test",
+        "GET /d/bcd?x=1 s.test",
+        "GET /d/bcd s.test",
+    ],
+);
+
 /// Returns what a client and the backends of a side saw of a request.
 async fn record(side: &Side, text: &str) -> String {
     let message = [message(text)];
@@ -352,6 +389,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("aliases", ALIASES),
         ("odd", ODD),
         ("refused", REFUSED),
+        ("others", OTHERS),
     ] {
         all.extend(differing(name, case).await);
     }

@@ -127,13 +127,11 @@ fn words(args: &[String]) -> Vec<String> {
     if let Some(last) = words.last_mut() {
         *last = last.strip_suffix(')').unwrap_or(last).to_owned();
     }
-    let is_quoted = |index: usize| !matches!(args[index].as_str(), "(" | ")" | "()");
-    let mut index = 0;
-    words.retain(|word| {
-        index += 1;
-        !word.is_empty() || is_quoted(index - 1)
-    });
-    words
+    let is_word = |(word, written): &(String, &String)| {
+        !word.is_empty() || !matches!(written.as_str(), "(" | ")" | "()")
+    };
+    let words = words.into_iter().zip(args).filter(is_word);
+    words.map(|(word, _)| word).collect()
 }
 
 /// Returns true for a negated condition, and its operator without that, if it is about the request's

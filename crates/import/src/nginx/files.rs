@@ -136,6 +136,15 @@ impl<'a> Routes<'a, '_> {
         (root, tries): (Option<&'a Directive>, Option<&'a Directive>),
     ) -> Map<String, Value> {
         let is_server = location.directive.id == place.server.directive.id;
+        if let Some(tries) = tries.filter(|_| root.is_none()) {
+            let mut files = json!({ "root": "/usr/share/nginx/html" });
+            Self::tries(tries, place, &location.scope, &mut files);
+            files["try"] = json!(["/dev/null"]);
+            tries.changed(
+                "its location has no `root`: the files that nginx installs are not looked for",
+            );
+            return Map::from_iter([("files".to_owned(), files)]);
+        }
         if let Some(tries) = tries {
             tries.lost("its location has no fixed `root`");
         }
@@ -149,11 +158,8 @@ impl<'a> Routes<'a, '_> {
             location.directive.changed(note);
         }
         let mut keys = Map::from_iter([("respond".to_owned(), json!(404))]);
-        let rules = location.scope.nearest_of(&["allow", "deny"]);
-        if !rules
-            .iter()
-            .any(|rule| rule.name == "deny" && rule.arg(0) == "all")
-        {
+        let mut rules = location.scope.nearest_of(&["allow", "deny"]).into_iter();
+        if !rules.any(|rule| rule.name == "deny" && rule.arg(0) == "all") {
             // Whom nginx refuses, it refuses whatever the method.
             let methods = json!({ "allow": ["GET", "HEAD", "POST"], "status": 405 });
             keys.insert("methods".to_owned(), methods);
@@ -229,14 +235,15 @@ impl<'a> Routes<'a, '_> {
         let mut written = Map::new();
         // Types of its own replace those around it, and without any, only what is listed is known.
         let is_whole = is_own("types");
+        let has_default = is_whole || default != common.default;
+        let has_all = has_default && (is_whole || self.http.nearest("types").is_empty());
         for (ending, kind) in &types.by_ending {
-            if is_whole || common.by_ending.get(ending) != Some(kind) {
+            if has_all || common.by_ending.get(ending) != Some(kind) {
                 written.insert(ending.clone(), kind.clone().into());
             }
         }
-        let all_others = is_whole || self.http.nearest("types").is_empty();
-        if is_whole || default != common.default {
-            let ending = if all_others { "*" } else { "" };
+        if has_default {
+            let ending = if has_all { "*" } else { "" };
             written.insert(ending.to_owned(), default.into());
         }
         add_to(files, "types", written);

@@ -64,16 +64,13 @@ pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>) {
 /// Reports guards without a counterpart; returns true if there is one, so that what it guards must
 /// be closed.
 pub(super) fn has_unknown_guard(scope: &Scope<'_>) -> bool {
-    let mut is_closed = false;
-    for name in listed("guards") {
-        let found = scope.one(name);
-        let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
-        if let Some(directive) = on {
-            directive.closed("this protection has no counterpart here");
-            is_closed = true;
-        }
+    let is_on = |one: &&Directive| !["off", "optional", "optional_no_ca"].contains(&one.arg(0));
+    let found = listed("guards").filter_map(|name| scope.one(name));
+    let on: Vec<_> = found.filter(is_on).collect();
+    for directive in &on {
+        directive.closed("this protection has no counterpart here");
     }
-    is_closed
+    !on.is_empty()
 }
 
 fn access(scope: &Scope<'_>, filters: &mut Filters) {
@@ -118,13 +115,11 @@ fn access(scope: &Scope<'_>, filters: &mut Filters) {
     }
     let mut value = Map::new();
     if all == Some(false) {
-        // No client has this address.
-        let list = if allow.is_empty() {
-            vec!["255.255.255.255".to_owned()]
-        } else {
-            allow
-        };
-        value.insert("allow".to_owned(), list.into());
+        if allow.is_empty() {
+            // No client has this address.
+            allow.push("255.255.255.255".to_owned());
+        }
+        value.insert("allow".to_owned(), allow.into());
     }
     put(&mut value, "deny", deny);
     put(&mut filters.keys, "access", value);
@@ -234,13 +229,9 @@ fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters
             filters.is_closed = true;
             continue;
         };
-        let burst: u64 = parameter(using, "burst")
-            .and_then(|burst| burst.parse().ok())
-            .unwrap_or(0);
+        let number = |name: &str| parameter(using, name)?.parse::<u64>().ok();
+        let [burst, at_once] = ["burst", "delay"].map(|name| number(name).unwrap_or(0));
         let passes_at_once = using.args.iter().any(|arg| arg == "nodelay");
-        let at_once: u64 = parameter(using, "delay")
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0);
         let mut value = json!({ "rate": format!("{count}/{unit}"), kind: key });
         let seconds = if unit == "s" { 1_000 } else { 60_000 };
         if passes_at_once || burst == 0 {

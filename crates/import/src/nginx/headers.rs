@@ -38,20 +38,17 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
         } else {
             &mut usual_remove
         };
-        let Some(value) = variables::value(value, At::response(scope).lenient()) else {
-            directive.lost("a variable of its value has no counterpart");
+        let value = variables::value(value, At::response(scope).lenient());
+        match &value {
+            Some(value) => mark(directive, value, scope),
+            None => directive.lost("a variable of its value has no counterpart"),
+        }
+        let Some(value) = value.filter(|value| !value.is_empty()) else {
             if is_own {
                 removed.push(name.to_owned());
             }
             continue;
         };
-        mark(directive, &value, scope);
-        if value.is_empty() {
-            if is_own {
-                removed.push(name.to_owned());
-            }
-            continue;
-        }
         let to = match (always, is_own) {
             (true, false) => &mut add,
             (true, true) => &mut set,
@@ -207,9 +204,8 @@ pub(super) fn settle_redirects(keys: &mut Map<String, Value>, scope: &Scope<'_>)
     let response = keys.get_mut("headers").map(|all| &mut all["response"]);
     let expires = response.and_then(|response| response.get_mut("expires"));
     if let Some(expires) = expires
-        && let Some(settled) = expires
-            .as_str()
-            .and_then(|text| tables::of_html(text, scope))
+        && let Some(text) = expires.as_str()
+        && let Some(settled) = tables::of_html(text, scope)
     {
         *expires = settled.into();
     }

@@ -193,22 +193,29 @@ impl<'a> Routes<'a, '_> {
     /// Returns the keys of a server that returns something for every request.
     fn whole(place: &Place<'_, 'a>, rules: &Rules, is_closed: bool) -> Map<String, Value> {
         let scope = &place.server.scope;
-        let mut keys = closed();
-        if !is_closed {
-            keys = Map::from_iter([
-                ("rules".to_owned(), rules.list.clone().into()),
-                ("respond".to_owned(), json!(404)),
-                // The size of a body is checked in locations.
-                ("body_limit".to_owned(), json!(false)),
-            ]);
+        if is_closed {
+            let (mut keys, mut own) = (closed(), Filters::default());
+            headers::of(scope, (false, false), &mut own);
+            keys.extend(own.keys);
+            return keys;
         }
+        let mut keys = Self::ended(place, scope, rules);
+        keys.insert("rules".to_owned(), rules.list.clone().into());
+        keys
+    }
+
+    /// Returns the keys of a server or location whose rules respond to every request, without these.
+    fn ended(place: &Place<'_, 'a>, scope: &Scope<'a>, rules: &Rules) -> Map<String, Value> {
+        let mut keys = Map::from_iter([
+            ("respond".to_owned(), json!(404)),
+            // A rule of a location checks the size of a body, and other spellings where they are.
+            ("body_limit".to_owned(), json!(false)),
+        ]);
         let mut own = Filters::default();
         headers::of(scope, (false, false), &mut own);
         keys.extend(own.keys);
-        if !is_closed {
-            rules.settle_headers(&mut keys, scope);
-            pages::of(scope, place, false, &mut keys);
-        }
+        rules.settle_headers(&mut keys, scope);
+        pages::of(scope, place, false, &mut keys);
         keys
     }
 
@@ -252,17 +259,7 @@ impl<'a> Routes<'a, '_> {
         }
         let mut keys = match by_file {
             Some(keys) => keys,
-            None if rules.is_end => {
-                let mut keys = Map::from_iter([("respond".to_owned(), json!(404))]);
-                let mut own = Filters::default();
-                headers::of(scope, (false, false), &mut own);
-                keys.extend(own.keys);
-                // A rule checks the size of a body, and other spellings are checked where they are.
-                keys.insert("body_limit".to_owned(), json!(false));
-                rules.settle_headers(&mut keys, scope);
-                pages::of(scope, place, false, &mut keys);
-                keys
-            }
+            None if rules.is_end => Self::ended(place, scope, &rules),
             None => self.keys(place, location),
         };
         Self::internal(place, scope, !rules.list.is_empty(), &mut keys);
@@ -276,14 +273,14 @@ impl<'a> Routes<'a, '_> {
             return closed();
         }
         let mut list = Vec::new();
+        let status = keys.get("methods").map(|methods| methods["status"].clone());
+        let (is_of_files, is_excepted) = (status == Some(json!(405)), status == Some(json!(403)));
         // nginx checks the length that a request names before everything else in a location.
         if has_rules
             || except.is_some()
             || keys.contains_key("files") && keys.contains_key("rules")
             || is_guarded(&keys)
-            || keys
-                .get("methods")
-                .is_some_and(|methods| methods["status"] == 403)
+            || is_excepted
         {
             list.extend(over_limit(scope));
         }
@@ -304,17 +301,22 @@ impl<'a> Routes<'a, '_> {
             let is_redirect = rule.get("regex").is_some() || rule.get("to").is_some();
             !is_size && !is_redirect
         };
-        // Other methods than nginx has for files are no protection: other spellings stay elsewhere.
-        let methods = keys.get("methods").map(|methods| &methods["status"]);
-        let is_of_files = methods.is_some_and(|status| *status == 405);
+        // Other methods than nginx has for files are no protection, nor is the status of nginx without a
+        // server, nor the size of a body where an expression is compared: other spellings stay elsewhere.
+        let is_internal = keys.contains_key(INTERNAL);
+        let mut own = list.iter().filter(|_| location.text.starts_with('~'));
+        let has_size = own.any(|rule| rule.get("body_over").is_some());
+        let is_without = keys.get("respond").is_some_and(|status| *status == 502);
         // Nor is `internal` of a single page, such as that of an error.
-        let is_page = keys.contains_key(INTERNAL)
-            && location.text.starts_with('=')
-            && methods.is_none()
-            && keys
-                .get("files")
-                .is_some_and(|files| files["otherwise"].is_null());
-        if (is_of_files || is_page) && !is_guarded(&keys) && !list.iter().any(refuses) {
+        let files = keys.get("files").filter(|_| location.text.starts_with('='));
+        let is_page = files.is_some_and(|files| files["otherwise"].is_null());
+        let is_free = if is_internal {
+            is_page
+        } else {
+            has_size || is_without
+        };
+        let is_open = is_of_files || status.is_none() && is_free;
+        if is_open && !is_guarded(&keys) && !list.iter().any(refuses) {
             keys.insert("spelling".to_owned(), "exact".into());
         }
         put(&mut keys, "rules", list);

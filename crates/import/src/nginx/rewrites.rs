@@ -34,9 +34,7 @@ pub(super) fn of(
             .into_iter()
             .filter_map(|directive| texts(directive, scope))
             .collect();
-        if !list.is_empty() {
-            cookies.insert(key.to_owned(), list.into());
-        }
+        put(&mut cookies, key, list);
     }
     let flags: Vec<Value> = scope
         .nearest("proxy_cookie_flags")

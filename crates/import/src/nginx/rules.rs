@@ -142,6 +142,9 @@ impl<'a> Routes<'a, '_> {
                 _ => directive.lost("the query stays that of the client"),
             },
             "set" if is_read_elsewhere(directive, place) => directive.weaker(OF_SET),
+            "set" if rules.list.iter().any(|rule| rule["then"] == "stop") => {
+                directive.weaker(OF_END);
+            }
             "set" => directive.carried(""),
             "break" => {
                 directive.carried("");
@@ -318,6 +321,9 @@ const OF_CONDITIONS: &str =
 /// Note on a condition that keeps out requests by their target.
 const OF_TARGET: &str = "`$request_uri` has the path in its normal form: `//`, `..` and \
     percent-encoded letters are resolved before, so that no request is refused for them";
+
+/// Note on a variable behind a rule that ends the rules.
+const OF_END: &str = "the variable has this value too where a rule before has ended the rules";
 
 /// Note on a variable.
 const OF_SET: &str =

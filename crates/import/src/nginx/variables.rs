@@ -85,23 +85,22 @@ impl<'s, 'a> At<'s, 'a> {
 
 /// Returns a value with placeholders; `None` if a variable has no counterpart.
 pub(super) fn value(text: &str, at: At<'_, '_>) -> Option<String> {
-    let mut out = String::new();
-    for piece in pieces(text) {
-        match piece {
-            Piece::Text(text) => out.push_str(&text),
-            Piece::Variable(name) => out.push_str(&placeholder(&name, at)?),
-        }
-    }
-    Some(out.replace("${", "$${"))
+    let text: Option<String> = parts(text, at).collect();
+    text.map(|text| text.replace("${", "$${"))
 }
 
 /// Returns a text with placeholders, and without the variables that have no counterpart.
 pub(super) fn known_parts(text: &str, at: At<'_, '_>) -> String {
-    let parts = pieces(text).into_iter().map(|piece| match piece {
-        Piece::Text(text) => text,
-        Piece::Variable(name) => placeholder(&name, at).unwrap_or_default(),
-    });
-    parts.collect::<String>().replace("${", "$${")
+    let known: String = parts(text, at).flatten().collect();
+    known.replace("${", "$${")
+}
+
+/// Returns the parts of a text with placeholders; `None` for a variable without a counterpart.
+fn parts<'p>(text: &str, at: At<'p, 'p>) -> impl Iterator<Item = Option<String>> + 'p {
+    pieces(text).into_iter().map(move |piece| match piece {
+        Piece::Text(text) => Some(text),
+        Piece::Variable(name) => placeholder(&name, at),
+    })
 }
 
 /// Returns a value with placeholders, or the reason why it has no counterpart.
@@ -183,7 +182,7 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
         "server_name" => {
             let names = scope.one("server_name");
             let name = names.map_or("", |names| names.arg(0));
-            return Some(Some(name.trim_start_matches('.').to_owned()));
+            return Some(Some(name.trim_start_matches('.').to_lowercase()));
         }
         "document_root" => {
             let root = scope.nearest_of(&["alias", "root"]);
@@ -242,10 +241,19 @@ fn defined(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
     for step in steps(at) {
         let own = At {
             before: Some(step.id),
+            // What uses the variable, such as a `rewrite`, has groups of its own.
+            groups: None,
             ..at.deeper()?
         };
         match step.name.as_str() {
-            "set" if is_of(step, name) => state = Some(value(step.arg(1), own)),
+            "set" if is_of(step, name) => {
+                let around = at.scope.owner().filter(|around| {
+                    let mut inner = around.children().iter();
+                    around.name == "if" && inner.any(|one| one.id == step.id)
+                });
+                let by_group = || changed(around?, step, Some(String::new()), own);
+                state = Some(value(step.arg(1), own).or_else(by_group));
+            }
             "if" => {
                 let inner = until_break(step).filter(|one| one.name == "set");
                 let set = inner.filter(|one| is_of(one, name)).last();
@@ -286,18 +294,11 @@ fn defines(directive: &Directive, name: &str) -> bool {
 /// location, and of the block of an `if` in that.
 fn steps<'a>(at: At<'_, 'a>) -> Vec<&'a Directive> {
     let blocks = [at.scope.server(), at.scope.location(), at.scope.owner()];
-    let mut all: Vec<&Directive> = Vec::new();
-    let mut seen = Vec::new();
-    for block in blocks.into_iter().flatten() {
-        if seen.contains(&block.id) {
-            continue;
-        }
-        seen.push(block.id);
-        all.extend(block.children());
-    }
-    let is_before = |one: &&Directive| at.before.is_none_or(|before| one.id < before);
-    all.retain(is_before);
-    all
+    let mut blocks: Vec<&Directive> = blocks.into_iter().flatten().collect();
+    blocks.dedup_by_key(|block| block.id);
+    let all = blocks.into_iter().flat_map(Directive::children);
+    all.filter(|one| at.before.is_none_or(|before| one.id < before))
+        .collect()
 }
 
 /// Returns the variable after a `set` in the block of an `if`.

@@ -174,10 +174,13 @@ async fn build(
         None if has_no_body => {}
         None => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()))),
     }
+    let kind = headers.get(header::CONTENT_TYPE);
+    let is_html = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     let has_policy = headers.contains_key(header::CONTENT_SECURITY_POLICY);
+    let is_styled = is_built_in && is_html && !has_policy;
     chain.on_response(&mut ex, &mut open.parts).await;
     let headers = &mut open.parts.headers;
-    if is_built_in && !has_policy && headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+    if is_styled && headers.contains_key(header::CONTENT_SECURITY_POLICY) {
         headers.insert(header::CONTENT_SECURITY_POLICY, page::POLICY);
     }
     open.close(&mut response);

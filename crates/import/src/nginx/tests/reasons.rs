@@ -33,6 +33,7 @@ fn what_a_backend_or_a_client_gets_beyond_nginx_is_named_first() {
          location /b/ { proxy_pass http://127.0.0.1:3000/b?p=$prefix; }
          location /c/ { set $host_of a; rewrite ^ /d/ last; }
          location /d/ { set $host_of b; return 200 $host_of; }
+         location /e/ { if ($arg_x) { break; } set $late 1; return 200 $late; }
          location @app { proxy_pass http://127.0.0.1:3001; } } }",
     );
     assert!(
@@ -49,6 +50,7 @@ fn what_a_backend_or_a_client_gets_beyond_nginx_is_named_first() {
     for line in [
         "error_page: a status below 400 has no counterpart",
         ":3 set: where the request goes on to another location",
+        ":7 set: the variable has this value too where a rule before has ended the rules",
     ] {
         assert!(security.contains(line), "{line}: {report}");
     }

@@ -37,6 +37,9 @@ pub(super) fn command(
     } else {
         !script.contains('/') && extension.is_none()
     };
+    if script == "serve" && !is_file {
+        left.push("`script: serve`: a route with `files` takes its place".to_owned());
+    }
     let by_extension = match extension {
         Some("py") => "python3",
         Some("sh") => "bash",

@@ -250,6 +250,10 @@ impl App {
         } else {
             self.carried.push(format!("port {last}"));
         }
+        if start < 1024 {
+            let note = "ports below 1024 are those of root: import again with `--ports +3000`";
+            self.left.push(note.to_owned());
+        }
         let is_passed = self.command.iter().any(|word| word.contains(PORT));
         if !is_passed && by_environment.is_none() && !self.is_next {
             self.left

@@ -357,3 +357,17 @@ fn an_invalid_number_of_instances_names_its_app() {
         "`shop`: invalid `instances: many`; write a number or `max`"
     );
 }
+
+#[test]
+fn what_a_unit_cannot_do_is_named() {
+    for (app, named) in [
+        (json!({ "script": "serve" }), "a route with `files`"),
+        (
+            json!({ "script": "a.js", "env": { "PORT": "80" } }),
+            "ports below 1024",
+        ),
+    ] {
+        let left = plan(&app, &mut Taken::default()).left;
+        assert!(left.iter().any(|line| line.contains(named)), "{left:?}");
+    }
+}
