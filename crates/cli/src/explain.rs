@@ -2,10 +2,7 @@
 
 use std::net::IpAddr;
 
-use edgeway_gateway::{
-    explain::{ExplainRequest, ExplainScope, Explanation},
-    explain_text::text,
-};
+use edgeway_gateway::explain::{ExplainRequest, ExplainScope, Explanation};
 use edgeway_proxy::edge::explain;
 use edgeway_status::client::READ_TIMEOUT;
 
@@ -76,7 +73,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     };
     let explanation = explain(gateway, &question, ExplainScope::AtTheRules);
     let explanation = explanation.map_err(Failure::usage)?;
-    let show = |explanation: &Explanation| out::data(&text(explanation));
+    let show = |explanation: &Explanation| out::data(&explanation.to_string());
     options.format.print(&explanation, show);
     Ok(())
 }
@@ -86,6 +83,6 @@ fn live(options: &Options, question: &ExplainRequest) -> Result<(), Failure> {
     options.admin.print(
         options.format == OutputFormat::Json,
         async |client| client.post("/v1/explain", question, READ_TIMEOUT).await,
-        |explanation| out::data(&text(explanation)),
+        |explanation: &Explanation| out::data(&explanation.to_string()),
     )
 }

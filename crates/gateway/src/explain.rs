@@ -6,7 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use edgeway_base::{clock::Clock, http::asks_for_websocket, secret};
+use askama::Template;
+use edgeway_base::{clock::Clock, http::asks_for_websocket, out, secret, units};
 use edgeway_core::chain::{Chain, CompiledFilter, Exchange, Phase, RequestFacts, Scheme};
 use edgeway_routes::{
     self as routes, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target,
@@ -75,8 +76,9 @@ pub enum ExplainScope {
     AtTheRules,
 }
 
-/// Output of `edgeway explain`.
-#[derive(Debug, Serialize, Deserialize)]
+/// Output of `edgeway explain`. Its text is that of the template.
+#[derive(Debug, Serialize, Deserialize, Template)]
+#[template(path = "explain.txt")]
 pub struct Explanation {
     pub host: String,
     /// Path and query as routes see them.

@@ -16,7 +16,6 @@ pub mod explain;
 mod explain_app;
 mod explain_cache;
 mod explain_rules;
-pub mod explain_text;
 mod fan_out;
 mod fleet;
 mod flood_guard;

@@ -1,5 +1,7 @@
 //! JSON Schema of the YAML, for editors: the model's sections and every filter.
 
+use std::collections::BTreeMap;
+
 use edgeway_config::model::{
     AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, ExtendsConfig,
     FloodGuardConfig, GeoConfig, ListenerConfig, MediaTypesConfig, ProfileConfig, RedisConfig,
@@ -8,90 +10,80 @@ use edgeway_config::model::{
 use edgeway_core::limits::config::LimitConfig;
 use edgeway_filters as filters;
 use edgeway_routes::values::MapConfig;
-use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value, json};
+
+// The keys of a file. Those of any type depend on the filters that there are. This is no doc comment:
+// the schema would have it.
+#[derive(JsonSchema)]
+#[schemars(title = "Edgeway configuration", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Document {
+    /// Files to read as well: a path or glob, or a list of them, relative to this file.
+    #[schemars(schema_with = "paths")]
+    include: (),
+    extends: ExtendsConfig,
+    /// Addresses for clients.
+    #[schemars(length(min = 1))]
+    listeners: Vec<ListenerConfig>,
+    admin: Option<AdminConfig>,
+    /// Networks whose `X-Forwarded-*` headers are trusted.
+    trusted_proxies: Option<Vec<String>>,
+    access_log: Value,
+    audit_log: Option<AuditLogConfig>,
+    flood_guard: Option<FloodGuardConfig>,
+    geo: Option<GeoConfig>,
+    cache: Option<CacheConfig>,
+    /// Named overrides; `edgeway profile NAME` switches them on.
+    profiles: Option<BTreeMap<String, ProfileConfig>>,
+    acme: Option<AcmeConfig>,
+    drain: Option<DrainConfig>,
+    watch: Option<WatchConfig>,
+    /// Repeated slashes of a path become one, for routes and for backends; `false` leaves them.
+    #[schemars(extend("default" = true))]
+    merge_slashes: Option<bool>,
+    /// Caller of the hooks of each request: the `gateway` itself, or Pingora's proxy, which costs
+    /// more and gives the same responses.
+    #[schemars(schema_with = "driver")]
+    driver: (),
+    media_types: Option<MediaTypesConfig>,
+    /// Rules that the routes of a site share.
+    sites: Option<BTreeMap<String, SiteConfig>>,
+    redis: Option<RedisConfig>,
+    tracing: Option<TracingConfig>,
+    /// Named limits; routes apply them with `rate_limit`.
+    rate_limits: Option<BTreeMap<String, LimitConfig>>,
+    /// Lookup tables; values of `headers` use their results as `{map.NAME}`.
+    maps: Option<BTreeMap<String, MapConfig>>,
+    /// Named groups of backends.
+    #[schemars(transform = or_removed)]
+    upstreams: Option<BTreeMap<String, UpstreamConfig>>,
+    /// Filters of every route. A route's own key replaces the one here as a whole.
+    defaults: Value,
+    /// Routes: what they match and what they do. The most specific match wins, in any order.
+    routes: Value,
+}
 
 /// Returns the schema as a document (JSON Schema, draft 2020-12).
 pub fn document() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
-    let listener = generator.subschema_for::<ListenerConfig>();
-    let admin = generator.subschema_for::<AdminConfig>();
-    let audit_log = generator.subschema_for::<AuditLogConfig>();
-    let flood_guard = generator.subschema_for::<FloodGuardConfig>();
-    let geo = generator.subschema_for::<GeoConfig>();
-    let cache = generator.subschema_for::<CacheConfig>();
-    let acme = generator.subschema_for::<AcmeConfig>();
-    let drain = generator.subschema_for::<DrainConfig>();
-    let watch = generator.subschema_for::<WatchConfig>();
-    let redis = generator.subschema_for::<RedisConfig>();
-    let tracing = generator.subschema_for::<TracingConfig>();
-    let upstream = generator.subschema_for::<UpstreamConfig>();
-    let limit = generator.subschema_for::<LimitConfig>();
-    let map = generator.subschema_for::<MapConfig>();
-    let site = generator.subschema_for::<SiteConfig>();
-    let media_types = generator.subschema_for::<MediaTypesConfig>();
-    let profile = generator.subschema_for::<ProfileConfig>();
-    let extends = generator.subschema_for::<ExtendsConfig>();
+    let mut document = generator.root_schema_for::<Document>().to_value();
     let filters = filters(&mut generator);
+    let keys = &mut document["properties"];
+    keys["access_log"] = filters["access_log"].clone();
     let route = route(&mut generator, &filters);
-    let access_log = filters
-        .get("access_log")
-        .cloned()
-        .unwrap_or(Value::Bool(true));
-    let mut document = json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Edgeway configuration",
-        "type": "object",
-        "additionalProperties": false,
-        "properties": {
-            "include": {
-                "description": "Files to read as well: a path or glob, or a list of them, relative to this file.",
-                "anyOf": [
-                    { "type": "string" },
-                    { "type": "array", "items": { "type": "string" } },
-                ],
-            },
-            "extends": extends,
-            "listeners": { "description": "Where clients connect.", "type": "array", "minItems": 1, "items": listener },
-            "admin": or_empty(admin.as_value()),
-            "trusted_proxies": {
-                "description": "Networks whose `X-Forwarded-*` headers are trusted.",
-                "type": ["array", "null"],
-                "items": { "type": "string" },
-            },
-            "access_log": access_log,
-            "audit_log": or_empty(audit_log.as_value()),
-            "flood_guard": or_empty(flood_guard.as_value()),
-            "geo": or_empty(geo.as_value()),
-            "cache": or_empty(cache.as_value()),
-            "profiles": named("Named overrides; `edgeway profile NAME` switches them on.", profile.as_value()),
-            "acme": or_empty(acme.as_value()),
-            "drain": or_empty(drain.as_value()),
-            "watch": or_empty(watch.as_value()),
-            "merge_slashes": merge_slashes(),
-            "driver": driver(),
-            "media_types": or_empty(media_types.as_value()),
-            "sites": named("Rules that the routes of a site share.", site.as_value()),
-            "redis": or_empty(redis.as_value()),
-            "tracing": or_empty(tracing.as_value()),
-            "rate_limits": named("Named limits; routes apply them with `rate_limit`.", limit.as_value()),
-            "maps": named("Lookup tables; values of `headers` use their results as `{map.NAME}`.", map.as_value()),
-            "upstreams": named("Named groups of backends.", &or_removed(upstream.as_value())),
-            "defaults": {
-                "description": "Filters of every route. A route's own key replaces the one here as a whole.",
-                "type": ["object", "null"],
-                "additionalProperties": false,
-                "properties": filters,
-            },
-            "routes": {
-                "description": "Routes: what they match and what they do. The most specific match wins, in any order.",
-                "type": "array",
-                "items": route,
-            },
-        },
-    });
-    document["if"] = json!({ "not": { "required": ["extends"] } });
-    document["then"] = complete_parts();
+    merge(
+        &mut keys["routes"],
+        json!({ "type": "array", "items": route }),
+    );
+    merge(
+        &mut keys["defaults"],
+        json!({
+            "type": ["object", "null"],
+            "additionalProperties": false,
+            "properties": filters,
+        }),
+    );
     let mut definitions = generator.take_definitions(true);
     for name in ["UpstreamConfig", "LimitConfig"] {
         if let Some(definition) = definitions.get_mut(name) {
@@ -99,6 +91,7 @@ pub fn document() -> Value {
         }
     }
     definitions.values_mut().for_each(allow_variables);
+    without_required(&mut document);
     allow_variables(&mut document);
     definitions.insert(
         VARIABLE.to_owned(),
@@ -108,40 +101,43 @@ pub fn document() -> Value {
             "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}",
         }),
     );
-    document["$defs"] = Value::Object(definitions);
+    merge(
+        &mut document,
+        json!({
+            "if": { "not": { "required": ["extends"] } },
+            "then": complete_parts(),
+            "$defs": definitions,
+        }),
+    );
     document
 }
 
-fn merge_slashes() -> Value {
-    json!({
-        "description": "Repeated slashes of a path become one, for routes and for backends; `false` leaves them.",
-        "type": ["boolean", "null"],
-        "default": true,
+/// Adds the keys of a schema to another.
+fn merge(schema: &mut Value, more: Value) {
+    if let (Some(schema), Value::Object(more)) = (schema.as_object_mut(), more) {
+        schema.extend(more);
+    }
+}
+
+fn paths(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [
+            { "type": "string" },
+            { "type": "array", "items": { "type": "string" } },
+        ],
     })
 }
 
-fn driver() -> Value {
-    json!({
-        "description": "Caller of the hooks of each request: the `gateway` itself, or Pingora's proxy, which costs more and gives the same responses.",
-        "enum": ["gateway", "pingora", null],
-        "default": "gateway",
-    })
-}
-
-/// Allows a mapping from names to items of this schema.
-fn named(description: &str, item: &Value) -> Value {
-    json!({
-        "description": description,
-        "type": ["object", "null"],
-        "additionalProperties": item,
-    })
+fn driver(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["gateway", "pingora", null], "default": "gateway" })
 }
 
 /// Allows `false`, which removes an upstream of a preset.
-fn or_removed(schema: &Value) -> Value {
-    json!({
-        "anyOf": [schema, { "description": "`false` removes this upstream of the preset.", "const": false }],
-    })
+fn or_removed(schema: &mut Schema) {
+    if let Some(item) = schema.get_mut("additionalProperties") {
+        let removed = "`false` removes this upstream of the preset.";
+        *item = json!({ "anyOf": [*item, { "description": removed, "const": false }] });
+    }
 }
 
 /// Returns the keys that each part of a file has, unless a preset has them.
@@ -168,11 +164,6 @@ fn without_required(schema: &mut Value) {
             forms.iter_mut().for_each(without_required);
         }
     }
-}
-
-/// Allows an empty section, because all of its content may be commented out.
-fn or_empty(schema: &Value) -> Value {
-    json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
 /// Definition of the alternative to any single value.

@@ -157,7 +157,7 @@ async fn the_stopped_backend_refuses_connections_and_returns() {
     let page = client::send(address, &page).await.expect("it responds");
     let backend = page.text();
     let backend = backend.split_once("backends: [").expect("it shows them").1;
-    let backend = backend.split("&quot;").nth(3).expect("there are two");
+    let backend = backend.split("&#34;").nth(3).expect("there are two");
     let backend: SocketAddr = backend.parse().expect("an address");
     assert!(TcpStream::connect(backend).await.is_ok());
     let stopped = client::send(address, &post("/stop", "")).await;

@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             socket: &shown(&[socket.display().to_string()]),
             yaml: &yaml,
         };
-        apps.start(&page.rendered());
+        apps.start(&page.to_string());
         Ok((apps, plugin, yaml))
     });
     let (_apps, _plugin, yaml) = match started {

@@ -1,9 +1,8 @@
 //! The page of the demonstration: its texts, with the addresses and the parts of the configuration
 //! that it shows.
 
-use maud::html;
+use askama::Template;
 
-const PAGE: &str = include_str!("page.html");
 const HOME: &str = env!("CARGO_PKG_REPOSITORY");
 
 /// Parts of the configuration by the tile that shows them: the first line of each.
@@ -16,7 +15,8 @@ const SHOWN: [(&str, &[&str]); 6] = [
     ("explain", &["admin:"]),
 ];
 
-/// Values for the page.
+#[derive(Template)]
+#[template(path = "demo.html")]
 pub(super) struct Page<'a> {
     pub(super) base: &'a str,
     /// The program, and its admin socket, as a shell takes them.
@@ -26,38 +26,20 @@ pub(super) struct Page<'a> {
 }
 
 impl Page<'_> {
-    pub(super) fn rendered(&self) -> String {
-        let mut page = PAGE.to_owned();
-        let mut fill = |name: &str, text: &str| {
-            page = page.replace(&format!("{{{name}}}"), &html! { (text) }.into_string());
-        };
-        fill("base", self.base);
-        fill("program", self.program);
-        fill("socket", self.socket);
-        fill("version", env!("CARGO_PKG_VERSION"));
-        for (tile, firsts) in SHOWN {
-            let parts = firsts.iter().map(|first| part(self.yaml, first));
-            fill(&format!("yaml-{tile}"), &parts.collect::<String>());
-        }
-        while let Some((before, rest)) = page.split_once("{guide ") {
-            let (guide, after) = rest.split_once('}').unwrap_or((rest, ""));
-            page = format!("{before}{}{after}", link_to(HOME, guide));
-        }
-        page.replace("{home}", &home())
+    /// Returns the parts of the configuration that a tile shows.
+    fn yaml_of(&self, tile: &str) -> String {
+        let tile = SHOWN.iter().find(|(name, _)| *name == tile);
+        let firsts = tile.map_or(&[][..], |(_, firsts)| firsts);
+        firsts.iter().map(|first| part(self.yaml, first)).collect()
     }
 }
 
 /// Returns the link to a page of the documentation, or its name if the package names no home.
 fn link_to(home: &str, page: &str) -> String {
-    let link = html! { a href={ (home) "/blob/main/" (page) } { (page) } };
-    let name = html! { code { (page) } };
-    (if home.is_empty() { name } else { link }).into_string()
-}
-
-/// Returns the link to the project's home, if the package names one.
-fn home() -> String {
-    html! { @if !HOME.is_empty() { " " a href=(HOME) { "Sources and documentation" } "." } }
-        .into_string()
+    if home.is_empty() {
+        return format!("<code>{page}</code>");
+    }
+    format!("<a href=\"{home}/blob/main/{page}\">{page}</a>")
 }
 
 /// Returns the line that begins so below its key, with the lines that belong to it by their
@@ -86,6 +68,8 @@ mod tests {
     use super::*;
     use edgeway_gateway::{self as gateway, World};
 
+    const PAGE: &str = include_str!("../../templates/demo.html");
+
     const YAML: &str = "admin: {}\na:\n  b:\n    c: 1\n    d:\n      - 2\n  e: 3\nf: 4\n";
 
     #[test]
@@ -112,24 +96,21 @@ mod tests {
             socket: "'/a <b>'",
             yaml,
         };
-        let rendered = page.rendered();
-        assert!(rendered.contains("--socket '/a &lt;b&gt;'"));
+        let rendered = page.to_string();
+        assert!(rendered.contains("--socket &#39;/a &#60;b&#62;&#39;"));
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let guides = PAGE.split("{guide ").skip(1);
-        let guides: Vec<&str> = guides.filter_map(|rest| rest.split('}').next()).collect();
+        let guides = PAGE.split("link_to(HOME, \"").skip(1);
+        let guides: Vec<&str> = guides.filter_map(|rest| rest.split('"').next()).collect();
         assert_eq!(guides.len(), SHOWN.len());
         for guide in guides {
             assert!(root.join(guide).is_file(), "{guide}");
             assert!(rendered.contains(&link_to(HOME, guide)), "{guide}");
         }
         for (tile, firsts) in SHOWN {
-            assert!(PAGE.contains(&format!("{{yaml-{tile}}}")), "{tile}");
+            assert!(PAGE.contains(&format!("yaml_of(\"{tile}\")")), "{tile}");
             for first in firsts {
                 assert!(part(yaml, first).contains(first), "{tile}: {first}");
             }
-        }
-        for name in ["base", "program", "socket", "version", "yaml-", "guide "] {
-            assert!(!rendered.contains(&format!("{{{name}")), "{name}");
         }
     }
 

@@ -303,7 +303,7 @@ async fn names_are_escaped_on_the_page() {
         .send("GET", "/status", "Host: localhost\r\nAccept: text/html\r\n")
         .await;
     assert!(
-        html.matches("&lt;img onerror=x&gt;").count() >= 11,
+        html.matches("&#60;img onerror=x&#62;").count() >= 11,
         "{html}"
     );
     assert!(!html.contains("<img onerror"), "{html}");

@@ -264,7 +264,7 @@ async fn forms_act_and_show_their_results() {
         ("drain", "upstream=nowhere&address=x", "there is none"),
         ("purge", "kind=all&value=x", "can only be"),
         ("purge", "kind=url&value=", "bad_purge"),
-        ("explain", "url=%3Cb%3E", "&lt;b&gt;"),
+        ("explain", "url=%3Cb%3E", "&#60;b&#62;"),
         ("lookup", "url=x&client=y", "invalid client address"),
     ] {
         let path = format!("/status/act/{path}");

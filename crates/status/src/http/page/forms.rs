@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc};
 use axum::{
     Extension,
     extract::{ConnectInfo, FromRequest, FromRequestParts as _, Request, State},
+    http::StatusCode,
     response::{Html, IntoResponse, Response},
 };
 use edgeway_gateway::explain::{ExplainRequest, Explanation};
 use edgeway_proxy::live::audit::Actor;
-use maud::Markup;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::{CSRF_FIELD, STATUS, csrf, notice, view};
+use super::{CSRF_FIELD, STATUS, csrf, hidden_csrf, notice::Notice, view};
 use crate::{
     actions::{ActionError, Actions, BackendName},
     http::{
@@ -87,9 +87,9 @@ impl FromRequest<AdminState> for PageForm {
             let reason = RejectionReason::Csrf;
             served.actions.turned_away(peer.who, reason, &path);
             let refused = reason.refused();
-            let page = view::message(&notice::failed(&refused));
-            let status = axum::http::StatusCode::FORBIDDEN;
-            return Err((status, Html(page.into_string())).into_response());
+            let notice = &view::rendered(&Notice::Failed(&refused));
+            let page = view::rendered(&view::Message { notice });
+            return Err((StatusCode::FORBIDDEN, Html(page)).into_response());
         }
         if let (Actor::Peer(address), Some(session)) = (&peer.who, admission.session()) {
             peer.who = Actor::Page {
@@ -107,9 +107,9 @@ impl FromRequest<AdminState> for PageForm {
 
 impl PageForm {
     /// Stores the result, and leads back to the page.
-    fn show(&self, served: &AdminState, result: Markup) -> Response {
+    fn show(&self, served: &AdminState, result: &Notice<'_>) -> Response {
         let owner = self.admission.session();
-        let key = served.sessions.put_result(owner, result.into_string());
+        let key = served.sessions.put_result(owner, view::rendered(result));
         see_other(&format!("{STATUS}?result={key}"))
     }
 
@@ -118,25 +118,14 @@ impl PageForm {
         self,
         served: AdminState,
         action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
-        show: impl FnOnce(Result<T, ActionError>) -> Markup,
+        show: impl FnOnce(&Result<T, ActionError>) -> Notice<'_>,
     ) -> Response
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ActionError>> + Send + 'static,
     {
         let done = finish(served.clone(), self.peer.clone(), action).await;
-        self.show(&served, show(done))
-    }
-
-    /// Explains a request, and leads back to the page with a view of that.
-    fn explain(
-        &self,
-        served: &AdminState,
-        view: fn(&ExplainRequest, &Explanation) -> Markup,
-    ) -> Response {
-        let explained = explained(served, &self.fields);
-        let shown = outcome(explained, |(question, explained)| view(question, explained));
-        self.show(served, shown)
+        self.show(&served, &show(&done))
     }
 
     fn backend(&self) -> BackendName {
@@ -156,11 +145,12 @@ pub(super) async fn drain(State(served): State<AdminState>, form: PageForm) -> R
         served,
         |actions, who| async move { actions.drain(who, backend, force).await },
         |done| match done {
-            Ok(done) => notice::backend(&done),
-            Err(refused) if refused.reason == "last_backend" => {
-                notice::last_backend(&refused, &target, csrf.as_deref())
-            }
-            Err(refused) => notice::failed(&refused),
+            Err(refused) if refused.reason == "last_backend" => Notice::LastBackend {
+                refused,
+                backend: target,
+                csrf: hidden_csrf(csrf.as_deref()),
+            },
+            done => outcome(done, Notice::Backend),
         },
     )
     .await
@@ -171,7 +161,7 @@ pub(super) async fn undrain(State(served): State<AdminState>, form: PageForm) ->
     form.act(
         served,
         |actions, who| async move { actions.undrain(who, backend).await },
-        |done| outcome(done, notice::backend),
+        |done| outcome(done, Notice::Backend),
     )
     .await
 }
@@ -181,7 +171,7 @@ pub(super) async fn unban(State(served): State<AdminState>, form: PageForm) -> R
     form.act(
         served,
         |actions, who| async move { actions.unban(who, address).await },
-        |done| outcome(done, notice::unbanned),
+        |done| outcome(done, Notice::Unbanned),
     )
     .await
 }
@@ -189,12 +179,12 @@ pub(super) async fn unban(State(served): State<AdminState>, form: PageForm) -> R
 pub(super) async fn purge(State(served): State<AdminState>, form: PageForm) -> Response {
     let order = match purge_order(&order(&form.fields)) {
         Ok(order) => order,
-        Err(refused) => return form.show(&served, notice::failed(&refused)),
+        Err(refused) => return form.show(&served, &Notice::Failed(&refused)),
     };
     form.act(
         served,
         |actions, who| async move { actions.purge(who, order).await },
-        |done| outcome(done, notice::receipt),
+        |done| outcome(done, Notice::Purged),
     )
     .await
 }
@@ -217,11 +207,13 @@ fn order(fields: &FormFields) -> Value {
 }
 
 pub(super) async fn lookup(State(served): State<AdminState>, form: PageForm) -> Response {
-    form.explain(&served, notice::lookup)
+    let explained = explained(&served, &form.fields);
+    form.show(&served, &outcome(&explained, Notice::Lookup))
 }
 
 pub(super) async fn explain(State(served): State<AdminState>, form: PageForm) -> Response {
-    form.explain(&served, notice::explanation)
+    let explained = explained(&served, &form.fields);
+    form.show(&served, &outcome(&explained, Notice::Explanation))
 }
 
 fn explained(
@@ -249,9 +241,9 @@ fn explained(
 }
 
 /// Shows what an action has done, or why it was refused.
-fn outcome<T>(done: Result<T, ActionError>, show: impl FnOnce(&T) -> Markup) -> Markup {
-    match done {
-        Ok(done) => show(&done),
-        Err(refused) => notice::failed(&refused),
-    }
+fn outcome<'a, T>(
+    done: &'a Result<T, ActionError>,
+    show: impl FnOnce(&'a T) -> Notice<'a>,
+) -> Notice<'a> {
+    done.as_ref().map_or_else(Notice::Failed, show)
 }

@@ -50,9 +50,12 @@ pub(super) async fn form(
         let reason = reasons.into_iter().find(|reason| reason.word() == word)?;
         Some(hints(&reason.refused().message).into_owned())
     });
-    let has_token = served.actions.token().is_some();
-    let page = view::login(query.link.as_deref(), why.as_deref(), has_token);
-    Html(page.into_string()).into_response()
+    let page = view::rendered(&view::Login {
+        link: query.link.as_deref(),
+        why: why.as_deref(),
+        has_token: served.actions.token().is_some(),
+    });
+    Html(page).into_response()
 }
 
 pub(super) async fn enter(

@@ -2,15 +2,12 @@
 //!
 //! Forms and links work without script; with script, sections are replaced as they change.
 
+mod figures;
 mod forms;
 mod live;
 mod login;
 mod notice;
-mod plugins;
 mod rendered;
-mod routes;
-mod summary;
-mod tables;
 mod tail;
 mod tiles;
 mod view;
@@ -27,7 +24,7 @@ use serde::Deserialize;
 pub(super) use self::rendered::SharedSections;
 use self::{
     tail::Tail,
-    view::{CSRF_FIELD, PageView},
+    view::{CSRF_FIELD, Page, hidden_csrf},
 };
 use super::{
     AdminState, Route,
@@ -135,17 +132,18 @@ fn rendered_page(
 ) -> String {
     let result = query.result.as_deref();
     let result = result.and_then(|key| served.sessions.result(admission.session(), key));
-    let snapshot = served.source.snapshot();
-    let view = PageView {
-        bans: served.source.bans(),
-        csrf: csrf(served, admission),
+    let status = served.source.snapshot();
+    let csrf = csrf(served, admission);
+    view::rendered(&Page {
+        sections: view::sections(&status, served.source.bans(), csrf.as_deref()),
+        status: &status,
+        tail: Tail::of(uri, &served.source.history()),
+        csrf: hidden_csrf(csrf.as_deref()),
         may_leave: admission.session().is_some(),
-        snapshot: &snapshot,
-    };
-    // A result stays until it was read.
-    let is_refreshed = query.refresh.is_none() && query.result.is_none();
-    let tail = Tail::of(uri, &served.source.history());
-    view::page(&view, &tail, result.as_deref(), is_refreshed).into_string()
+        result: result.as_deref(),
+        // A result stays until it was read.
+        is_refreshed: query.refresh.is_none() && query.result.is_none(),
+    })
 }
 
 /// Returns the value that forms repeat; `None` for programs with a token, which need none.

@@ -10,7 +10,7 @@ use edgeway_base::clock::Clock;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::view::{self, PageView, hidden_csrf};
+use super::view::{self, hidden_csrf};
 use crate::{actions::ActionError, http::off_thread, snapshot::Source};
 
 /// Interval of the sections, as of the records of recent traffic.
@@ -71,16 +71,7 @@ pub(super) async fn render(source: &Arc<dyn Source>) -> Result<Arc<Sections>, Ac
     let source = Arc::clone(source);
     let rendered = off_thread(move || {
         let snapshot = source.snapshot();
-        let view = PageView {
-            bans: source.bans(),
-            csrf: Some(PLACE.to_owned()),
-            may_leave: false,
-            snapshot: &snapshot,
-        };
-        let sections = view::sections(&view).into_iter();
-        sections
-            .map(|(id, section)| (id, section.into_string()))
-            .collect()
+        view::sections(&snapshot, source.bans(), Some(PLACE))
     });
     rendered.await.map(Arc::new)
 }
@@ -88,8 +79,7 @@ pub(super) async fn render(source: &Arc<dyn Source>) -> Result<Arc<Sections>, Ac
 /// Fills in the value that the forms of a session repeat. No text of others can be the place for
 /// it: the signs of markup are escaped in texts.
 pub(super) fn filled(section: &str, csrf: Option<&str>) -> String {
-    let place = hidden_csrf(Some(PLACE)).into_string();
-    section.replace(&place, &hidden_csrf(csrf).into_string())
+    section.replace(&hidden_csrf(Some(PLACE)), &hidden_csrf(csrf))
 }
 
 #[cfg(test)]
@@ -98,9 +88,9 @@ mod tests {
 
     #[test]
     fn the_value_of_forms_is_filled_into_their_field_alone() {
-        let form = hidden_csrf(Some(PLACE)).into_string();
+        let form = hidden_csrf(Some(PLACE));
         let section = format!("csrf {form}csrf{form}");
-        let own = hidden_csrf(Some("own")).into_string();
+        let own = hidden_csrf(Some("own"));
         assert_eq!(
             filled(&section, Some("own")),
             format!("csrf {own}csrf{own}")

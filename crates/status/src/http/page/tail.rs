@@ -4,29 +4,20 @@ use std::collections::BTreeMap;
 
 use axum::{extract::Query, http::Uri};
 use edgeway_proxy::live::history::{RequestHistory, RequestQuery};
-use maud::{Markup, html};
 use url::form_urlencoded;
 
-use super::{
-    STATUS,
-    tables::{labelled, mark},
-};
 use crate::logged_request::LoggedRequest;
 
 /// Number of requests on the page.
 const SHOWN: usize = 50;
 
 /// Fields of the filter, with their labels and examples.
-const FIELDS: [(&str, &str, &str); 5] = [
+pub(super) const FIELDS: [(&str, &str, &str); 5] = [
     ("route", "Route", "api"),
     ("status", "Status", "5xx"),
     ("path", "Path", "/blog"),
     ("client", "Client", "192.0.2.7"),
     ("reason", "Reason", "rate_limit"),
-];
-/// Columns of the requests; those of numbers begin with `#`.
-const COLUMNS: [&str; 8] = [
-    "Time", "#Status", "Request", "Route", "#ms", "Reason", "Client", "Backend",
 ];
 const ERRORS: &str = "errors";
 const PROBLEMS: &str = "problems";
@@ -35,7 +26,7 @@ const PROBLEMS: &str = "problems";
 pub(super) struct Tail {
     fields: BTreeMap<String, String>,
     /// The requests, the newest first; or why the filter cannot be read.
-    requests: Result<Vec<LoggedRequest>, String>,
+    pub(super) requests: Result<Vec<LoggedRequest>, String>,
 }
 
 impl Tail {
@@ -67,90 +58,29 @@ impl Tail {
         Self { fields, requests }
     }
 
-    pub(super) fn section(&self) -> Markup {
-        let value = |name: &str| self.fields.get(name).map_or("", String::as_str);
-        html! {
-            section id="tail" class="forms" {
-                h2 { "Latest requests" }
-                // Script closes it; without, the page is loaded again, and would close it meanwhile.
-                details data-key="filter" open {
-                  summary { "Filter" }
-                  form method="get" action=(STATUS) data-tail {
-                    @for (name, label, example) in FIELDS {
-                        label { (label) " "
-                            input name=(name) value=(value(name)) placeholder=(example) size="12";
-                        }
-                    }
-                    @for (name, text) in [
-                        (ERRORS, " only failed"),
-                        (PROBLEMS, " only failed, retried and degraded"),
-                    ] {
-                        label {
-                            input type="checkbox" name=(name) value="true"
-                                checked[self.fields.contains_key(name)];
-                            (text)
-                        }
-                    }
-                    button { "Filter" }
-                  }
-                }
-                p id="filter-problem" class="bad" role="alert" hidden[self.requests.is_ok()] {
-                    @if let Err(why) = &self.requests { (why) }
-                }
-                div class="wide tail" tabindex="0" {
-                    table {
-                        thead {
-                            tr class="columns" {
-                                @for column in COLUMNS {
-                                    @let number = column.strip_prefix('#');
-                                    th class=[number.map(|_| "number")] { (number.unwrap_or(column)) }
-                                }
-                            }
-                        }
-                        tbody id="requests" {
-                            @for request in self.requests.iter().flatten() {
-                                (labelled(&COLUMNS, &request.row()))
-                            }
-                        }
-                    }
-                }
-            }
-        }
+    pub(super) fn value(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.fields.contains_key(name)
     }
 }
 
 impl LoggedRequest {
-    /// Renders a row, with the cells that the script makes for later requests.
-    fn row(&self) -> Markup {
-        let time = self.time.get(11..23).unwrap_or(&self.time);
-        let status = if self.status == 0 { 499 } else { self.status };
-        html! {
-            tr {
-                td { (time) }
-                td class="number" { (mark_status(status)) }
-                td class="target" { (self.method) " " (self.host) (self.path) }
-                td { (self.route.as_deref().unwrap_or("–")) }
-                td class="number" { (format!("{:.1}", self.total_ms)) }
-                td { (self.why()) }
-                td { (self.client) }
-                td { (self.backends()) }
-            }
-        }
+    pub(super) fn time_of_day(&self) -> &str {
+        self.time.get(11..23).unwrap_or(&self.time)
+    }
+
+    /// Returns the status; that of nginx for a client that left before its response.
+    pub(super) fn shown_status(&self) -> u16 {
+        if self.status == 0 { 499 } else { self.status }
     }
 
     /// Returns the reason of the response: of a refusal or failure, or else of the cache.
-    fn why(&self) -> String {
+    pub(super) fn why(&self) -> String {
         let words = [&self.reason, &self.cache, &self.cache_why];
         let words: Vec<&str> = words.into_iter().flatten().map(String::as_str).collect();
         words.join(" ")
-    }
-}
-
-fn mark_status(status: u16) -> Markup {
-    let text = status.to_string();
-    if status >= 500 {
-        mark(false, &text)
-    } else {
-        html! { (text) }
     }
 }

@@ -1,202 +1,187 @@
-//! The page as a whole, the login, and the forms that are not replaced.
+//! The templates of the page and of the login, in `templates/`.
 
+use askama::Template;
+use chrono::{DateTime, Utc};
 use edgeway_base::out;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    ICON_PATH, LOGIN, LOGOUT, SCRIPT_PATH, STATUS, STREAM, STYLE_PATH, plugins, routes, tables,
-    tail::Tail, tiles,
+    figures,
+    tail::{self, Tail},
+    tiles::{self, Tile},
 };
-use crate::{Snapshot, snapshot::BanStatus};
+use crate::{
+    Snapshot,
+    latencies::Latencies,
+    problems::{self, Problem, Severity},
+    snapshot::{BackendStatus, BanStatus, CertificateExpiry, PurgeLinkStatus, RouteStatus, State},
+    table,
+};
 
 /// Name of the field by which a form shows that a page of ours sent it.
 pub(super) const CSRF_FIELD: &str = "csrf";
+/// Number of routes without requests that are shown as the others are.
+const QUIET_SHOWN: usize = 5;
 
-/// Input of the page.
-pub(super) struct PageView<'a> {
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) bans: Vec<BanStatus>,
-    pub(super) csrf: Option<String>,
-    /// True if there is a session to leave.
-    pub(super) may_leave: bool,
+/// Returns the hidden field of a form; empty without a value. Values are ours, and need no escapes.
+pub(super) fn hidden_csrf(csrf: Option<&str>) -> String {
+    csrf.map_or_else(String::new, |csrf| {
+        format!("<input type=\"hidden\" name=\"{CSRF_FIELD}\" value=\"{csrf}\">")
+    })
 }
 
-/// Renders the sections that are kept up to date, by their ids, in the order of the page.
-pub(super) fn sections(view: &PageView<'_>) -> Vec<(&'static str, Markup)> {
-    let status = view.snapshot;
+pub(super) fn rendered(template: &impl Template) -> String {
+    template.to_string().trim().to_owned()
+}
+
+/// The sections that are kept up to date.
+#[derive(Template)]
+#[template(
+    path = "sections.html",
+    whitespace = "minimize",
+    blocks = [
+        "summary", "traffic", "routes", "upstreams", "cache", "limits", "plugins", "certificates",
+        "reloads", "shared", "listeners",
+    ]
+)]
+struct Sections<'a> {
+    status: &'a Snapshot,
+    bans: Vec<BanStatus>,
+    /// The hidden field of the forms.
+    csrf: String,
+    at: DateTime<Utc>,
+    problems: Vec<Problem>,
+}
+
+/// Renders the sections by their ids, in the order of the page. A section without anything to show
+/// is empty.
+pub(super) fn sections(
+    status: &Snapshot,
+    bans: Vec<BanStatus>,
+    csrf: Option<&str>,
+) -> Vec<(&'static str, String)> {
+    let at = problems::time_of(status).unwrap_or_default();
+    let sections = Sections {
+        status,
+        bans,
+        csrf: hidden_csrf(csrf),
+        at,
+        problems: problems::of(status, at),
+    };
     vec![
-        ("summary", tables::summary(view)),
-        ("traffic", tiles::tiles(&status.traffic)),
-        ("routes", routes::routes(&status.routes)),
-        ("upstreams", tables::upstreams(view)),
-        ("cache", tables::cache(status)),
-        ("limits", tables::limits(view)),
-        ("plugins", plugins::plugins(&status.plugins)),
-        ("certificates", tables::certificates(status)),
-        ("reloads", tables::reloads(&status.reloads)),
-        ("shared", tables::shared(status)),
-        ("listeners", tables::listeners(&status.listeners)),
+        ("summary", rendered(&sections.as_summary())),
+        ("traffic", rendered(&sections.as_traffic())),
+        ("routes", rendered(&sections.as_routes())),
+        ("upstreams", rendered(&sections.as_upstreams())),
+        ("cache", rendered(&sections.as_cache())),
+        ("limits", rendered(&sections.as_limits())),
+        ("plugins", rendered(&sections.as_plugins())),
+        ("certificates", rendered(&sections.as_certificates())),
+        ("reloads", rendered(&sections.as_reloads())),
+        ("shared", rendered(&sections.as_shared())),
+        ("listeners", rendered(&sections.as_listeners())),
     ]
 }
 
-/// Renders the page. `result` is the result of a form.
-pub(super) fn page(
-    view: &PageView<'_>,
-    tail: &Tail,
-    result: Option<&str>,
-    is_refreshed: bool,
-) -> Markup {
-    let status = view.snapshot;
-    let csrf = view.csrf.as_deref();
-    let head = html! {
-        // With script, the page is kept up to date without loading it again.
-        @if is_refreshed { noscript { meta http-equiv="refresh" content="10"; } }
-        script src=(SCRIPT_PATH) defer {}
-    };
-    let body = html! {
-        header {
-            a class="brand" href=(STATUS) { img src=(ICON_PATH) alt="" width="24" height="24"; "Edgeway" }
-            span id="live" class="soft" role="status" {}
-            noscript {
-                @if is_refreshed {
-                    a href={ (STATUS) "?refresh=off" } { "Stop loading the page again every 10 s" }
-                } @else {
-                    a href=(STATUS) { "Load the page again every 10 s" }
-                }
-            }
-            @if view.may_leave {
-                form method="post" action=(LOGOUT) class="inline" data-plain {
-                    (hidden_csrf(csrf))
-                    button { "Log out" }
-                }
-            }
-        }
-        main data-stream=(STREAM) {
-            div id="notice" role="status" hidden[result.is_none()] {
-                // Escaped when it was made.
-                @if let Some(result) = result { (PreEscaped(result)) }
-            }
-            @for (id, section) in sections(view) {
-                @let html = section.into_string();
-                section id=(id) data-live hidden[html.is_empty()] { (PreEscaped(&html)) }
-                @if id == "traffic" { (tail.section()) }
-                @if id == "cache" && status.cache.is_some() { (cache_forms(csrf)) }
-            }
-            (explain_form(csrf))
-        }
-    };
-    let title = format!("edgeway · {}", status.state.name());
-    document(&title, &head, &body)
-}
+impl Sections<'_> {
+    fn count(&self, severity: Severity) -> usize {
+        let problems = self.problems.iter();
+        problems.filter(|it| it.severity == severity).count()
+    }
 
-fn document(title: &str, head: &Markup, body: &Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (title) }
-                link rel="icon" href=(ICON_PATH) type="image/svg+xml";
-                link rel="stylesheet" href=(STYLE_PATH);
-                (head)
-            }
-            body { (body) }
-        }
+    fn tiles(&self) -> [Tile; 4] {
+        tiles::tiles(&self.status.traffic)
+    }
+
+    /// Returns the routes, those first that fail, then the busiest; and many that had no requests,
+    /// which are folded.
+    fn routes(&self) -> (Vec<&RouteStatus>, Vec<&RouteStatus>) {
+        let is_quiet =
+            |route: &RouteStatus| route.traffic.p50_ms.is_none() && route.traffic.rate == 0.0;
+        let mut order: Vec<&RouteStatus> = self.status.routes.iter().collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (&a.traffic, &b.traffic);
+            let failing = problems::is_failing(b).cmp(&problems::is_failing(a));
+            failing.then(b.rate.total_cmp(&a.rate))
+        });
+        let quiet = order.iter().filter(|route| is_quiet(route)).count();
+        order
+            .into_iter()
+            .partition(|route| quiet <= QUIET_SHOWN || !is_quiet(route))
+    }
+
+    fn shared_link(&self) -> Option<&PurgeLinkStatus> {
+        self.status.purges.as_ref().filter(|link| link.shared)
+    }
+
+    /// Returns true if a certificate is valid for long, and the time for which it is.
+    fn remaining(&self, expiry: &CertificateExpiry) -> (bool, String) {
+        let left = problems::time_left(expiry, self.at);
+        let is_good = !left.is_some_and(problems::is_soon);
+        let text = match left.map(|left| (left.num_seconds(), left.num_days())) {
+            None => String::new(),
+            Some((..=0, _)) => "expired".to_owned(),
+            Some((_, days)) => format!("{} left", out::counted(days, "day")),
+        };
+        (is_good, text)
     }
 }
 
-/// The hidden field of a form.
-pub(super) fn hidden_csrf(csrf: Option<&str>) -> Markup {
-    html! { @if let Some(csrf) = csrf { input type="hidden" name=(CSRF_FIELD) value=(csrf); } }
+fn failed_probe(backend: &BackendStatus) -> Option<&str> {
+    let probe = backend.probe.as_ref()?;
+    (!probe.passed).then_some(&probe.text)
 }
 
-fn cache_forms(csrf: Option<&str>) -> Markup {
-    html! {
-        section class="forms" {
-            form method="post" action="/status/act/lookup" {
-                (hidden_csrf(csrf))
-                label { "Is it cached? " input name="url" required placeholder="https://shop.example.com/" size="36"; }
-                button { "Look up" }
-            }
-            form method="post" action="/status/act/purge" {
-                (hidden_csrf(csrf))
-                label { "Purge "
-                    select name="kind" {
-                        option value="url" { "URL" }
-                        option value="prefix" { "prefix" }
-                        option value="tag" { "tag" }
-                        option value="all" { "everything" }
-                    }
-                }
-                label { span class="soft" { "of" } input name="value" placeholder="/blog/" size="24" aria-label="URL, prefix or tag"; }
-                label { input type="checkbox" name="soft" value="true"; " soft" }
-                button class="danger" { "Purge" }
-            }
-        }
+/// Returns the action of a backend's button.
+fn drain_or_undrain(backend: &BackendStatus) -> &'static str {
+    let is_drained = problems::is_drained(backend);
+    if is_drained { "undrain" } else { "drain" }
+}
+
+/// The page as a whole.
+#[derive(Template)]
+#[template(path = "status.html", whitespace = "minimize")]
+pub(super) struct Page<'a> {
+    pub(super) status: &'a Snapshot,
+    pub(super) sections: Vec<(&'static str, String)>,
+    pub(super) tail: Tail,
+    /// The hidden field of the forms.
+    pub(super) csrf: String,
+    /// True if there is a session to leave.
+    pub(super) may_leave: bool,
+    /// The result of a form.
+    pub(super) result: Option<&'a str>,
+    pub(super) is_refreshed: bool,
+}
+
+/// A page with a message alone, which script shows in its place on the page.
+#[derive(Template)]
+#[template(path = "message.html", whitespace = "minimize")]
+pub(super) struct Message<'a> {
+    pub(super) notice: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "login.html", whitespace = "minimize")]
+pub(super) struct Login<'a> {
+    /// Key of a link for one use.
+    pub(super) link: Option<&'a str>,
+    /// Reason of a failed login.
+    pub(super) why: Option<&'a str>,
+    pub(super) has_token: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_without_anything_to_show_is_empty() {
+        let sections = sections(&Snapshot::default(), Vec::new(), None);
+        let empty = sections.iter().filter(|(_, html)| html.is_empty());
+        let empty: Vec<&str> = empty.map(|(id, _)| *id).collect();
+        assert_eq!(
+            empty,
+            ["cache", "plugins", "certificates", "reloads", "shared"]
+        );
     }
-}
-
-fn explain_form(csrf: Option<&str>) -> Markup {
-    html! {
-        section id="explain" class="forms" {
-            h2 { "Explain a request" }
-            form method="post" action="/status/act/explain" {
-                (hidden_csrf(csrf))
-                label { "Method " input name="method" value="GET" size="7"; }
-                label { "URL " input name="url" required placeholder="https://shop.example.com/api" size="36"; }
-                label { "Client " input name="client" placeholder="127.0.0.1" size="16"; }
-                label class="wide-field" { "Headers, one per line "
-                    textarea name="headers" rows="2" placeholder="Accept: text/html" {}
-                }
-                button { "Explain" }
-            }
-        }
-    }
-}
-
-/// Renders a page with a message alone, which script shows in its place on the page.
-pub(super) fn message(message: &Markup) -> Markup {
-    let body = html! {
-        main {
-            div id="notice" role="status" { (message) }
-            p { a href=(STATUS) { "To the page" } }
-        }
-    };
-    document("edgeway", &html! {}, &body)
-}
-
-/// Renders the login. `link` is the key of a link for one use, `why` the reason of a failed login.
-pub(super) fn login(link: Option<&str>, why: Option<&str>, has_token: bool) -> Markup {
-    let head = html! { script src=(SCRIPT_PATH) defer {} };
-    let body = html! {
-        main class="login" {
-            h1 class="brand" { img src=(ICON_PATH) alt="" width="32" height="32"; "Edgeway" }
-            @if let Some(why) = why { p id="why" class="bad" role="alert" { (why) } }
-            @if let Some(link) = link {
-                // A form, so that the link is not used up by programs that look at links.
-                form method="post" action=(LOGIN) data-plain data-auto {
-                    input type="hidden" name="link" value=(link);
-                    button { "Open the status page" }
-                }
-            } @else {
-                @if has_token {
-                    form method="post" action=(LOGIN) data-plain {
-                        label { "Admin token "
-                            input type="password" name="token" required autofocus
-                                autocomplete="current-password";
-                        }
-                        button { "Log in" }
-                    }
-                }
-                p class="soft" {
-                    @if has_token { "Or run " } @else { "Run " }
-                    code { (out::program()) " page" }
-                    " on the gateway's machine: it prints a link that opens this page."
-                }
-            }
-        }
-    };
-    document("edgeway · log in", &head, &body)
 }
