@@ -269,7 +269,11 @@ pub fn weakened(etag: &HeaderValue) -> WeakenedTag {
 /// Callers check before they add a field, so that it is listed once.
 pub fn varies_by(headers: &HeaderMap, field: &HeaderName) -> bool {
     let field = field.as_str().as_bytes();
-    let names = |member: &[u8]| member == b"*" || member.eq_ignore_ascii_case(field);
+    // Letters are the same but for the first ones of words: faster than folding each of both.
+    let is_letter = |(byte, own): (&u8, &u8)| byte == own || byte.to_ascii_lowercase() == *own;
+    let is_field =
+        |member: &[u8]| member.len() == field.len() && member.iter().zip(field).all(is_letter);
+    let names = |member: &[u8]| member == b"*" || is_field(member);
     let mut lines = values(headers, &http::header::VARY).map(HeaderValue::as_bytes);
     // Most lines have one member, and splitting costs more than all headers.
     lines.any(|line| names(line) || list(line).any(names))

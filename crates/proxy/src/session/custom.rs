@@ -97,11 +97,6 @@ pub(crate) fn client(session: &mut Session) -> &mut Client {
 
 /// Returns the place of the client in a session. The gateway's own driver has one that is found with
 /// less work than the digest.
-#[expect(
-    clippy::inline_always,
-    reason = "thirty calls of a request each cost more than the body"
-)]
-#[inline(always)]
 fn place(session: &mut Session) -> &mut Option<Box<Client>> {
     if let Some(own) = &mut session.subrequest_ctx {
         let own = own.user_ctx_mut().and_then(|own| own.downcast_mut());
