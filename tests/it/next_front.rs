@@ -226,6 +226,51 @@ async fn a_foreign_form_cannot_pose_as_the_apps_own() {
     assert!(own.text().contains("greeted:Ada"));
 }
 
+/// Invariant: Next.js runs an action at any path, so a call passes the guards of a page that has it,
+/// unless an open page has it too.
+#[tokio::test]
+async fn a_server_action_leads_around_no_guard_of_its_page() {
+    let app = NextApp::shared().await;
+    let build = app.kind().build();
+    let manifest = build.join("server/server-reference-manifest.json");
+    let manifest = std::fs::read(manifest).expect("the build has it");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let actions = manifest["node"].as_object().expect("the actions");
+    let call = |path: &str, name: &str, arguments: &'static str| {
+        let mut all = actions.iter();
+        let found = all.find(|(_, action)| action["exportedName"] == name);
+        post(path, arguments)
+            .header("host", SHOP)
+            .header("next-action", found.expect("an action").0.as_str())
+            .header("content-type", "text/plain;charset=UTF-8")
+    };
+    let guarded = "  - { match: { path: [/action, /action/*] }, upstream: web, \
+        access: { deny: [127.0.0.0/8] } }\n";
+    let open = config(&app.address().to_string(), guarded);
+    let folder = format!("app: nextjs\n    folder: {}", build.display());
+    let known = open.replace("app: nextjs", &folder);
+    let (open, known) = tokio::join!(Gateway::start(&open), Gateway::start(&known));
+    for path in ["/", "/isr", "/nowhere"] {
+        let greet = call(path, "greet", "[\"Ada\"]");
+        assert_eq!(known.send(&greet).await.status(), 403, "{path}");
+        // The control: Next.js runs it there.
+        let response = open.send(&greet).await;
+        assert!(response.text().contains("greeted:Ada"), "{path}");
+    }
+    // `/form` has this one as well.
+    for path in ["/form", "/"] {
+        let again = call(path, "greetAgain", "[null, \"Ada\"]");
+        let response = known.send(&again).await;
+        assert!(response.text().contains("greeted:Ada"), "{path}");
+    }
+    let response = known
+        .send(&call("/action", "greetAgain", "[null, 1]"))
+        .await;
+    assert_eq!(response.status(), 403, "the page itself");
+    let response = known.send(&call("/", "change", "[\"/nowhere\"]")).await;
+    assert_eq!(response.status(), 200, "an open page has it");
+}
+
 #[tokio::test]
 async fn an_action_body_over_a_megabyte_is_refused_before_the_app() {
     let origin = EchoOrigin::start().await;

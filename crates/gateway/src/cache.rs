@@ -522,6 +522,6 @@ pub(super) struct App {
     budget: Arc<RenderBudget>,
     crawlers: Option<Arc<Crawlers>>,
     guarded: Option<PathSet>,
-    build: Option<Arc<BuildWatch>>,
+    pub(super) build: Option<Arc<BuildWatch>>,
     pub(super) releases: Option<Arc<Releases>>,
 }

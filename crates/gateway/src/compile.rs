@@ -180,6 +180,7 @@ impl Compiler<'_> {
             accel_upstreams: accel_upstreams(&routes),
             app_files: self.of_apps(&upstreams, |app| app.files.clone()),
             app_images: self.of_apps(&upstreams, |app| app.images.clone()),
+            app_builds: self.of_apps(&upstreams, |app| app.build.clone()),
             app_releases: self.of_apps(&upstreams, |app| app.releases.clone()),
             listeners,
             acme,

@@ -205,10 +205,10 @@ pub fn explain(
     };
     let mut params = Params::default();
     let literal = gateway.table.find(&target, &head, &mut params);
+    let has_spellings = has_spellings || routes::action_of(&head).is_some();
     let guarded = literal
         .as_ref()
-        .filter(|literal| gateway.table.lacks_guards(literal.route, has_spellings))
-        .and_then(|literal| gateway.table.guarded(&target, &head, literal, &mut params));
+        .and_then(|literal| gateway.guarded((&target, &head, has_spellings), literal, &mut params));
     let (found, also) = match (&guarded, literal) {
         (Some(guarded), _) => (Some(guarded.route), guarded.also.clone()),
         (None, Some(literal)) => (Some(literal.route), literal.also),

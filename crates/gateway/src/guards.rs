@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use edgeway_cache::nextjs::Build;
 use edgeway_config::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     model::{MatchConfig, RouteConfig, RouteNode, SiteConfig, SpellingConfig},
@@ -13,10 +14,14 @@ use edgeway_config::{
 use edgeway_core::chain::{AnyOf, Chain, CompiledFilter, Guard, Phase, Reply, RequestFacts};
 use edgeway_files::Files;
 use edgeway_filters::error_pages::ErrorPages;
-use edgeway_routes::{Action, Otherwise, Respond, RouteProtection, RouteTable, Rules, Slashes};
+use edgeway_routes::{
+    Action, GuardSearchResult, LiteralMatch, Otherwise, Params, Respond, RouteProtection,
+    RouteTable, Rules, Slashes, Target, action_of,
+};
+use http::HeaderValue;
 use pingora::http::RequestHeader;
 
-use super::{Route, compile::Compiler, open_routes::OpenRoutes};
+use super::{Gateway, Route, compile::Compiler, open_routes::OpenRoutes};
 
 /// Guards of all routes, each once: two routes with the same setting have the same protection.
 #[derive(Default)]
@@ -103,6 +108,42 @@ impl Route {
         let guards = self.guards.iter();
         let missing = guards.filter(|guard| covered.insert(guard.number));
         Chain::new(missing.map(|guard| guard.filter.clone()).collect())
+    }
+}
+
+impl Gateway {
+    /// Returns the guards of other routes that a request has to pass besides those of its own route
+    /// (see [`RouteTable::guarded`]). The last member of the lookup is true if some app may read the
+    /// request as one for another path.
+    #[cold]
+    pub fn guarded(
+        &self,
+        (target, request, has_spellings): (&Target<'_>, &RequestHeader, bool),
+        literal: &LiteralMatch,
+        params: &mut Params,
+    ) -> Option<GuardSearchResult> {
+        let lacks_guards = self.table.lacks_guards(literal.route, has_spellings);
+        let actions = lacks_guards.then(|| self.pages_of_action(request))?;
+        self.table
+            .guarded(target, request, literal, &actions, params)
+    }
+
+    /// Returns paths of the pages that have the server action of a request: Next.js runs it whatever
+    /// the path of the request is.
+    fn pages_of_action(&self, request: &RequestHeader) -> Vec<Box<[u8]>> {
+        let Some(id) = action_of(request).map(HeaderValue::as_bytes) else {
+            return Vec::new();
+        };
+        let mut pages = Vec::new();
+        let mut look =
+            |build: &Build| pages.extend_from_slice(build.pages_of_action(id).unwrap_or(&[]));
+        for (_, build) in &self.app_builds {
+            look(&build.now());
+        }
+        for (_, releases) in &self.app_releases {
+            releases.now().builds().for_each(|build| look(build));
+        }
+        pages
     }
 }
 

@@ -140,6 +140,8 @@ pub struct Gateway {
     pub app_files: Box<[(Arc<Upstream>, AppFiles)]>,
     /// Apps whose images are made without the app, by the app's upstream.
     pub app_images: Box<[(Arc<Upstream>, AppImages)]>,
+    /// Builds of apps without releases.
+    pub app_builds: Box<[(Arc<Upstream>, Arc<edgeway_cache::nextjs::BuildWatch>)]>,
     /// Releases of apps that have some.
     pub app_releases: Box<[(Arc<Upstream>, Arc<edgeway_cache::nextjs::Releases>)]>,
     /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.

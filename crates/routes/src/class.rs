@@ -1,11 +1,11 @@
 //! The class of a request, determined from its path and a few headers.
 
 use edgeway_base::{
-    http::{has, weighted},
+    http::{values, weighted},
     spelling::is_image,
 };
 use edgeway_core::chain::Class;
-use http::{HeaderName, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 
 static NEXT_ACTION: HeaderName = HeaderName::from_static("next-action");
@@ -31,7 +31,7 @@ pub fn classify(path: &[u8], request: &RequestHeader) -> Class {
     }
     match request.method {
         Method::GET | Method::HEAD => {}
-        Method::POST if has(&request.headers, &NEXT_ACTION) => return Class::Action,
+        Method::POST if action_of(request).is_some() => return Class::Action,
         _ => return Class::Api,
     }
     if path.starts_with(b"/_next/static/") {
@@ -54,6 +54,13 @@ pub fn classify(path: &[u8], request: &RequestHeader) -> Class {
         }
     }
     by_headers(request)
+}
+
+/// Returns the id of the server action of Next.js that a request calls.
+#[inline]
+pub fn action_of(request: &RequestHeader) -> Option<&HeaderValue> {
+    let is_call = request.method == Method::POST;
+    is_call.then(|| values(&request.headers, &NEXT_ACTION).next())?
 }
 
 /// Classifies by headers in one pass, which costs less than five lookups.

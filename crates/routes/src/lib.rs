@@ -26,7 +26,7 @@ pub use self::{
     action::{
         Action, HostHeader, Otherwise, PAGE_STYLE, Respond, Rewrite, ServeFiles, UpstreamRequest,
     },
-    class::classify,
+    class::{action_of, classify},
     params::{ParamNames, Params, Slot},
     predicate::methods,
     rules::{RuleCourse, Rules, move_to},

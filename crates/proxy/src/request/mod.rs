@@ -176,6 +176,7 @@ fn set_up(
         return Err(reply);
     }
     ctx.facts.class = routes::classify(target.path, request);
+    let has_spellings = has_spellings || routes::action_of(request).is_some();
     let lookup = (&target, &*request, has_spellings);
     let found = find(&ctx.gateway, lookup, &mut ctx.params);
     if found.is_none() && !ctx.gateway.table.serves_host(&host) {

@@ -24,10 +24,7 @@ pub(super) fn guarded(
     (target, head, has_spellings): (&Target<'_>, &RequestHeader, bool),
     params: &mut Params,
 ) -> Option<Box<AdditionalGuards>> {
-    let table = &gateway.table;
-    if table.lacks_guards(literal.route, has_spellings)
-        && let Some(guarded) = table.guarded(target, head, literal, params)
-    {
+    if let Some(guarded) = gateway.guarded((target, head, has_spellings), literal, params) {
         literal.route = guarded.route;
         literal.also = guarded.also;
     }

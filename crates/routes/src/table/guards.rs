@@ -276,26 +276,38 @@ impl RouteTable {
     }
 
     /// Returns the guards of a request by the readings of its path, if some app treats the path as
-    /// a guarded one. `params` are set to those of the route that takes the request, and stay
-    /// unchanged if that is the route of the original path.
+    /// a guarded one. `actions` are the pages that have the server action of the request. `params` are
+    /// set to those of the route that takes the request, and stay unchanged if that is the route of
+    /// the original path.
     #[cold]
     pub fn guarded(
         &self,
         target: &Target<'_>,
         request: &RequestHeader,
         literal: &LiteralMatch,
+        actions: &[Box<[u8]>],
         params: &mut Params,
     ) -> Option<GuardSearchResult> {
         let guards = self.guards.as_ref()?;
+        let is_open = |path| {
+            let target = Target { path, ..*target };
+            guards.is_plainly_unguarded(&target, request, literal.route)
+        };
+        // What an open page has too is open.
+        let action = actions
+            .first()
+            .filter(|_| !actions.iter().any(|page| is_open(page)));
         // `OPTIONS *` has no path.
-        if guards.is_plainly_unguarded(target, request, literal.route)
-            || target.path.first() != Some(&b'/')
-        {
+        if action.is_none() && is_open(target.path) || target.path.first() != Some(&b'/') {
             return None;
         }
         let own = &guards.of[literal.route];
         let source = image_source(target.path, request);
-        let paths = iter::once(target.path).chain(source.as_deref());
+        let sources = source
+            .as_deref()
+            .into_iter()
+            .chain(action.map(|page| &**page));
+        let paths = iter::once(target.path).chain(sources);
         let looks =
             paths.flat_map(|path| guards.looks(path).into_iter().map(move |look| (path, look)));
         let mut first = None;

@@ -49,7 +49,7 @@ fn taken(compiled: &Compiled, line: &str, params: &mut Params) -> Option<(usize,
     let table = compiled.table.as_ref().unwrap();
     let literal = table.find(&target, &head, params)?;
     if table.lacks_guards(literal.route, normal.has_spellings)
-        && let Some(guarded) = table.guarded(&target, &head, &literal, params)
+        && let Some(guarded) = table.guarded(&target, &head, &literal, &[], params)
     {
         return Some((guarded.route, guarded.also));
     }

@@ -6,6 +6,7 @@
 //! writes them into `server/middleware-manifest.json`, beside the matchers: only fields named here
 //! are kept from a file, or one digest of all files ([`identity`]), and no error quotes a file.
 
+mod actions;
 mod assets;
 mod guards;
 mod identity;
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::base::named_file;
 
+use actions::{ActionManifest, Actions};
 pub use assets::AssetKind;
 use assets::Assets;
 pub(super) use assets::list as list_files;
@@ -75,6 +77,7 @@ pub struct Build {
     deployment: Option<Box<str>>,
     guards: Guards,
     deciders: Deciders,
+    actions: Actions,
     images: Option<ImageRules>,
     /// Digest of the settings for images.
     pub(super) image_mark: u64,
@@ -174,6 +177,7 @@ impl Build {
         let has_rules = rules.is_some();
         let rules = rules.unwrap_or_default();
         let base_path = rules.base_path.clone();
+        let actions: Option<ActionManifest> = manifest(folder, actions::MANIFEST)?;
         let asset_prefix = config.asset_prefix.as_deref().and_then(assets::prefix);
         let asset_prefix = asset_prefix.filter(|prefix| **prefix != *base_path);
         let unread = |source| BuildError::Read {
@@ -184,6 +188,7 @@ impl Build {
             mark: identity::digest(folder).map_err(unread)?,
             image_mark: identity::of_image_settings(folder).map_err(unread)?,
             id: Some(id.into()),
+            actions: Actions::new(actions.unwrap_or_default(), &base_path),
             base_path,
             deployment: config.deployment_id.filter(|id| !id.is_empty()),
             guards,
@@ -228,6 +233,16 @@ impl Build {
             below.starts_with(paths::STATIC).then_some(below)
         });
         of_file.or_else(|| path.strip_prefix(self.base_path.as_bytes()))
+    }
+
+    /// Returns true if the build lists its server actions.
+    pub(super) fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    /// Returns paths of the pages that have the server action with this id; `None` if none is known.
+    pub fn pages_of_action(&self, id: &[u8]) -> Option<&[Box<[u8]>]> {
+        self.actions.pages(id)
     }
 
     pub fn deployment(&self) -> Option<&str> {

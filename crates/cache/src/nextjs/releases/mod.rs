@@ -86,6 +86,11 @@ impl ReleaseTable {
         view.of_next(request, deployment)
     }
 
+    /// Returns the builds of all releases.
+    pub fn builds(&self) -> impl Iterator<Item = &Arc<Build>> {
+        self.0.iter().map(|release| &release.build)
+    }
+
     /// Returns the build of a release.
     pub fn build(&self, name: &str) -> Option<&Arc<Build>> {
         Some(&self.named(name)?.build)
@@ -172,7 +177,7 @@ impl<'a> View<'a> {
 
     /// Returns true if a running release lists its server actions.
     fn has_actions(&self) -> bool {
-        self.running(|it| !it.actions.is_empty()).is_some()
+        self.running(|it| it.build.has_actions()).is_some()
     }
 
     /// Returns the destination of a request for a path of Next.js itself.

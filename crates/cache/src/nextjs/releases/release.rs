@@ -1,48 +1,26 @@
 //! Release, as its folder describes it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
 
-use serde::Deserialize;
-
-use super::super::build::{Build, BuildError, Stamp, list_files, manifest};
+use super::super::build::{Build, BuildError, Stamp, list_files};
 use super::paths;
 
 /// Folder of the build in the folder of a release.
 const BUILD: &str = ".next";
-/// Manifest of server actions. It also has the key that encrypts their arguments: only the ids are
-/// kept.
-const ACTIONS: &str = "server/server-reference-manifest.json";
-
 /// A release: its build, and what identifies it in requests.
 #[derive(Debug)]
 pub(super) struct Release {
     pub(super) name: Arc<str>,
     pub(super) build: Arc<Build>,
-    /// Ids of server actions.
-    pub(super) actions: HashSet<Box<[u8]>>,
     /// Decoded paths below `/_next/static/`.
     files: HashSet<Box<[u8]>>,
     /// Time at which the build was put into place.
     pub(super) since: SystemTime,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Actions {
-    node: HashMap<String, Action>,
-    edge: HashMap<String, Action>,
-}
-
-/// A server action; everything that the manifest has of it but a sign of its presence is skipped.
-#[derive(Deserialize)]
-struct Action {
-    #[serde(default, rename = "exportedName")]
-    _name: Option<serde::de::IgnoredAny>,
 }
 
 /// Returns the folder of the build of the release in `folder`.
@@ -66,17 +44,12 @@ impl Release {
     pub(super) fn read(name: &str, folder: &Path) -> Result<Self, BuildError> {
         let folder = build_folder(folder);
         let build = Build::read(&folder, true)?;
-        let actions: Actions = manifest(&folder, ACTIONS)?.unwrap_or_default();
-        let actions = actions.node.into_keys().chain(actions.edge.into_keys());
         let mut files = HashSet::new();
         list_files(&folder.join("static"), &mut Vec::new(), &mut files);
         Ok(Self {
             name: name.into(),
             since: build.since(),
             build: Arc::new(build),
-            actions: actions
-                .map(|id| id.into_bytes().into_boxed_slice())
-                .collect(),
             files,
         })
     }
@@ -87,7 +60,7 @@ impl Release {
     }
 
     pub(super) fn has_action(&self, id: &[u8]) -> bool {
-        self.actions.contains(id)
+        self.build.pages_of_action(id).is_some()
     }
 
     /// Returns true if this raw path names a file of the build's output.
