@@ -7,53 +7,15 @@ use std::{
 
 use clap_mangen::{
     Man,
-    roff::{Roff, bold, roman},
+    roff::{Roff, roman},
 };
 
 use super::Failure;
 
 /// Sections that only the page of the program has.
-const FILES: [(&str, &str); 6] = [
-    (
-        "/etc/edgeway/edgeway.yaml",
-        "The configuration of the systemd unit. Other commands read edgeway.yaml in the current folder, unless --config or EDGEWAY_CONFIG names another file.",
-    ),
-    (
-        "/run/edgeway/admin.sock",
-        "The admin socket of the running gateway, open to root, to the gateway's user and to the group edgeway.",
-    ),
-    (
-        "/var/lib/edgeway",
-        "State: certificates of ACME, and the last configuration that served.",
-    ),
-    (
-        "/etc/edgeway/healthcheck.env",
-        "The probes of edgeway-healthcheck.timer.",
-    ),
-    (
-        "/var/lib/edgeway-healthcheck",
-        "The log of its checks, which edgeway uptime reads, and the restarts of units.",
-    ),
-    (
-        "/var/log/edgeway",
-        "Access logs, where the configuration names them.",
-    ),
-];
-const EXIT_STATUS: [(&str, &str); 4] = [
-    ("0", "Success."),
-    ("1", "The command failed; the message says why."),
-    ("2", "Unknown command or option."),
-    ("78", "The configuration has errors."),
-];
-const SIGNALS: [(&str, &str); 4] = [
-    (
-        "SIGTERM, SIGINT",
-        "Finish the requests in flight, then exit.",
-    ),
-    ("SIGHUP", "Read the configuration again."),
-    ("SIGUSR1", "Open the log files again."),
-    ("SIGUSR2", "Replace the process with a new one."),
-];
+const OF_PROGRAM: &[u8] = include_bytes!("man_program.roff");
+/// Section that every page has.
+const EXIT_STATUS: &[u8] = include_bytes!("man_exit.roff");
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -96,16 +58,19 @@ fn pages(command: &clap::Command) -> io::Result<Vec<(String, Vec<u8>)>> {
     if command.has_subcommands() {
         man.render_subcommands_section(&mut text)?;
     }
-    let mut roff = Roff::default();
+    // The text of an apostrophe, which the sections use.
+    Roff::default().to_writer(&mut text)?;
     if command.get_name() == program {
-        table(&mut roff, "FILES", &FILES);
-        table(&mut roff, "SIGNALS", &SIGNALS);
+        text.extend(OF_PROGRAM);
     }
-    table(&mut roff, "EXIT STATUS", &EXIT_STATUS);
-    roff.control("SH", ["VERSION"]);
+    text.extend(EXIT_STATUS);
     let version = command.get_version().unwrap_or_default();
-    roff.text([roman(format!("{program} {version}"))]);
-    roff.to_writer(&mut text)?;
+    let version = [roman(format!("{program} {version}"))];
+    let version = Roff::default()
+        .control("SH", ["VERSION"])
+        .text(version)
+        .to_roff();
+    text.extend(version.into_bytes());
     found.push((man.get_filename(), text));
     Ok(found)
 }
@@ -114,13 +79,4 @@ fn page_of(command: &clap::Command) -> Man {
     Man::new(command.clone())
         .source(format!("edgeway {}", edgeway_base::VERSION))
         .manual("Edgeway")
-}
-
-fn table(roff: &mut Roff, heading: &str, rows: &[(&str, &str)]) {
-    roff.control("SH", [heading]);
-    for (term, text) in rows {
-        roff.control("TP", []);
-        roff.text([bold(*term)]);
-        roff.text([roman(*text)]);
-    }
 }

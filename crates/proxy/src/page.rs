@@ -1,17 +1,18 @@
 //! Small built-in page of the gateway's own replies: HTML, JSON or a line of text, by `Accept`.
 //!
-//! Pure rendering. The template is split at its marks once, so a page costs one allocation and a
-//! few copies: a flood of refusals must not cost more than the requests that pass.
+//! Pure rendering. A page costs one allocation and a few copies: a flood of refusals must not cost
+//! more than the requests that pass. `templates/page.html` is the page for browsers.
 
-use std::sync::LazyLock;
+use std::fmt;
 
+use askama::Template;
 use bytes::Bytes;
 use edgeway_base::accept;
-use edgeway_routes::PAGE_STYLE;
 use http::{HeaderValue, StatusCode};
 
 /// Content of a page.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "page.html", escape = "none")]
 pub struct Page<'a> {
     pub status: StatusCode,
     /// Reason word of the refusal; `null` in JSON if there is none.
@@ -41,38 +42,6 @@ pub const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'sha256-6RKyKB3/LbmFEFH4Gb1SKiRnCTIgh4D+Z3cktg0gqOs='; frame-ancestors 'none'",
 );
 
-/// Text of the template between two marks, and the mark after it.
-type TemplatePart = (&'static str, TemplateMark);
-
-#[derive(Clone, Copy)]
-enum TemplateMark {
-    Style,
-    Title,
-    Message,
-    Foot,
-    End,
-}
-
-static TEMPLATE: LazyLock<Box<[TemplatePart]>> = LazyLock::new(|| split(include_str!("page.html")));
-
-fn split(mut rest: &'static str) -> Box<[TemplatePart]> {
-    let mut pieces = Vec::new();
-    while let Some((text, tail)) = rest.split_once("{{") {
-        let (name, tail) = tail.split_once("}}").expect("each mark is closed");
-        let mark = match name {
-            "style" => TemplateMark::Style,
-            "title" => TemplateMark::Title,
-            "message" => TemplateMark::Message,
-            "foot" => TemplateMark::Foot,
-            _ => unreachable!("page.html has an unknown mark: {name}"),
-        };
-        pieces.push((text, mark));
-        rest = tail;
-    }
-    pieces.push((rest, TemplateMark::End));
-    pieces.into()
-}
-
 impl PageFormat {
     /// Returns the format that an `Accept` header prefers. Without a preference, as with curl's
     /// `*/*`, it is text: a person can read it in a terminal and a program need not parse it.
@@ -100,42 +69,23 @@ impl Page<'_> {
         self.detail.unwrap_or_else(|| sentence(self.status))
     }
 
+    fn phrase(&self) -> &'static str {
+        self.status.canonical_reason().unwrap_or("Unknown Status")
+    }
+
     /// Returns the page's content type and body for a browser.
     pub fn html(&self) -> (HeaderValue, Bytes) {
-        let mut out = String::with_capacity(2048);
-        for (text, mark) in &**TEMPLATE {
-            out.push_str(text);
-            match mark {
-                TemplateMark::Style => out.push_str(PAGE_STYLE),
-                TemplateMark::Title => self.put_title(&mut out),
-                TemplateMark::Message => put_escaped(&mut out, self.message()),
-                TemplateMark::Foot => self.put_foot(&mut out),
-                TemplateMark::End => {}
-            }
-        }
-        (HTML, Bytes::from(out))
-    }
-
-    fn put_title(&self, out: &mut String) {
-        out.push_str(self.status.as_str());
-        out.push(' ');
-        out.push_str(phrase(self.status));
-    }
-
-    fn put_foot(&self, out: &mut String) {
-        put_escaped(out, self.app);
-        if !self.request_id.is_empty() {
-            if !self.app.is_empty() {
-                out.push_str(" · ");
-            }
-            out.push_str("Request id ");
-            put_escaped(out, self.request_id);
-        }
+        let mut page = String::with_capacity(2048);
+        // Writing to a string cannot fail.
+        let _infallible = self.render_into(&mut page);
+        (HTML, page.into())
     }
 
     fn text(&self) -> Bytes {
         let mut out = String::with_capacity(160);
-        self.put_title(&mut out);
+        out.push_str(self.status.as_str());
+        out.push(' ');
+        out.push_str(self.phrase());
         out.push_str("\n\n");
         out.push_str(self.message());
         out.push('\n');
@@ -174,10 +124,6 @@ impl Page<'_> {
     }
 }
 
-fn phrase(status: StatusCode) -> &'static str {
-    status.canonical_reason().unwrap_or("Unknown Status")
-}
-
 /// Returns a sentence about a status for a reader who is not an administrator.
 fn sentence(status: StatusCode) -> &'static str {
     match status.as_u16() {
@@ -202,25 +148,31 @@ fn sentence(status: StatusCode) -> &'static str {
     }
 }
 
-/// Adds `text` with HTML special characters escaped.
-fn put_escaped(out: &mut String, text: &str) {
-    let mut rest = text;
-    while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
-        out.push_str(&rest[..at]);
-        out.push_str(match rest.as_bytes()[at] {
-            b'&' => "&amp;",
-            b'<' => "&lt;",
-            b'>' => "&gt;",
-            b'"' => "&quot;",
-            _ => "&#39;",
-        });
-        rest = &rest[at + 1..];
+/// A text with the characters escaped that have a meaning in HTML.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+            f.write_str(&rest[..at])?;
+            f.write_str(match rest.as_bytes()[at] {
+                b'&' => "&amp;",
+                b'<' => "&lt;",
+                b'>' => "&gt;",
+                b'"' => "&quot;",
+                _ => "&#39;",
+            })?;
+            rest = &rest[at + 1..];
+        }
+        f.write_str(rest)
     }
-    out.push_str(rest);
 }
 
 #[cfg(test)]
 mod tests {
+    use edgeway_routes::PAGE_STYLE;
+
     use super::*;
 
     const PAGE: Page<'static> = Page {

@@ -171,7 +171,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
     let written = written.filter(|(written, _)| has_upstream(written));
     let (loaded, file) = match written {
         None => {
-            let text = format!("{}{QUIET}", base.text());
+            let text = format!("{base}{QUIET}");
             (gateway::load_text(NAME, &text), None)
         }
         Some((written, path)) => {

@@ -1,8 +1,7 @@
 //! Changes of a project's configuration while it is developed: one listener, and the `dev` script
-//! in place of the app.
+//! in place of the app. `templates/overlay.yml` has its text.
 
-use std::fmt::Write as _;
-
+use askama::Template;
 use edgeway_config::scalar::quoted;
 use edgeway_config::{
     model::{App, File},
@@ -61,43 +60,33 @@ pub(super) fn upstream(file: &File, wanted: Option<&str>) -> Result<String, Stri
     }
 }
 
+#[derive(Template)]
+#[template(path = "overlay.yml")]
+struct OverlayText<'a> {
+    base: &'a ProxyYaml,
+    name: String,
+    is_next: bool,
+    /// True if the file says nothing about an access log.
+    is_quiet: bool,
+    /// True if HSTS, which the file asks for, would be sent from this machine.
+    is_hsts_off: bool,
+    /// Condition for the hosts of the site.
+    hosts: String,
+    /// Conditions for the WebSockets of hot module replacement.
+    clients: Vec<String>,
+}
+
 /// Returns the text that is laid over the file. `hmr` has the paths of hot module replacement.
 pub(super) fn text(file: &File, base: &ProxyYaml, site: &LocalSite, hmr: &[String]) -> String {
-    let upstream = &site.upstream;
-    let mut text = base.listeners();
-    // Certificates and checks are those of the machine that the file is for, and a build folder is
-    // of a build, which `dev` has none of.
-    text.push_str("acme: null\nwatch: true\n");
-    text.push_str(&base.more);
-    if !base.admin.is_empty() {
-        text.push_str(&base.admin);
-    }
-    if file.access_log.is_none() {
-        text.push_str(super::QUIET);
-    }
-    let name = quoted(upstream);
-    let _infallible = writeln!(
-        text,
-        "upstreams:\n  {name}:\n    backends: [{}]\n    folder: null\n    static_files: null\n    health: null\n    \
-         scale: null\n    tls: null\n    protocol: null\n    timeouts: {{ first_byte: 5min }}",
-        base.backends.join(", ")
-    );
     let is_next = file
         .upstreams
         .iter()
-        .any(|(key, config)| key.name == *upstream && config.value.app == App::Nextjs);
-    if is_next {
-        // `next dev` has no build, which would say which pages are guarded: none is stored.
-        text.push_str("    guarded: [/*]\n");
-    }
+        .any(|(key, config)| key.name == site.upstream && config.value.app == App::Nextjs);
     let defaults = file
         .tree
         .get("defaults")
         .and_then(|node| node.get("security_headers"));
     let is_open = defaults.is_none_or(|node| matches!(node.value, Value::Map(_)));
-    if base.https.is_some() && is_open {
-        text.push_str("defaults: { security_headers: { hsts: false } }\n");
-    }
     let paths = file
         .routes
         .iter()
@@ -117,15 +106,16 @@ pub(super) fn text(file: &File, base: &ProxyYaml, site: &LocalSite, hmr: &[Strin
         let hosts: Vec<String> = hosts.map(|host| quoted(host)).collect();
         format!("host: [{}], ", hosts.join(", "))
     });
-    let mut key = "routes:\n";
-    for clients in paths.into_iter().chain(vite) {
-        let _infallible = writeln!(
-            text,
-            "{key}  - match: {{ {hosts}{clients} }}\n    upstream: {name}\n    websocket: true"
-        );
-        key = "";
-    }
-    text
+    let text = OverlayText {
+        base,
+        name: quoted(&site.upstream),
+        is_next,
+        is_quiet: file.access_log.is_none(),
+        is_hsts_off: base.https.is_some() && is_open,
+        hosts,
+        clients: paths.into_iter().chain(vite).collect(),
+    };
+    text.to_string()
 }
 
 #[cfg(test)]

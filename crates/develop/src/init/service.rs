@@ -1,8 +1,27 @@
-//! The drop-in that makes systemd's `node-app@.service` run the app of a project.
+//! The drop-in that makes systemd's `node-app@.service` run the app of a project:
+//! `templates/drop_ins.txt`.
 
 use std::path::{Path, PathBuf};
 
+use askama::Template;
+
 use crate::project::{Framework, Project, RunningApp};
+
+#[derive(Template)]
+#[template(path = "drop_ins.txt")]
+struct DropIns<'a> {
+    drop_ins: Vec<DropIn<'a>>,
+}
+
+/// The drop-in of an app.
+struct DropIn<'a> {
+    app: &'a RunningApp,
+    command: String,
+    /// Folder that the units run it in.
+    place: PathBuf,
+    /// True if the project is elsewhere, in a folder that units do not see.
+    is_copied: bool,
+}
 
 /// Returns the drop-ins of the site and of apps in folders of their own, with the commands that
 /// start them.
@@ -13,86 +32,35 @@ pub(super) fn drop_ins(folder: &Path, project: &Project, apps: &[RunningApp]) ->
         .filter(|app| !app.folder.as_os_str().is_empty());
     // Containers have a manager of their own.
     let is_shown = |app: &&RunningApp| app.site.is_none() && !app.source.contains("compose");
-    let shown: Vec<(&RunningApp, String)> = site
-        .iter()
-        .chain(others)
-        .filter(is_shown)
-        .filter_map(|app| Some((app, command(&project.of(app), app)?)))
-        .collect();
-    if shown.is_empty() {
+    let shown = site.iter().chain(others).filter(is_shown);
+    let drop_ins = shown.filter_map(|app| {
+        let folder = folder.join(&app.folder);
+        let (place, is_copied) = place(&folder.canonicalize().unwrap_or(folder));
+        Some(DropIn {
+            app,
+            command: command(&project.of(app), app)?,
+            place,
+            is_copied,
+        })
+    });
+    let drop_ins: Vec<DropIn<'_>> = drop_ins.collect();
+    if drop_ins.is_empty() {
         return String::new();
     }
-    let is_only = shown.len() == 1;
-    let (what, save) = if is_only {
-        ("app", "this")
-    } else {
-        ("apps", "these")
-    };
-    let mut lines = vec![format!(
-        "To run the {what} under systemd (systemd/README.md), save {save} as"
-    )];
-    for (app, command) in &shown {
-        lines.extend(drop_in(folder, app, command, is_only));
-    }
-    let ports = shown.iter().flat_map(|(app, _)| &app.ports);
-    let units: Vec<String> = ports.map(|port| format!("node-app@{port}")).collect();
-    lines.push(format!(
-        "  systemctl daemon-reload && systemctl enable --now {}",
-        units.join(" ")
-    ));
-    lines.push(String::new());
-    lines.join("\n")
+    DropIns { drop_ins }.to_string()
 }
 
-/// Returns the drop-in of an app: of all units, or of its own ones if it is not the only app.
-fn drop_in(folder: &Path, app: &RunningApp, command: &str, is_only: bool) -> Vec<String> {
-    let folder = folder.join(&app.folder);
-    let folder = folder.canonicalize().unwrap_or(folder);
-    let (place, is_copied) = place(&folder);
-    let name = place
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let shown = place.display();
-    let files: Vec<String> = if is_only {
-        vec![format!("node-app@.service.d/{name}.conf")]
-    } else {
-        let own = app.ports.iter();
-        own.map(|port| format!("node-app@{port}.service.d/{name}.conf"))
-            .collect()
-    };
-    let mut lines: Vec<String> = files
-        .iter()
-        .map(|file| format!("/etc/systemd/system/{file}:"))
-        .collect();
-    lines.extend([
-        String::new(),
-        "  [Service]".to_owned(),
-        format!(
-            "  WorkingDirectory={}",
-            shown.to_string().replace('%', "%%")
-        ),
-        format!("  Environment=\"APP_COMMAND={command}\""),
-    ]);
-    let variables = app.framework.environment();
-    lines.extend(variables.map(|variables| format!("  Environment={variables}")));
-    if matches!(app.framework, Framework::Next { .. }) {
-        // The template writes to the folder of its own app only.
-        let path = place.join(&app.dist).display().to_string();
-        let path = path
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('%', "%%");
-        lines.push(format!("  ReadWritePaths=-\"{path}\""));
+impl DropIn<'_> {
+    /// Returns the folder that the app writes to, as a word of a unit. The template of the units has
+    /// that of its own app only.
+    fn written(&self) -> Option<String> {
+        let Framework::Next { .. } = self.app.framework else {
+            return None;
+        };
+        let path = self.place.join(&self.app.dist);
+        let path = path.to_string_lossy().replace('\\', "\\\\");
+        Some(path.replace('"', "\\\"").replace('%', "%%"))
     }
-    lines.push(String::new());
-    if is_copied {
-        lines.push(format!(
-            "  # Units do not see home folders: copy the built app to {shown}."
-        ));
-    }
-    lines
 }
 
 /// Returns the folder that a unit can see: homes are hidden from it.

@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     // Before any file is opened.
     let birth = foreground::launched()?;
     let planned = plan(options).and_then(|planned| {
-        let yaml = planned.yaml.text();
+        let yaml = planned.yaml.to_string();
         check(&yaml)?;
         Ok((planned, yaml))
     });

@@ -74,7 +74,7 @@ fn every_combination_of_options_is_a_valid_configuration() {
             more: String::new(),
             is_slow: bit(6),
         }
-        .text();
+        .to_string();
         let loaded = gateway::load_text("proxy", &text);
         let report = loaded
             .diagnostics
@@ -118,7 +118,7 @@ fn an_option_that_makes_an_error_is_named() {
             more: String::new(),
             is_slow: false,
         };
-        let refused = check(&yaml.text()).err();
+        let refused = check(&yaml.to_string()).err();
         match (&refused, expected) {
             (None, None) => {}
             (Some(message), Some(start)) => assert!(message.starts_with(start), "{message}"),

@@ -1,11 +1,11 @@
-//! The files of an import: units, environment files, the configuration, and the report.
+//! The files of an import: units, environment files, the configuration, and the report. Their texts
+//! are `templates/pm2*`.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
-use edgeway_base::node_app::IPV4_FIRST;
-use edgeway_base::out::{self, printable};
-use edgeway_base::shell::shown;
-use edgeway_config::scalar::quoted;
+use askama::Template;
+use edgeway_base::{node_app, out, shell::shown};
+use edgeway_config::scalar;
 use edgeway_project::{WebSocket, gateway_port};
 use serde_json::{Value, json};
 
@@ -47,47 +47,22 @@ pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
     outputs
 }
 
+#[derive(Template)]
+#[template(path = "pm2.service", escape = "none")]
+struct Unit<'a> {
+    app: &'a App,
+    folder: String,
+    command: String,
+}
+
 fn unit(app: &App) -> String {
-    let App { name, user, .. } = app;
-    let (title, port) = if app.ports.is_empty() {
-        (name.clone(), String::new())
-    } else {
-        let files =
-            format!("Environment=PORT=%i\nEnvironmentFile=-/etc/edgeway/apps/{name}@%i.env\n");
-        (format!("{name} on port %i"), files)
-    };
-    let settings = app.settings.join("\n");
-    let folder = specifiers(&app.folder.to_string_lossy());
     let command: Vec<String> = app.command.iter().map(|word| argument(word)).collect();
-    let command = command.join(" ");
-    format!(
-        "[Unit]
-Description={title}
-After=network.target
-PartOf=app.target
-StartLimitIntervalSec=0
-
-[Service]
-Type=exec
-# An app that reads HOSTNAME, as Next.js does, or HOST is reachable through the gateway only. Behind
-# TLS, Next.js rewrites to its own paths only under this name.
-Environment=NODE_ENV=production HOSTNAME=localhost HOST=localhost NODE_OPTIONS={IPV4_FIRST}
-EnvironmentFile=-/etc/edgeway/apps/{name}.env
-{port}WorkingDirectory={folder}
-ExecStart=/usr/bin/env {command}
-User={user}
-# npm and shells do not forward signals, so all processes of the instance get them.
-KillMode=control-group
-SuccessExitStatus=143
-{settings}
-NoNewPrivileges=yes
-PrivateTmp=yes
-ProtectSystem=full
-
-[Install]
-WantedBy=multi-user.target app.target
-"
-    )
+    let unit = Unit {
+        app,
+        folder: specifiers(&app.folder.to_string_lossy()),
+        command: command.join(" "),
+    };
+    unit.to_string()
 }
 
 /// Quotes a word for `ExecStart=` (systemd.service(5)). `${PORT}` stays a variable.
@@ -135,48 +110,29 @@ fn environment(variables: &BTreeMap<String, String>) -> String {
     text
 }
 
+/// The configuration. Only apps that listen have a route.
+#[derive(Template)]
+#[template(path = "pm2.yml")]
+struct Configuration<'a> {
+    sections: String,
+    apps: Vec<&'a App>,
+}
+
 fn configuration(apps: &[App]) -> String {
-    let mut upstreams = serde_json::Map::new();
-    for app in apps {
-        if let Some(upstream) = upstream(app) {
-            upstreams.insert(app.name.clone(), upstream);
-        }
-    }
-    let mut text = String::from(
-        "# From an ecosystem file of PM2. Each app is an upstream, with one backend for each process.\n",
-    );
-    let mut routes = String::from("\nroutes:\n");
-    for (number, name) in upstreams.keys().enumerate() {
-        let route = match number {
-            0 => format!(
-                "  - match: {{ path: /* }}\n    upstream: {}\n",
-                quoted(name)
-            ),
-            // The ecosystem file does not say which requests are whose.
-            _ => format!(
-                "  # The requests of `{name}`: mend the path, or match a host instead.\n  \
-                 - match: {{ path: /{name}/* }}\n    upstream: {}\n",
-                quoted(name)
-            ),
-        };
-        routes.push_str(&route);
-        let app = apps.iter().find(|app| app.name == *name);
-        if app.is_some_and(|app| app.websocket.is_some()) {
-            routes.push_str("    websocket: true\n");
-        }
-    }
-    if upstreams.is_empty() {
-        routes.push_str(
-            "  - match: { path: /* }\n    respond: { status: 503, body: no app has a port }\n",
-        );
-    }
     let address = format!("127.0.0.1:{}", port(apps));
     let mut file = json!({ "listeners": [{ "address": address }] });
-    if !upstreams.is_empty() {
-        file["upstreams"] = Value::Object(upstreams);
+    let mut listening = Vec::new();
+    for app in apps {
+        if let Some(upstream) = upstream(app) {
+            file["upstreams"][&app.name] = upstream;
+            listening.push(app);
+        }
     }
-    text.push_str(&serde_saphyr::to_string(&file).unwrap_or_default());
-    text + &routes
+    let configuration = Configuration {
+        sections: serde_saphyr::to_string(&file).unwrap_or_default(),
+        apps: listening,
+    };
+    configuration.to_string()
 }
 
 /// Returns the upstream of an app; `None` for one that listens nowhere.
@@ -206,56 +162,36 @@ fn port(apps: &[App]) -> u16 {
     gateway_port(apps.iter().flat_map(|app| &app.ports))
 }
 
-/// Renders what was carried over, what was not, and the commands to run.
+/// The outcome for each app, and the commands to run.
+#[derive(Template)]
+#[template(path = "pm2.txt")]
+struct Report<'a> {
+    apps: &'a [App],
+    folder: String,
+    /// Units that listen, which start beside the processes of PM2.
+    units: String,
+    /// Other units: two processes of such an app would do its work twice.
+    rest: String,
+    program: &'static str,
+    port: u16,
+}
+
 pub(super) fn report(apps: &[App], folder: &Path) -> String {
-    let folder = shown(&[folder.display().to_string()]);
-    let mut text = String::new();
-    for app in apps {
-        let file = app.unit_file();
-        let _infallible = writeln!(text, "{}: systemd/{file}", app.name);
-        let carried = app.carried.iter().map(|line| ('+', line));
-        for (sign, line) in carried.chain(app.left.iter().map(|line| ('-', line))) {
-            // The terminal would act on escape sequences of the file.
-            let line = printable(line);
-            let _infallible = writeln!(text, "  {sign} {line}");
-        }
-    }
-    let mut units = String::new();
-    for app in apps {
-        for port in &app.ports {
-            let _infallible = write!(units, " {}@{port}", app.name);
-        }
-    }
-    // Two of an app without a port would do its work twice.
-    let is_rest = |app: &&App| app.ports.is_empty();
-    let rest: Vec<&str> = { apps.iter().filter(is_rest) }
-        .map(|app| app.name.as_str())
-        .collect();
-    let enable = |units: &str| match units.trim() {
-        "" => String::new(),
-        units => format!("systemctl enable --now {units}\n"),
+    let units = apps.iter().flat_map(|app| {
+        let ports = app.ports.iter();
+        ports.map(|port| format!("{}@{port}", app.name))
+    });
+    let rest = apps.iter().filter(|app| app.ports.is_empty());
+    let rest: Vec<&str> = rest.map(|app| app.name.as_str()).collect();
+    let report = Report {
+        apps,
+        folder: shown(&[folder.display().to_string()]),
+        units: units.collect::<Vec<_>>().join(" "),
+        rest: rest.join(" "),
+        program: out::program(),
+        port: port(apps),
     };
-    let (units, rest) = (enable(&units), enable(&rest.join(" ")));
-    let (port, program) = (port(apps), out::program());
-    let _infallible = write!(
-        text,
-        "
-+ carried over, - not carried over. The files are in {folder}. PM2 keeps running: if its
-apps have these ports, import again with `--ports +100` (docs/from-pm2.md). Then, as root:
-
-install -d /etc/edgeway/apps
-install -m 600 {folder}/apps/*.env /etc/edgeway/apps/
-install -m 644 {folder}/systemd/*.service /etc/systemd/system/
-systemctl daemon-reload
-{units}{program} check -c {folder}/edgeway.yaml
-{program} run -c {folder}/edgeway.yaml           # http://127.0.0.1:{port}
-
-When nothing uses PM2's processes any more:
-
-pm2 delete all && pm2 save --force
-{rest}"
-    );
-    text
+    report.to_string()
 }
 
 #[cfg(test)]
