@@ -138,7 +138,7 @@ fn environment(variables: &BTreeMap<String, String>) -> String {
 fn configuration(apps: &[App]) -> String {
     let mut upstreams = serde_json::Map::new();
     for app in apps {
-        if let Some(upstream) = upstream(app) {
+        if let Some(upstream) = upstream(app, apps) {
             upstreams.insert(app.name.clone(), upstream);
         }
     }
@@ -180,8 +180,13 @@ fn configuration(apps: &[App]) -> String {
 }
 
 /// Returns the upstream of an app; `None` for one that listens nowhere.
-pub(super) fn upstream(app: &App) -> Option<Value> {
-    let (first, last) = (app.ports.first()?, app.ports.last()?);
+pub(super) fn upstream(app: &App, apps: &[App]) -> Option<Value> {
+    let (first, last) = (*app.ports.first()?, *app.ports.last()?);
+    // Room for 32, unless another app or the gateway is among them.
+    let others = apps.iter().filter_map(|other| other.ports.first().copied());
+    let next = others.chain([port(apps)]).filter(|port| *port > last).min();
+    let most = first.saturating_add(31).min(next.unwrap_or(u16::MAX) - 1);
+    let last = most.max(last);
     let backends = app.ports.iter().map(|port| format!("127.0.0.1:{port}"));
     let backends: Vec<String> = backends.collect();
     let kind = if app.is_next { "nextjs" } else { "node" };
@@ -207,7 +212,7 @@ fn port(apps: &[App]) -> u16 {
 }
 
 /// Renders what was carried over, what was not, and the commands to run.
-pub(super) fn report(apps: &[App], folder: &Path) -> String {
+pub(super) fn report(apps: &[App], folder: &Path, shift: u16) -> String {
     let folder = shown(&[folder.display().to_string()]);
     let mut text = String::new();
     for app in apps {
@@ -237,11 +242,14 @@ pub(super) fn report(apps: &[App], folder: &Path) -> String {
     };
     let (units, rest) = (enable(&units), enable(&rest.join(" ")));
     let (port, program) = (port(apps), out::program());
+    let advice = match shift {
+        0 => ": if its\napps have these ports, import again with `--ports +100` (docs/from-pm2.md)",
+        _ => "",
+    };
     let _infallible = write!(
         text,
         "
-+ carried over, - not carried over. The files are in {folder}. PM2 keeps running: if its
-apps have these ports, import again with `--ports +100` (docs/from-pm2.md). Then, as root:
++ carried over, - not carried over. The files are in {folder}. PM2 keeps running{advice}. As root:
 
 install -d /etc/edgeway/apps
 install -m 600 {folder}/apps/*.env /etc/edgeway/apps/
@@ -386,7 +394,7 @@ mod tests {
             assert!(unit.lines().all(|line| !line.ends_with('\\')), "{unit}");
             let file = environment(&plan.environment);
             assert_eq!(read(&file), plan.environment, "{file:?}");
-            let report = report(&[plan], Path::new("/a b"));
+            let report = report(&[plan], Path::new("/a b"), 0);
             assert!(
                 !report.contains('\u{1b}') && report.contains("'/a b'/apps"),
                 "{report}"
