@@ -180,6 +180,21 @@ const CHECKED: (&str, &[&str]) = (
     ],
 );
 
+/// Ranges of stored responses whose backend announces none.
+const RANGES: (&str, &[&str]) = (
+    r"proxy_cache_path /var/cache/nginx keys_zone=ranges:1m;
+    server { listen 8080; proxy_cache ranges; proxy_cache_valid 1m;
+        location / { proxy_pass http://127.0.0.1:3000; }
+        location /f/ { proxy_force_ranges on; proxy_pass http://127.0.0.1:3000; } }",
+    &[
+        "GET /x a.test Range:bytes=0-1",
+        "GET /x a.test Range:bytes=2-3",
+        "GET /f/x a.test Range:bytes=0-1",
+        "GET /f/x a.test Range:bytes=2-3",
+        "GET /f/x",
+    ],
+);
+
 const ALIASES: (&str, &[&str]) = (
     r"server { listen 8080;
         location /files/ { root /var/www/site; }
@@ -386,6 +401,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("ifs", IFS),
         ("jumps", JUMPS),
         ("checked", CHECKED),
+        ("ranges", RANGES),
         ("aliases", ALIASES),
         ("odd", ODD),
         ("refused", REFUSED),
