@@ -257,6 +257,9 @@ fn response(seen: &Seen, own: u16) -> Vec<u8> {
             .is_some_and(|cookie| cookie.contains("sid=good"));
         status = if is_known { 200 } else { 401 };
         more.push_str("x-user: ann\r\n");
+        if let Some(url) = seen.header("x-original-url") {
+            more = format!("location: https://login.test/?rd={url}\r\n{more}");
+        }
         body.clear();
     }
     let served = seen.header(CASE).unwrap_or_default();

@@ -180,6 +180,72 @@ const CHECKED: (&str, &[&str]) = (
     ],
 );
 
+/// Login services before an app, as their guides write them: with the URL of the login in a header,
+/// with a page for clients without a login, and with a location that redirects.
+const LOGINS: (&str, &[&str]) = (
+    r#"server { listen 8080; server_name s.test;
+        set $service http://127.0.0.1:3001/auth-check;
+        location /internal/authz { internal; proxy_pass $service;
+            proxy_set_header X-Original-Method $request_method;
+            proxy_set_header X-Original-URL $scheme://$http_host$request_uri;
+            proxy_set_header Content-Length ""; proxy_pass_request_body off; }
+        location / { auth_request /internal/authz; proxy_pass http://127.0.0.1:3000;
+            auth_request_set $user $upstream_http_x_user; proxy_set_header X-U $user;
+            auth_request_set $redirection_url $upstream_http_location;
+            error_page 401 =302 $redirection_url; } }
+    server { listen 8080; server_name o.test;
+        location /oauth2/ { proxy_pass http://127.0.0.1:3001; proxy_set_header Host $host;
+            proxy_set_header X-H $request_uri; }
+        location = /oauth2/auth-check { proxy_pass http://127.0.0.1:3001;
+            proxy_set_header Content-Length ""; proxy_pass_request_body off; }
+        location / { auth_request /oauth2/auth-check; error_page 401 =403 /oauth2/sign_in;
+            auth_request_set $user $upstream_http_x_user; proxy_set_header X-U $user;
+            proxy_pass http://127.0.0.1:3000/; }
+        location /own/ { auth_request /oauth2/auth-check; error_page 401 = /oauth2/sign_in;
+            proxy_pass http://127.0.0.1:3000; } }
+    server { listen 8080; server_name a.test;
+        location / { proxy_pass http://127.0.0.1:3000; proxy_set_header Host $host;
+            auth_request /outpost/auth-check; error_page 401 = @sign_in;
+            auth_request_set $cookie $upstream_http_set_cookie; add_header Set-Cookie $cookie;
+            auth_request_set $user $upstream_http_x_user; proxy_set_header X-U $user; }
+        location /outpost { proxy_pass http://127.0.0.1:3001/base; proxy_set_header Host $host;
+            proxy_set_header X-Original-URL $scheme://$http_host$request_uri;
+            proxy_pass_request_body off; proxy_set_header Content-Length ""; }
+        location @sign_in { internal; add_header Set-Cookie $cookie;
+            return 302 /outpost/start?rd=$scheme://$http_host$request_uri; } }"#,
+    &[
+        "GET /x?y=%20 s.test",
+        "POST /x s.test",
+        "GET /x s.test Cookie:sid=good",
+        "POST /x s.test Cookie:sid=good",
+        "GET /internal/authz s.test",
+        "GET /x?y=1 o.test",
+        "GET /own/ o.test",
+        "GET /x o.test Cookie:sid=good",
+        "GET /oauth2/start?rd=/ o.test",
+        "GET /oauth2/auth-check o.test",
+        "GET /x a.test",
+        "POST /x a.test",
+        "GET /x a.test Cookie:sid=good",
+        "GET /outpost/start?rd=/ a.test",
+    ],
+);
+
+/// Ranges of stored responses whose backend announces none.
+const RANGES: (&str, &[&str]) = (
+    r"proxy_cache_path /var/cache/nginx keys_zone=ranges:1m;
+    server { listen 8080; proxy_cache ranges; proxy_cache_valid 1m;
+        location / { proxy_pass http://127.0.0.1:3000; }
+        location /f/ { proxy_force_ranges on; proxy_pass http://127.0.0.1:3000; } }",
+    &[
+        "GET /x a.test Range:bytes=0-1",
+        "GET /x a.test Range:bytes=2-3",
+        "GET /f/x a.test Range:bytes=0-1",
+        "GET /f/x a.test Range:bytes=2-3",
+        "GET /f/x",
+    ],
+);
+
 const ALIASES: (&str, &[&str]) = (
     r"server { listen 8080;
         location /files/ { root /var/www/site; }
@@ -386,6 +452,8 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("ifs", IFS),
         ("jumps", JUMPS),
         ("checked", CHECKED),
+        ("logins", LOGINS),
+        ("ranges", RANGES),
         ("aliases", ALIASES),
         ("odd", ODD),
         ("refused", REFUSED),

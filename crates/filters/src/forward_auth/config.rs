@@ -31,7 +31,8 @@ const MAX_IN_FLIGHT: u32 = 10_000;
 const REMEMBERED: usize = 4096;
 /// Headers that the gateway itself sets in the request to the service.
 const GATEWAY_HEADERS: &str = "x-forwarded-method x-forwarded-proto x-forwarded-host \
-    x-forwarded-uri x-forwarded-for x-original-method x-original-uri x-request-id";
+    x-forwarded-uri x-forwarded-for x-original-method x-original-uri x-original-url \
+    x-request-id";
 
 /// Lets requests pass that an external authorization service allows: a URL, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
@@ -62,7 +63,9 @@ pub struct ForwardAuthConfig {
     on_error: OnError,
     /// Response to a request that the service refuses. `passed`: the service's own response. `own`,
     /// as with `auth_request` of nginx: the gateway's page for 401 (with the service's
-    /// `WWW-Authenticate`) and 403, and 500 for any other refusal.
+    /// `WWW-Authenticate`) and 403, and 500 for any other refusal. `redirect`, as with
+    /// `error_page 401 =302` too: as `own`, but the service's redirects pass, and its 401 with
+    /// `Location` becomes a 302.
     refusals: Refusals,
     /// Maximum number of requests in flight to this URL. Beyond it clients take turns, for at most
     /// twice `timeout`; then the request gets 503, reason `forward_auth_busy`.
@@ -82,12 +85,14 @@ enum OnError {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum Refusals {
+pub(super) enum Refusals {
     /// Status, headers and body of the service.
     #[default]
     Passed,
     /// The gateway's own page.
     Own,
+    /// The gateway's own page, or a redirect to the service's `Location`.
+    Redirect,
 }
 
 impl Short for ForwardAuthConfig {
@@ -127,7 +132,7 @@ impl ForwardAuthConfig {
                 recent: RecentValues::new(REMEMBERED),
             }),
             is_lenient: self.on_error == OnError::Allow,
-            has_own_refusals: self.refusals == Refusals::Own,
+            refusals: self.refusals,
             metrics: AuthMetrics::new(cx.metrics, "forward_auth", cx.route),
             clock: cx.clock.clone(),
         })

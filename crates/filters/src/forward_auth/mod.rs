@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use edgeway_base::{
     clock::Clock,
     error,
@@ -25,22 +26,18 @@ use edgeway_core::chain::{
     Phases, Reply, RequestChanges, Traits, Verdict, host::public_host,
 };
 use edgeway_net::fetch::{Fetch, FetchError};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+};
 use log::{info, warn};
 
 use self::{
+    config::Refusals,
     gate::{Gate, GateClosed},
     verdict::{Allowed, NoVerdict, Verdict as AuthVerdict},
 };
 
-const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
-const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_REQUEST_ID: &str = "x-request-id";
 
 /// Reason of a request that cannot be authorized.
 const UNAVAILABLE: &str = "forward_auth_unavailable";
@@ -73,8 +70,7 @@ pub struct ForwardAuth {
     cache: Option<Cache>,
     /// True if requests pass while the service fails.
     is_lenient: bool,
-    /// True if clients get the gateway's own page in place of the service's refusal.
-    has_own_refusals: bool,
+    refusals: Refusals,
     metrics: AuthMetrics,
     clock: Clock,
 }
@@ -147,6 +143,9 @@ impl Filter for ForwardAuth {
         )];
         let cache = self.cache.as_ref();
         lines.extend(cache.map(|cache| format!("its response is reused for {:?}", cache.lasts)));
+        if self.refusals == Refusals::Redirect {
+            lines.push("its `Location` turns 401 into a redirect".to_owned());
+        }
         if self.is_lenient {
             lines.push("requests pass while the service fails".to_owned());
         }
@@ -172,7 +171,7 @@ impl AsyncFilter for ForwardAuth {
                 return self.unjudged(ex, VerdictError::Unclear);
             };
             let cached = self.cache.as_ref().map(|cache| {
-                let fingerprint = self.fingerprint(cache, &question);
+                let fingerprint = Self::fingerprint(cache, &question);
                 (cache, fingerprint)
             });
             if let Some((cache, fingerprint)) = cached
@@ -206,6 +205,8 @@ impl ForwardAuth {
         let method = HeaderValue::from_str(ex.head.method.as_str()).ok()?;
         let target = HeaderValue::from_bytes(ex.sent_target()).ok()?;
         let address = HeaderValue::try_from(client.ip.to_string()).ok()?;
+        let (scheme, host) = (client.scheme.as_str(), public_host(ex.head, client));
+        let url = [scheme.as_bytes(), b"://", host.as_bytes(), ex.sent_target()].concat();
         let mut request = Request::new(());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = self.url.clone();
@@ -221,17 +222,14 @@ impl ForwardAuth {
                 headers.append(name, value.clone());
             }
         }
-        headers.insert(X_FORWARDED_METHOD, method.clone());
-        headers.insert(X_ORIGINAL_METHOD, method);
-        headers.insert(X_FORWARDED_URI, target.clone());
-        headers.insert(X_ORIGINAL_URI, target);
-        headers.insert(X_FORWARDED_FOR, address);
-        headers.insert(
-            X_FORWARDED_PROTO,
-            HeaderValue::from_static(client.scheme.as_str()),
-        );
-        let host = HeaderValue::from_str(public_host(ex.head, client)).ok()?;
-        headers.insert(X_FORWARDED_HOST, host);
+        headers.insert("x-forwarded-method", method.clone());
+        headers.insert("x-original-method", method);
+        headers.insert("x-forwarded-uri", target.clone());
+        headers.insert("x-original-uri", target);
+        headers.insert("x-forwarded-for", address);
+        headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
+        headers.insert("x-forwarded-host", HeaderValue::from_str(host).ok()?);
+        headers.insert("x-original-url", HeaderValue::try_from(url).ok()?);
         if !ex.facts.request_id.is_empty() {
             headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
         }
@@ -242,23 +240,10 @@ impl ForwardAuth {
     }
 
     /// Returns a hash of everything that the verdict depends on, which the request id is not.
-    fn fingerprint(&self, cache: &Cache, question: &Request<()>) -> Fingerprint {
-        let own = [
-            &X_FORWARDED_METHOD,
-            &X_FORWARDED_PROTO,
-            &X_FORWARDED_HOST,
-            &X_FORWARDED_URI,
-            &X_FORWARDED_FOR,
-        ];
-        let names = own.into_iter().chain(&self.sent);
-        let parts = names.flat_map(|name| {
-            let values = question.headers().get_all(name);
-            // A name marks the end of the values before it, since each value follows its own mark.
-            let values = values
-                .iter()
-                .flat_map(|value| [&b"="[..], value.as_bytes()]);
-            std::iter::once(name.as_str().as_bytes()).chain(values)
-        });
+    fn fingerprint(cache: &Cache, question: &Request<()>) -> Fingerprint {
+        let headers = question.headers().iter();
+        let lasting = headers.filter(|(name, _)| *name != X_REQUEST_ID && *name != TRACEPARENT);
+        let parts = lasting.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         cache.recent.fingerprint(parts)
     }
 
@@ -281,7 +266,7 @@ impl ForwardAuth {
             .send(question, self.deadline, MAX_RESPONSE_LEN)
             .await;
         let (problem, is_failure) = match response {
-            Ok(response) => match AuthVerdict::of(response, &self.copied, self.user.as_ref()) {
+            Ok(response) => match self.verdict(response) {
                 Ok(verdict) => {
                     slot.succeeded();
                     return Ok(verdict);
@@ -305,6 +290,17 @@ impl ForwardAuth {
         })
     }
 
+    /// Derives the verdict from a response of the service.
+    fn verdict(&self, mut response: Response<Bytes>) -> Result<AuthVerdict, NoVerdict> {
+        if self.refusals == Refusals::Redirect
+            && response.status() == StatusCode::UNAUTHORIZED
+            && response.headers().contains_key(header::LOCATION)
+        {
+            *response.status_mut() = StatusCode::FOUND;
+        }
+        AuthVerdict::of(response, &self.copied, self.user.as_ref())
+    }
+
     fn conclude(&self, ex: &mut Exchange<'_>, verdict: AuthVerdict) -> Verdict {
         match verdict {
             AuthVerdict::Allowed(allowed) => {
@@ -321,13 +317,14 @@ impl ForwardAuth {
                 Verdict::Next
             }
             AuthVerdict::Denied(denied) => {
-                let mut reply = if self.has_own_refusals {
-                    denied.own_page()
-                } else {
-                    denied.reply()
+                let outcome = denied.outcome();
+                let mut reply = match self.refusals {
+                    Refusals::Own => denied.own_page(),
+                    Refusals::Redirect if outcome != Outcome::Missing => denied.own_page(),
+                    Refusals::Passed | Refusals::Redirect => denied.reply(),
                 };
                 reply.reason = Some(DENIED);
-                self.metrics.refuse(ex.facts, denied.outcome(), reply, None)
+                self.metrics.refuse(ex.facts, outcome, reply, None)
             }
         }
     }

@@ -142,6 +142,7 @@ fn the_service_learns_the_request_and_its_client_and_nothing_that_a_client_claim
             ("x-forwarded-uri", "/public"),
             ("x-forwarded-method", "GET"),
             ("x-original-uri", "/public"),
+            ("x-original-url", "https://evil.test/public"),
             ("x-secret", "1"),
             ("content-length", "3"),
         ],
@@ -157,6 +158,7 @@ fn the_service_learns_the_request_and_its_client_and_nothing_that_a_client_claim
         ("x-forwarded-for", "203.0.113.9"),
         ("x-original-method", "POST"),
         ("x-original-uri", "/cart?id=7&x=%20"),
+        ("x-original-url", "https://shop.example.com/cart?id=7&x=%20"),
         ("cookie", "a=1; b=2"),
         ("authorization", "Bearer t"),
     ] {
@@ -261,6 +263,36 @@ fn a_denial_and_a_login_redirect_go_to_the_client_unchanged() {
     for outcome in ["missing", "invalid", "denied"] {
         assert_eq!(counted(&check.metrics, outcome), 1, "{outcome}");
     }
+}
+
+#[test]
+fn a_login_of_the_service_replaces_401_where_the_route_says_so() {
+    let service = Service::new(401);
+    let denied = |headers: &[(&'static str, &'static str)], status, expected, is_strike| {
+        service.set(|script| (script.status, script.headers) = (status, headers.to_vec()));
+        let check = service.filter(", refusals: redirect, cache: 10s").get("/");
+        assert_eq!(check.last().reason, Some("forward_auth_denied"));
+        assert_eq!(check.last().is_strike, is_strike, "{status}");
+        assert_eq!(check.last().status, expected);
+        check
+    };
+    let login = [("location", "https://login.test/"), ("set-cookie", "a=1")];
+    for status in [401, 302] {
+        let check = denied(&login, status, 302, false);
+        assert_eq!(check.last().headers["location"], "https://login.test/");
+        assert_eq!(check.last().headers["set-cookie"], "a=1");
+        assert_eq!(counted(&check.metrics, "missing"), 1);
+        let requests = service.requests();
+        let _ = check.get("/");
+        assert_eq!(service.requests(), requests + 1, "it is not cached");
+    }
+    let challenge = [("www-authenticate", "Basic"), ("set-cookie", "a=1")];
+    let check = denied(&challenge, 401, 401, true);
+    assert_eq!(check.last().headers["www-authenticate"], "Basic");
+    assert!(!check.last().headers.contains_key("set-cookie"));
+    let _ = denied(&login, 403, 403, false);
+    let check = denied(&login, 404, 500, false);
+    assert!(!check.last().headers.contains_key("location"));
 }
 
 #[test]

@@ -59,6 +59,10 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters) {
     for slice in scope.nearest("slice") {
         slice.changed("the whole response is stored, and ranges are served from it");
     }
+    let forced = scope.one("proxy_force_ranges");
+    if forced.is_some_and(Directive::is_on) {
+        value["ranges"] = "any".into();
+    }
     min_uses(zone, scope, &mut value);
     lifetimes(scope, &mut value);
     stale(scope, &mut value);

@@ -58,10 +58,16 @@ impl<'a> Routes<'a, '_> {
             return false;
         }
         let exact = format!("= {path}");
-        let target = place
-            .found
-            .iter()
-            .find(|other| other.text == exact || other.text == path);
+        let is_around = |other: &&Location<'_>| {
+            let around = other.path().filter(|_| !other.text.starts_with('='));
+            around.is_some_and(|around| path.starts_with(around))
+        };
+        let length = |other: &&Location<'_>| other.path().map(str::len);
+        let all = place.found.iter();
+        let around = { all.clone() }.filter(is_around).max_by_key(length);
+        let target = { all }
+            .find(|other| other.text == exact || other.text == path)
+            .or(around.filter(|other| other.directive.id != location.directive.id));
         if target.is_some_and(|target| target.directive.id == location.directive.id) {
             return false;
         }
@@ -87,10 +93,12 @@ impl<'a> Routes<'a, '_> {
             let to = Destination::parse(&url.filter(|url| !url.contains('{'))?)?;
             let authority = self.upstreams.first_address(&to.authority)?;
             let scheme = if to.is_tls { "https" } else { "http" };
-            Some(format!(
-                "{scheme}://{authority}{}",
-                to.path.as_deref().unwrap_or(path)
-            ))
+            let rest = target.path().and_then(|around| path.strip_prefix(around));
+            let rest = rest.filter(|_| !pass.arg(0).contains('$'));
+            let path = to
+                .path
+                .map_or(path.to_owned(), |to| to + rest.unwrap_or_default());
+            Some(format!("{scheme}://{authority}{path}"))
         });
         let Some(url) = url else {
             directive.closed("its location does not lead to a service by a fixed URL");

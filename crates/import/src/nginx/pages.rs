@@ -58,6 +58,7 @@ pub(super) fn of(
     let intercept = scope
         .one("proxy_intercept_errors")
         .filter(|directive| passes && directive.is_on());
+    let sets = scope.nearest("auth_request_set");
     let mut pages = Map::new();
     for directive in scope.nearest("error_page") {
         let [codes @ .., uri] = &directive.args[..] else {
@@ -80,6 +81,16 @@ pub(super) fn of(
             directive.lost(BELOW);
         }
         if codes.is_empty() {
+            continue;
+        }
+        // The auth service has the URL of the login, for which nginx has a variable.
+        let url = [uri.as_str(), "$upstream_http_location"];
+        let is_login = codes == ["401"]
+            && !matches!(status, Status::Given(301 | 303 | 307 | 308))
+            && sets.iter().any(|set| set.args == url);
+        if let Some(asks) = keys.get_mut("forward_auth").filter(|_| is_login) {
+            asks["refusals"] = "redirect".into();
+            directive.carried("");
             continue;
         }
         match page((uri, status), scope, place) {

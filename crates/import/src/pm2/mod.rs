@@ -63,18 +63,14 @@ pub(super) struct Processes {
 /// # Errors
 /// Returns a message with the name of the file.
 pub(super) fn processes(file: &Path, env: &str) -> Result<Vec<Processes>, String> {
-    let planned = planned(file, env, 0)?.into_iter();
-    let processes = planned.filter_map(|app| {
-        let upstream = render::upstream(&app)?;
-        let App {
-            name, ports, moved, ..
-        } = app;
+    let planned = planned(file, env, 0)?;
+    let processes = planned.iter().filter_map(|app| {
         Some(Processes {
-            name,
+            name: app.name.clone(),
             first: app.first?,
-            ports,
-            moved,
-            upstream,
+            ports: app.ports.clone(),
+            moved: app.moved.clone(),
+            upstream: render::upstream(app, &planned)?,
         })
     });
     Ok(processes.collect())
@@ -121,7 +117,7 @@ fn import(options: &Options) -> Result<String, Failure> {
         let why = format!("cannot write to `{folder}`: {error}{hint}");
         Failure::Message(out::printable_lines(&why))
     })?;
-    Ok(render::report(&planned, &options.out))
+    Ok(render::report(&planned, &options.out, options.ports))
 }
 
 /// Returns true for a compiled program.
@@ -157,17 +153,38 @@ mod tests {
     #[test]
     fn the_gateway_and_the_apps_have_different_ports() {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options {
+        let mut options = Options {
             file: folder.path().join("ecosystem.json"),
             env: "production".to_owned(),
             ports: 100,
             out: folder.path().join("out"),
         };
-        let app = r#"{ "name": "a", "script": "a.js", "instances": 2, "env": { "PORT": 7980 } }"#;
-        fs::write(&options.file, app).unwrap();
+        let app = |name: &str, count: u16, port: u16| {
+            format!(
+                r#"{{ "name": "{name}", "script": "a.js", "instances": {count}, "port": {port} }}"#
+            )
+        };
+        let apps = [app("a", 2, 7980), app("b", 40, 2900), app("c", 1, 5900)];
+        let apps = [&apps[..], &[app("d", 1, 5910)]].concat().join(",");
+        fs::write(&options.file, format!("[{apps}]")).unwrap();
         let report = import(&options).unwrap();
         assert!(report.contains("# http://127.0.0.1:8082\n"), "{report}");
+        assert!(!report.contains("--ports"), "{report}");
         let written = fs::read_to_string(options.out.join("edgeway.yaml")).unwrap();
         assert!(written.contains("address: 127.0.0.1:8082\n"), "{written}");
+        // Up to 32 apps, if no other one and not the gateway is among them.
+        for ports in ["8080-8081", "3000-3039", "6000-6009", "6010-6041"] {
+            assert!(
+                written.contains(&format!("ports: {ports}\n")),
+                "{ports}: {written}"
+            );
+        }
+        options.ports = 0;
+        options.out = folder.path().join("beside");
+        assert!(
+            import(&options)
+                .unwrap()
+                .contains("again with `--ports +100`")
+        );
     }
 }

@@ -123,7 +123,7 @@ fn configuration(apps: &[App]) -> String {
     let mut file = json!({ "listeners": [{ "address": address }] });
     let mut listening = Vec::new();
     for app in apps {
-        if let Some(upstream) = upstream(app) {
+        if let Some(upstream) = upstream(app, apps) {
             file["upstreams"][&app.name] = upstream;
             listening.push(app);
         }
@@ -136,8 +136,13 @@ fn configuration(apps: &[App]) -> String {
 }
 
 /// Returns the upstream of an app; `None` for one that listens nowhere.
-pub(super) fn upstream(app: &App) -> Option<Value> {
-    let (first, last) = (app.ports.first()?, app.ports.last()?);
+pub(super) fn upstream(app: &App, apps: &[App]) -> Option<Value> {
+    let (first, last) = (*app.ports.first()?, *app.ports.last()?);
+    // Room for 32, unless another app or the gateway is among them.
+    let others = apps.iter().filter_map(|other| other.ports.first().copied());
+    let next = others.chain([port(apps)]).filter(|port| *port > last).min();
+    let most = first.saturating_add(31).min(next.unwrap_or(u16::MAX) - 1);
+    let last = most.max(last);
     let backends = app.ports.iter().map(|port| format!("127.0.0.1:{port}"));
     let backends: Vec<String> = backends.collect();
     let kind = if app.is_next { "nextjs" } else { "node" };
@@ -174,9 +179,13 @@ struct Report<'a> {
     rest: String,
     program: &'static str,
     port: u16,
+    /// True if apps have the ports that they had with PM2.
+    has_their_ports: bool,
 }
 
-pub(super) fn report(apps: &[App], folder: &Path) -> String {
+/// Renders what was carried over, what was not, and the commands to run, for an import whose ports
+/// are higher by `shift`.
+pub(super) fn report(apps: &[App], folder: &Path, shift: u16) -> String {
     let units = apps.iter().flat_map(|app| {
         let ports = app.ports.iter();
         ports.map(|port| format!("{}@{port}", app.name))
@@ -190,6 +199,7 @@ pub(super) fn report(apps: &[App], folder: &Path) -> String {
         rest: rest.join(" "),
         program: out::program(),
         port: port(apps),
+        has_their_ports: shift == 0,
     };
     report.to_string()
 }
@@ -322,7 +332,7 @@ mod tests {
             assert!(unit.lines().all(|line| !line.ends_with('\\')), "{unit}");
             let file = environment(&plan.environment);
             assert_eq!(read(&file), plan.environment, "{file:?}");
-            let report = report(&[plan], Path::new("/a b"));
+            let report = report(&[plan], Path::new("/a b"), 0);
             assert!(
                 !report.contains('\u{1b}') && report.contains("'/a b'/apps"),
                 "{report}"
