@@ -37,7 +37,15 @@ use self::{
     verdict::{Allowed, NoVerdict, Verdict as AuthVerdict},
 };
 
-const X_REQUEST_ID: &str = "x-request-id";
+const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const X_ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Reason of a request that cannot be authorized.
 const UNAVAILABLE: &str = "forward_auth_unavailable";
@@ -222,14 +230,14 @@ impl ForwardAuth {
                 headers.append(name, value.clone());
             }
         }
-        headers.insert("x-forwarded-method", method.clone());
-        headers.insert("x-original-method", method);
-        headers.insert("x-forwarded-uri", target.clone());
-        headers.insert("x-original-uri", target);
-        headers.insert("x-forwarded-for", address);
-        headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
-        headers.insert("x-forwarded-host", HeaderValue::from_str(host).ok()?);
-        headers.insert("x-original-url", HeaderValue::try_from(url).ok()?);
+        headers.insert(X_FORWARDED_METHOD, method.clone());
+        headers.insert(X_ORIGINAL_METHOD, method);
+        headers.insert(X_FORWARDED_URI, target.clone());
+        headers.insert(X_ORIGINAL_URI, target);
+        headers.insert(X_FORWARDED_FOR, address);
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        headers.insert(X_FORWARDED_HOST, HeaderValue::from_str(host).ok()?);
+        headers.insert(X_ORIGINAL_URL, HeaderValue::try_from(url).ok()?);
         if !ex.facts.request_id.is_empty() {
             headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
         }
