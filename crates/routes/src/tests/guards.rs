@@ -131,6 +131,32 @@ fn the_source_of_an_image_is_guarded() {
     );
 }
 
+/// Next.js runs a server action at any path, where a page that has it runs.
+#[test]
+fn the_pages_of_an_action_are_guarded_unless_one_is_open() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: [/u/*] }, { path: [/v/*] }]",
+        &["", "a", "b"],
+    );
+    let table = all.table.as_ref().unwrap();
+    let guards_of = |path: &str, pages: &[&str]| {
+        let head = RequestHeader::build("POST", path.as_bytes(), None).unwrap();
+        let target = Target::new("h", path.as_bytes());
+        let mut params = Params::default();
+        let literal = table.find(&target, &head, &mut params).unwrap();
+        let pages: Vec<Box<[u8]>> = pages.iter().map(|page| page.as_bytes().into()).collect();
+        let guarded = table.guarded(&target, &head, &literal, &pages, &mut params);
+        guarded.map(|guarded| (guarded.route, guarded.also))
+    };
+    assert_eq!(guards_of("/", &["/u/a"]), Some((0, vec![1])));
+    assert_eq!(guards_of("/v/a", &["/u/a"]), Some((2, vec![1])));
+    for open in [&["/u/a", "/open"][..], &["/open", "/u/a"], &["/open"], &[]] {
+        assert_eq!(guards_of("/", open), None, "{open:?}");
+    }
+    // From a page that has the action, whatever else has it.
+    assert_eq!(guards_of("/u/b", &["/v/id", "/u/id"]), None);
+}
+
 #[test]
 fn values_are_where_the_path_as_it_came_has_them() {
     let all = guarded("[{ path: [/*] }, { path: ['/u/{id}/*'] }]", &["", "a"]);
