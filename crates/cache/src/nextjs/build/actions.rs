@@ -3,7 +3,7 @@
 //! Next.js runs an action at any path: `Next-Action` names it, and a page that lacks it passes the
 //! request on to one that has it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -27,9 +27,9 @@ pub(super) struct ActionManifest {
 
 #[derive(Deserialize)]
 struct Action {
-    /// Pages that have the action, such as `app/(shop)/cart/[id]/page`.
+    /// Pages that have the action, such as `app/(shop)/cart/[id]/page`, in one order everywhere.
     #[serde(default)]
-    workers: HashMap<String, Option<IgnoredAny>>,
+    workers: BTreeMap<String, Option<IgnoredAny>>,
 }
 
 impl Actions {

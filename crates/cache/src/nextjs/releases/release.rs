@@ -12,6 +12,7 @@ use super::paths;
 
 /// Folder of the build in the folder of a release.
 const BUILD: &str = ".next";
+
 /// A release: its build, and what identifies it in requests.
 #[derive(Debug)]
 pub(super) struct Release {
