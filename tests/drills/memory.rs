@@ -28,12 +28,12 @@ const ON_A_CONNECTION: usize = 500;
 const SITE: &str = "idle.test";
 /// Kinds of connections, and the maximum memory of an idle one in KiB, after one request.
 const KINDS: [(Kind, u64); 6] = [
-    (Kind::Plain, 10),
-    (Kind::Tls, 20),
-    (Kind::Http2, 32),
-    (Kind::TlsHttp2, 40),
-    (Kind::WebSocket, 16),
-    (Kind::Events, 16),
+    (Kind::Plain, 4),
+    (Kind::Tls, 14),
+    (Kind::Http2, 12),
+    (Kind::TlsHttp2, 20),
+    (Kind::WebSocket, 14),
+    (Kind::Events, 12),
 ];
 
 /// Debug builds compile ten thousand for minutes.

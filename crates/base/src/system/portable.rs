@@ -123,6 +123,12 @@ pub fn unsent(_socket: BorrowedFd<'_>) -> Option<u64> {
     None
 }
 
+pub fn ignore_new(_listener: &impl AsFd) -> io::Result<()> {
+    Err(Errno::NOSYS.into())
+}
+
+pub fn hear_new(_listener: &impl AsFd) {}
+
 pub fn defer_accept(_listener: &impl AsFd, _seconds: i32) -> io::Result<()> {
     Err(Errno::NOSYS.into())
 }

@@ -116,6 +116,7 @@ impl BoundListener {
                 set_inherited(&socket)?;
                 // As a new socket has it, whatever another process has set.
                 deferral::set(&socket, false);
+                system::hear_new(&socket);
                 TcpListener::from_std(socket.into()).map(BoundSocket::Tcp)
             }
             ListenAddress::Unix { path, .. } => {
@@ -169,6 +170,16 @@ impl BoundListener {
     pub(super) fn hand_over(&self) {
         if let BoundSocket::Unix(_, path) = &self.0 {
             *path.file.lock() = None;
+        }
+    }
+
+    /// Accepts only connections whose clients have begun to connect: later ones would be reset if
+    /// they were in the queue when the socket is closed.
+    pub(super) fn refuse_new(&self) {
+        if let BoundSocket::Tcp(socket) = &self.0
+            && let Err(error) = system::ignore_new(socket)
+        {
+            debug!(error:%; "clients that connect while the listener is closed may be reset");
         }
     }
 
@@ -356,6 +367,10 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -367,6 +382,31 @@ mod tests {
         let client = std::net::TcpStream::connect(address).unwrap();
         let (_, peer) = bound.accept_queued().unwrap();
         assert_eq!(peer, client.local_addr().ok());
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_closes_has_the_clients_that_are_connected_and_no_more() {
+        let any = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+        let bound = BoundListener::bind(&any).unwrap();
+        let address: SocketAddr = bound.address().parse().unwrap();
+        let BoundSocket::Tcp(socket) = &bound.0 else {
+            panic!("it is bound to an address")
+        };
+        let other = socket.as_fd().try_clone_to_owned().unwrap();
+        let mut before = TcpStream::connect(address).await.unwrap();
+        bound.refuse_new();
+        let mut after = pin!(TcpStream::connect(address));
+        let is_waiting = tokio::time::timeout(Duration::from_millis(100), &mut after).await;
+        assert!(is_waiting.is_err());
+        let (accepted, peer) = bound.accept().await.unwrap();
+        assert_eq!(peer, before.local_addr().ok());
+        drop(accepted);
+        assert_eq!(before.read(&mut [0]).await.unwrap(), 0);
+        assert!(bound.accept_queued().is_err());
+        // A process that takes the socket over has those that still try.
+        let successor = BoundListener::adopt(&any, other).unwrap();
+        let (accepted, after) = tokio::join!(successor.accept(), after);
+        assert_eq!(accepted.unwrap().1, after.unwrap().local_addr().ok());
     }
 
     #[tokio::test]

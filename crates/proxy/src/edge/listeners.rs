@@ -127,6 +127,7 @@ impl Listeners {
         for removed in self.put(prepared, wanted) {
             let (name, address) = (Arc::clone(&removed.config.name), removed.bound.address());
             info!(listener = &*name, address:%; "no longer listening, finishing its connections");
+            removed.bound.refuse_new();
             let mut retiring = removed.close();
             // The only error is that the other end is gone.
             let _closed = (&mut retiring.closed).await;

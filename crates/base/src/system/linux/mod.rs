@@ -16,6 +16,7 @@ use rustix::{
     pipe::PipeFlags,
     process::{Pid, PidfdFlags, Signal},
 };
+use socket2::{SockFilter, SockRef};
 
 use super::{NeedsLinux, ProcessCounts};
 
@@ -186,6 +187,37 @@ pub fn unsent(socket: BorrowedFd<'_>) -> Option<u64> {
     // SAFETY: the request number belongs to this type, and the kernel writes no more than that.
     let unsent = unsafe { rustix::ioctl::ioctl(socket, OutQueue::new()) };
     unsent.ok()?.try_into().ok()
+}
+
+/// Makes a TCP listener ignore the first packet of new connections, until [`hear_new`]. Those whose
+/// handshake has begun still get into its queue.
+///
+/// # Errors
+/// If the kernel takes no socket filter.
+pub fn ignore_new(listener: &impl AsFd) -> io::Result<()> {
+    // Instructions of bpf(4): `ld byte`, `and`, `jeq`, `ret`.
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    // RFC 9293, 3.1: the flags of a TCP header.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let program = [
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ];
+    SockRef::from(listener).attach_filter(&program)
+}
+
+/// Ends [`ignore_new`], also that of another process that has the listener.
+pub fn hear_new(listener: &impl AsFd) {
+    // The only error is that there is no filter.
+    let _none = SockRef::from(listener).detach_filter();
 }
 
 /// Leaves new connections of a listener to the kernel for so many seconds, or until their first
