@@ -1,6 +1,7 @@
 // The handler of `cacheHandlers`, for functions with `use cache` in Next.js 16.
 
 import { RESULT, type Result } from './codec.js';
+import { connected } from './connection.js';
 import { revalidateForNext } from './revalidate.js';
 import { shared } from './shared.js';
 import type { Store } from './store.js';
@@ -22,6 +23,8 @@ export function useCacheHandler(given?: Store) {
   return {
     async get(key: string, softTags: string[]): Promise<Entry | undefined> {
       await pending.get(key);
+      // Otherwise a new process would make what others have made.
+      await connected(store());
       const { found } = await store().get({ key: `use:${key}` }, softTags, RESULT);
       if (!found) return undefined;
       const { bytes, ...rest } = found.value;

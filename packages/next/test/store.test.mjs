@@ -12,6 +12,8 @@ import { EdgewayCacheHandler } from '../dist/cache-handler.js';
 import { PAGE, RESULT } from '../dist/codec.js';
 import { purgesOf } from '../dist/gateways.js';
 import { Memory } from '../dist/memory.js';
+import { settingsFrom } from '../dist/settings.js';
+import { Store } from '../dist/store.js';
 import { useCacheHandler } from '../dist/use-cache.js';
 import { openStore, page, pause, random, Redis } from './support.mjs';
 
@@ -54,6 +56,19 @@ test('an older render that arrives late is not read', async () => {
   await render(other, '/a', 'new');
   await slow.set('/a', page('old', []));
   assert.equal((await read(one, '/a')).value.html, 'new');
+});
+
+test('a process reads what others have made from its first request on', async () => {
+  const [one] = await two();
+  const handler = useCacheHandler(one);
+  await handler.get('f', []);
+  const timestamp = performance.timeOrigin + performance.now();
+  const entry = { value: new Response('r').body, tags: ['t'], stale: 0, timestamp, expire: 900, revalidate: 60 };
+  await handler.set('f', Promise.resolve(entry));
+  const started = new Store(settingsFrom({ EDGEWAY_REDIS_URL: redis.url }), 'build');
+  stores.push(started);
+  const found = await useCacheHandler(started).get('f', []);
+  assert.equal(await new Response(found?.value).text(), 'r');
 });
 
 test('a soft revalidation gives a stale entry until its time is over', async () => {

@@ -36,6 +36,8 @@ test('a function with `use cache` runs once for both instances', async (t) => {
   const fleet = await Fleet.start(app, { gateways: false, env: { EDGEWAY_ADMIN_URL: '' } });
   try {
     const [one, other] = fleet.instances;
+    const leases = () => fleet.redis.client.zCard('edgeway:next:{app}:leases');
+    await until(async () => (await leases()) === fleet.instances.length, 'an instance has no link to Redis');
     await post(one, '/api/revalidate?tag=used');
     fleet.data.reads = 0;
     for (let round = 1; round <= 5; round += 1) {
