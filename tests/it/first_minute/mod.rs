@@ -95,8 +95,14 @@ impl Home {
     /// Returns the home of a user whose gateways have the usual addresses.
     fn alone() -> Self {
         let order = ORDER.write();
+        let turn = Turn::wait(false);
+        let free = TcpListener::bind(ADMIN);
+        assert!(
+            free.is_ok(),
+            "{ADMIN} is taken: end the program that listens there, commands find a gateway at it"
+        );
         Self::with(Some(Alone {
-            _turn: Turn::wait(false),
+            _turn: turn,
             _order: order,
         }))
     }
