@@ -4,7 +4,7 @@ use crate::tree::Value;
 
 edgeway_base::enum_table! {
     /// Sections of the file in which keys are written: each with its name in the table, its place
-    /// for readers, and a key that no other level has.
+    /// for readers, and a key that no other level has. One without a place is for its own words.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Level => row: (&'static str, &'static str, &'static str) {
         Top = ("top", "at the top level", "routes"),
@@ -21,6 +21,18 @@ edgeway_base::enum_table! {
         Route = ("route", "at a route", "compression"),
         Match = ("match", "in a route's `match`", "path_regex"),
         RouteCache = ("route_cache", "in a route's `cache`", "by_status"),
+        Cache = ("cache", "", "fan_out"),
+        Redis = ("redis", "", "sentinel"),
+        Admin = ("admin", "", "socket"),
+        AccessLog = ("access_log", "", "redact"),
+        Acme = ("acme", "", "directory"),
+        Tracing = ("tracing", "", "endpoint"),
+        Redirect = ("redirect", "", "to"),
+        Respond = ("respond", "", "maintenance"),
+        Rewrite = ("rewrite", "", "regex"),
+        Headers = ("headers", "", "response"),
+        BasicAuth = ("basic_auth", "", "users"),
+        Jwt = ("jwt", "", "jwks"),
     }
 }
 
@@ -91,10 +103,12 @@ pub(crate) fn translate(
         });
     }
     // In a section that no other gateway has, its own keys say more than a form for another place.
-    if !Level::ALL.into_iter().any(|level| has(level.row().2)) {
+    let is_shared = |level: Level| !level.row().1.is_empty();
+    let mut levels = Level::ALL.into_iter().filter(|level| is_shared(*level));
+    if !levels.any(|level| has(level.row().2)) {
         return None;
     }
-    let entry = translations().find(is_meant)?;
+    let entry = translations().find(|entry| is_meant(entry) && is_shared(entry.level))?;
     Some(Translated {
         help: entry.help(word, is_off, &format!(" {}", entry.level.row().1)),
         key: None,

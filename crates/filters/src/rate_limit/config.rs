@@ -108,7 +108,9 @@ impl EntryCheck<'_, '_> {
         if limits.1.iter().any(|refused| refused == name) {
             return None;
         }
-        let help = if limits.0.is_empty() {
+        let help = if name.contains('/') {
+            format!("name it: `rate_limits: {{ api: {name} }}` at the top level, and `[api]` here")
+        } else if limits.0.is_empty() {
             format!("add `rate_limits: {{ {name}: 10/s }}` to the file")
         } else {
             let mut names: Vec<&str> = limits.0.keys().map(String::as_str).collect();

@@ -267,6 +267,12 @@ fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) {
     }
     let known = || cx.upstreams.iter().map(String::as_str);
     let help = match closest(name, known()) {
+        _ if name.contains(':') => {
+            let address = name.trim_start_matches("http://");
+            format!(
+                "name it: `upstreams: {{ web: {{ backends: [\"{address}\"] }} }}`, and `web` here"
+            )
+        }
         Some(near) => format!("did you mean `{near}`?"),
         None if cx.upstreams.is_empty() => format!("add it: `upstreams: {{ {name}: … }}`"),
         None => {
