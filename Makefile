@@ -17,9 +17,10 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 # Further parts that run beside the end-to-end tests, as in CI: BESIDE='next systemd'.
 BESIDE ?=
 
+# Whoever may install packages installs those of the tests beside the build.
 .PHONY: test
-test: setup-tests ## check format and lints, run unit tests and end-to-end tests with real apps and a browser
-	@$(MAKE) --no-print-directory -j2 apps build-tests
+test: $(if $(filter 0,$(shell id -u)),setup,setup-tests) ## check format and lints, run unit tests and end-to-end tests with real apps and a browser
+	@$(MAKE) --no-print-directory -j2 test-apps build-tests
 	@scripts/slow-crates
 	CARGO=scripts/linted scripts/run-tests $(BESIDE)
 
@@ -78,6 +79,10 @@ setup-drills: ## as setup, with the requirements of the drills: a load generator
 .PHONY: apps
 apps: ## install and build the Node and Python programs of the end-to-end tests
 	@scripts/part apps tests/apps/build.sh
+
+.PHONY: test-apps
+test-apps: setup-tests
+	@$(MAKE) --no-print-directory apps
 
 .PHONY: pictures
 pictures: setup ## make the images of README: the demonstration, `edgeway top`, `edgeway explain`

@@ -86,32 +86,10 @@ next_build() {
     rm -rf "$1/cache"
 }
 
-# deploys NAME DEPLOYMENT TEXT: builds the smallest app into builds/NAME.
-deploys() {
-    cd apps/next/deploys
-    built=$(stamp ../package-lock.json next.config.js app)
-    if ! is_fresh "builds/$1/.stamp" "$built"; then
-        rm -rf "builds/$1"
-        mkdir -p builds
-        export DEPLOYMENT="$2" TEXT="$3"
-        next_build .next ""
-        unset DEPLOYMENT TEXT
-        echo "$built" >.next/.stamp
-        mv .next "builds/$1"
-    fi
-    cd ../../..
-}
-
-# Two builds with the same `deploymentId`, one with another, and two without.
-deploys fixed-one d1 one
-deploys fixed-two d1 two
-deploys moved d2 two
-deploys plain-one "" one
-deploys plain-two "" one
-
-# release NAME DEPLOYMENT PICTURE [CONFIG [BASE]]: builds a release of an app with actions, chunks and
-# images of its own, as `edgeway deploy` gets it: releases/builds/NAME is the folder to deploy.
-# CONFIG is JSON with further settings, BASE the path that is in it.
+# release NAME DEPLOYMENT PICTURE [CONFIG [BASE [CODE]]]: builds a release of an app with actions, chunks
+# and images of its own, as `edgeway deploy` gets it: releases/builds/NAME is the folder to deploy.
+# CONFIG is JSON with further settings, BASE the path that is in it. With CODE it has the code of that
+# release, and another prerendered page.
 release() {
     cd apps/next/releases
     built=$(stamp ../package-lock.json next.config.js app/*.js app/news app/shop pages)
@@ -119,10 +97,10 @@ release() {
         rm -rf "builds/$1"
         mkdir -p "builds/$1"
         cp "../public/$3.png" app/picture.png
-        echo "#lazy { outline: 1px solid; --build: \"$1\" }" >app/lazy.css
-        export DEPLOYMENT="$2" NEXT_PUBLIC_TEXT="$1" MORE_CONFIG="${4:-}" NEXT_PUBLIC_BASE="${5:-}"
+        export DEPLOYMENT="$2" NEXT_PUBLIC_TEXT="${6:-$1}" MORE_CONFIG="${4:-}" NEXT_PUBLIC_BASE="${5:-}" RELEASE="$1"
+        echo "#lazy { outline: 1px solid; --build: \"$NEXT_PUBLIC_TEXT\" }" >app/lazy.css
         next_build .next "$NEXT_PUBLIC_BASE"
-        unset DEPLOYMENT NEXT_PUBLIC_TEXT MORE_CONFIG NEXT_PUBLIC_BASE
+        unset DEPLOYMENT NEXT_PUBLIC_TEXT MORE_CONFIG NEXT_PUBLIC_BASE RELEASE
         if [ -d .next/standalone ]; then
             # As docs/releases.md has it: what the standalone app lacks is copied beside.
             mv .next/standalone/releases/.next .next/standalone/releases/server.js "builds/$1"
@@ -140,11 +118,15 @@ release() {
     cd ../../..
 }
 
-# Two with `deploymentId`, and two without.
+# Two with `deploymentId`, and two without; then the code of one with the same `deploymentId` and with
+# another, and that of one without.
 release named-one dpl-one picture
 release named-two dpl-two other
 release plain-one "" picture
 release plain-two "" other
+release named-again dpl-one picture "" "" named-one
+release named-moved dpl-three picture "" "" named-one
+release plain-again "" picture "" "" plain-one
 # Two below a path, which need no sources, and two whose files have another path.
 based='{ "basePath": "/site", "trailingSlash": true, "output": "standalone" }'
 release based-one dpl-based-one picture "$based" /site

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Foreground, Home, output};
 use crate::support::{
-    apps::Kind,
+    apps::{Kind, made},
     client::{self, get},
     gateway::{Gateway, is_alive},
     ports::free_port,
@@ -270,7 +270,7 @@ routes:
 fn project(home: &Home) -> PathBuf {
     Kind::Next.require_build();
     let from = Kind::Next.folder();
-    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dev-project");
+    let to = made("dev-project");
     drop(fs::remove_dir_all(&to));
     fs::create_dir_all(&to).expect("the target folder is ours");
     for name in ["app", "lib", "public", "proxy.js", "next.config.js"] {

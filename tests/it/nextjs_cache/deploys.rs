@@ -1,16 +1,12 @@
 //! Effects of a deploy on stored responses (R6).
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use super::{front_with, router, status_of, warm};
 use crate::support::{
     apps::NextApp,
     client::get,
+    releases,
     wait::{pass, wait_for},
 };
 
@@ -49,15 +45,6 @@ async fn a_deploy_empties_pages_but_not_the_files_of_the_build() {
     assert_eq!(status_of(&gateway.send(&warmed[2]).await), "HIT");
 }
 
-/// Folder of a build of `tests/apps/next/deploys`.
-fn built(name: &str) -> PathBuf {
-    let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/next/deploys/builds");
-    let build = builds.join(name);
-    let is_there = build.join("BUILD_ID").exists();
-    assert!(is_there, "`{name}` is not built: run tests/apps/build.sh");
-    build
-}
-
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -75,18 +62,19 @@ fn copy(from: &Path, to: &Path) {
 /// folder is replaced as teams do it: a link changes, or the files are overwritten.
 #[tokio::test]
 async fn each_real_build_is_another_one_and_a_copy_is_not() {
+    let built = |name: &str| releases::built(name).join(".next");
     let id = |name: &str| fs::read_to_string(built(name).join("BUILD_ID")).unwrap();
     // The reason for this test: `BUILD_ID` is the same.
-    assert_eq!(id("fixed-one"), id("fixed-two"));
-    assert_eq!(id("fixed-one"), id("moved"));
+    assert_eq!(id("named-one"), id("named-again"));
+    assert_eq!(id("named-one"), id("named-moved"));
     let app = NextApp::shared().await;
     warm(app, &[get("/isr")]).await;
     for (before, after) in [
         // Another `deploymentId`.
-        ("fixed-two", "moved"),
+        ("named-again", "named-moved"),
         // The same `deploymentId`, the same code, and another page.
-        ("fixed-one", "fixed-two"),
-        ("plain-one", "plain-two"),
+        ("named-one", "named-again"),
+        ("plain-one", "plain-again"),
     ] {
         for by_link in [true, false] {
             let temp = tempfile::tempdir().unwrap();

@@ -287,8 +287,12 @@ fn apps() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps")
 }
 
-fn made(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+/// Returns a folder of the tests, another one with each driver: both may run at the same time.
+pub(crate) fn made(name: &str) -> PathBuf {
+    let driver = std::env::var("EDGEWAY_TEST_DRIVER").unwrap_or_default();
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(driver)
+        .join(name)
 }
 
 impl Kind {
