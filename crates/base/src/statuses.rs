@@ -48,6 +48,8 @@ impl fmt::Display for Statuses {
     }
 }
 
+crate::text_form!(Statuses);
+
 impl Statuses {
     pub fn contains(&self, status: u16) -> bool {
         self.0

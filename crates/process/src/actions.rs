@@ -22,18 +22,13 @@ use edgeway_proxy::live::{
 };
 use edgeway_status::{
     actions::{
-        Action, ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary,
-        NewConfigTrial, NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult,
-        SwitchResult, UpgradeResult, WarmUpPlan, WarmUpResult,
+        Action, ActionError, Actions, BackendName, BackendResult, Done, NewCanary, NewWarmUp,
+        Operation, ReleaseResult, ReleaseSwitch, WarmUpPlan, WarmUpResult,
     },
     http::{RejectionMetrics, RejectionReason},
     sessions,
-    snapshot::BanStatus,
 };
-use edgeway_upstreams::{
-    BackendStatus, CanaryStatus, CanaryVerdict, Force, MemberError, NewMember, SAVED_AGAIN,
-    Upstream, WARM_UP_TIME,
-};
+use edgeway_upstreams::{BackendStatus, Force, MemberError, SAVED_AGAIN, Upstream, WARM_UP_TIME};
 use parking_lot::Mutex;
 
 use super::{
@@ -87,22 +82,14 @@ impl Operator {
         &self.control.live
     }
 
-    /// Performs an action on the gateway that serves, and records it.
+    /// Performs an action on the gateway that serves.
     async fn in_turn<T: Send>(
         &self,
-        action: &'static str,
-        who: Actor,
-        target: String,
         act: impl FnOnce(&Gateway) -> Result<T, ActionError> + Send,
     ) -> Result<T, ActionError> {
-        let began = self.live().world.clock.now();
         let _turn = self.turn().await;
-        let outcome = match self.control.line.is_ours() {
-            Ok(()) => act(&self.live().gateway()),
-            Err(refused) => Err(refused),
-        };
-        self.record(action, who, Some(target), began, outcome.as_ref().err());
-        outcome
+        self.control.line.is_ours()?;
+        act(&self.live().gateway())
     }
 
     /// Waits for its turn. An action in the middle of an upgrade would be lost on the successor.
@@ -140,12 +127,10 @@ impl Operator {
     /// Acts on an upstream in turn.
     async fn on_upstream<T: Send>(
         &self,
-        action: &'static str,
-        who: Actor,
-        (upstream, target): (&str, String),
+        upstream: &str,
         act: impl FnOnce(&Upstream) -> Result<T, MemberError> + Send,
     ) -> Result<T, ActionError> {
-        self.in_turn(action, who, target, |gateway| {
+        self.in_turn(|gateway| {
             let known = gateway.upstreams.keys().map(|name| &**name);
             let serving = gateway.upstreams.get(upstream);
             act(serving.ok_or_else(|| no_such_upstream(upstream, known))?).map_err(|error| {
@@ -155,41 +140,38 @@ impl Operator {
         .await
     }
 
-    /// Acts on a release of an upstream in turn.
-    async fn on_release<T: Send>(
-        &self,
-        action: &'static str,
-        who: Actor,
-        (upstream, release): (&str, &str),
-        act: impl FnOnce(&Upstream) -> Result<T, MemberError> + Send,
-    ) -> Result<T, ActionError> {
-        let target = format!("{upstream}/{}", bounded(release));
-        self.on_upstream(action, who, (upstream, target), act).await
-    }
-
-    /// Performs an action on a configured upstream.
+    /// Performs an action on a backend of a configured upstream.
     async fn on_backend(
         &self,
-        action: &'static str,
-        who: Actor,
-        name: BackendName,
+        BackendName { upstream, address }: BackendName,
         act: impl FnOnce(&Upstream, &str) -> Result<BackendStatus, MemberError> + Send,
-    ) -> Result<BackendResult, ActionError> {
-        let target = format!("{}/{}", name.upstream, name.address);
-        let outcome = self.on_upstream(action, who, (&name.upstream, target), |upstream| {
-            act(upstream, &name.address)
-        });
-        outcome.await.map(|mut backend| {
-            backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
-            BackendResult {
-                upstream: name.upstream.clone(),
-                backend,
-                warning: self.live().world.keeper.unsaved().map(|why| {
-                    let again = Span(SAVED_AGAIN);
-                    format!("not saved: {why}; a crash would undo it; tried again in {again}")
-                }),
+    ) -> Result<Done, ActionError> {
+        let mut backend = self
+            .on_upstream(&upstream, |upstream| act(upstream, &address))
+            .await?;
+        backend.add_in_flight(self.in_flight_before(&upstream, &backend.address));
+        Ok(Done::Backend(BackendResult {
+            upstream,
+            backend,
+            warning: self.live().world.keeper.unsaved().map(|why| {
+                let again = Span(SAVED_AGAIN);
+                format!("not saved: {why}; a crash would undo it; tried again in {again}")
+            }),
+        }))
+    }
+
+    async fn remove_backend(&self, backend: BackendName, force: bool) -> Result<Done, ActionError> {
+        let older = self.in_flight_before(&backend.upstream, &backend.address);
+        let remove = |upstream: &Upstream, address: &str| {
+            if older > 0 && !force {
+                return Err(MemberError::Busy {
+                    address: address.to_owned(),
+                    in_flight: u32::try_from(older).unwrap_or(u32::MAX),
+                });
             }
-        })
+            upstream.remove_member(address, forced(force))
+        };
+        self.on_backend(backend, remove).await
     }
 
     /// Requests of predecessors in flight to a backend.
@@ -198,28 +180,122 @@ impl Operator {
         line.predecessors.in_flight(upstream, address)
     }
 
-    fn record(
+    async fn begin_warm_up(
         &self,
-        action: &'static str,
-        who: Actor,
-        target: Option<String>,
-        began: Instant,
-        refused: Option<&ActionError>,
-    ) {
-        let outcome = match refused {
-            None => Outcome::Ok,
-            Some(refused) if refused.status >= 500 => Outcome::Failed,
-            Some(_) => Outcome::Refused,
-        };
-        self.live().audit(&AuditEntry {
-            target,
-            outcome,
-            reason: refused.map(|refused| refused.reason.clone()),
-            message: refused.map(|refused| refused.message.clone()),
-            duration_ms: Some(millis(self.live().world.clock.now() - began)),
-            generation: Some(self.live().loaded().generation),
-            ..AuditEntry::new(action, who)
+        upstream: String,
+        NewWarmUp { release, responses }: NewWarmUp,
+    ) -> Result<WarmUpPlan, ActionError> {
+        let secret = sessions::secret();
+        self.on_upstream(&upstream, |upstream| {
+            upstream.begin_warm_up(&release, &secret)
+        })
+        .await?;
+        let gateway = self.live().gateway();
+        let listing = tokio::task::spawn_blocking(move || {
+            let upstream = gateway.upstreams.get(&*upstream)?;
+            let current = upstream.current_release()?;
+            Some(gateway.warm_up(upstream, &current, responses))
         });
+        let list = listing.await;
+        let list = list.map_err(|_| ActionError::new(503, "stopping", "the gateway stops"))?;
+        let list = list.unwrap_or_default();
+        let opened = self.control.listeners.opened();
+        let opened = opened
+            .iter()
+            .map(|open| (open.name.to_string(), open.address.clone()));
+        Ok(WarmUpPlan {
+            header: WARM_UP.to_owned(),
+            secret,
+            seconds: WARM_UP_TIME.as_secs(),
+            requests: list.requests,
+            left_out: list.left_out,
+            listeners: opened.collect(),
+        })
+    }
+
+    async fn run(&self, operation: Operation) -> Result<Done, ActionError> {
+        match operation {
+            Operation::Reload(trial) => self.control.reload(trial).await.map(Done::Reload),
+            Operation::Upgrade(binary) => self.control.upgrade(binary).await.map(Done::Upgrade),
+            Operation::Drain { backend, force } => {
+                self.on_backend(backend, |upstream, address| {
+                    upstream.drain(address, forced(force))
+                })
+                .await
+            }
+            Operation::Undrain(backend) => self.on_backend(backend, Upstream::undrain).await,
+            Operation::AddBackend(upstream, new) => {
+                let address = new.address.clone();
+                let name = BackendName { upstream, address };
+                self.on_backend(name, |upstream, _| upstream.add_member(&new))
+                    .await
+            }
+            Operation::RemoveBackend { backend, force } => {
+                self.remove_backend(backend, force).await
+            }
+            Operation::SwitchRelease(upstream, ReleaseSwitch { release, force }) => {
+                let switch = |of: &Upstream| of.switch_release(&release, forced(force));
+                let before = self.on_upstream(&upstream, switch).await?;
+                Ok(Done::Release(ReleaseResult {
+                    before: before.as_deref().map(str::to_owned),
+                    upstream,
+                    release,
+                }))
+            }
+            Operation::BeginCanary(upstream, NewCanary { release, share }) => {
+                let begin = |of: &Upstream| of.begin_canary(&release, share);
+                self.on_upstream(&upstream, begin).await.map(Done::Canary)
+            }
+            Operation::EndCanary(upstream) => {
+                let ended = self.on_upstream(&upstream, Upstream::end_canary).await;
+                ended.map(Done::Verdict)
+            }
+            Operation::BeginWarmUp(upstream, new) => {
+                self.begin_warm_up(upstream, new).await.map(Done::WarmUp)
+            }
+            Operation::EndWarmUp(upstream) => {
+                let end = |of: &Upstream| Ok(of.end_warm_up());
+                let requests = self.on_upstream(&upstream, end).await?;
+                Ok(Done::WarmedUp(WarmUpResult { requests }))
+            }
+            Operation::Profile(to) => self.control.switch(to.name).await.map(Done::Profile),
+            Operation::Ban(new) => {
+                let banned = self.in_turn(|gateway| bans::ban(gateway, &new)).await;
+                banned.map(Done::Banned)
+            }
+            Operation::Unban(address) => {
+                let lifted = self.in_turn(|gateway| bans::unban(gateway, &address)).await;
+                lifted.map(Done::Unbanned)
+            }
+            Operation::Purge(order) => self.purged(order).await.map(Done::Purged),
+        }
+    }
+
+    /// Returns the name of an operation in the audit log, and what it is about.
+    fn line(&self, operation: &Operation) -> (&'static str, Option<String>) {
+        let release = |upstream: &str, release: &str| format!("{upstream}/{}", bounded(release));
+        let path = |path: &PathBuf| path.display().to_string();
+        let (name, target) = match operation {
+            Operation::Reload(_) => return ("reload", self.control.path.as_ref().map(path)),
+            Operation::Upgrade(binary) => return ("upgrade", binary.as_ref().map(path)),
+            Operation::Drain { backend, .. } => ("drain", backend.to_string()),
+            Operation::Undrain(backend) => ("undrain", backend.to_string()),
+            Operation::AddBackend(of, new) => ("add_backend", format!("{of}/{}", new.address)),
+            Operation::RemoveBackend { backend, .. } => ("remove_backend", backend.to_string()),
+            Operation::SwitchRelease(of, to) => ("switch_release", release(of, &to.release)),
+            Operation::BeginCanary(of, new) => ("begin_canary", release(of, &new.release)),
+            Operation::EndCanary(of) => ("end_canary", of.clone()),
+            Operation::BeginWarmUp(of, new) => ("begin_warm_up", release(of, &new.release)),
+            Operation::EndWarmUp(of) => ("end_warm_up", of.clone()),
+            Operation::Profile(to) => ("profile", bounded(to.name.as_deref().unwrap_or("none"))),
+            Operation::Ban(new) => ("ban", bounded(&new.address)),
+            Operation::Unban(address) => ("unban", bounded(address)),
+            Operation::Purge(order) => {
+                let redactor = &self.live().gateway().fallback.redactor;
+                ("purge", purges_line(&order.purges, redactor))
+            }
+        };
+        (name, Some(target))
     }
 }
 
@@ -232,7 +308,7 @@ impl WatchSettings for Operator {
 
     fn changed(&self) -> Reaction<'_> {
         // The outcome is in the log.
-        Box::pin(async move { drop(self.reload(Actor::Watch, None).await) })
+        Box::pin(async move { drop(self.perform(Actor::Watch, Operation::Reload(None)).await) })
     }
 }
 
@@ -261,205 +337,34 @@ impl Actions for Operator {
         self.live().audit(&AuditEntry::new(action, who));
     }
 
-    fn reload(&self, who: Actor, trial: Option<NewConfigTrial>) -> Action<'_, ReloadResult> {
+    fn perform(&self, who: Actor, operation: Operation) -> Action<'_> {
         Box::pin(async move {
             let began = self.live().world.clock.now();
-            let outcome = self.control.reload(trial).await;
-            let file = self.control.path.as_ref();
-            let target = file.map(|path| path.display().to_string());
-            self.record("reload", who, target, began, outcome.as_ref().err());
-            outcome
-        })
-    }
-
-    fn upgrade(&self, who: Actor, binary: Option<PathBuf>) -> Action<'_, UpgradeResult> {
-        Box::pin(async move {
-            let began = self.live().world.clock.now();
-            let target = binary.as_ref().map(|path| path.display().to_string());
-            let outcome = self.control.upgrade(binary).await;
-            self.record("upgrade", who, target, began, outcome.as_ref().err());
-            outcome
-        })
-    }
-
-    fn drain(&self, who: Actor, backend: BackendName, force: bool) -> Action<'_, BackendResult> {
-        Box::pin(
-            self.on_backend("drain", who, backend, move |upstream, address| {
-                upstream.drain(address, forced(force))
-            }),
-        )
-    }
-
-    fn undrain(&self, who: Actor, backend: BackendName) -> Action<'_, BackendResult> {
-        Box::pin(self.on_backend("undrain", who, backend, Upstream::undrain))
-    }
-
-    fn add_backend(
-        &self,
-        who: Actor,
-        upstream: String,
-        backend: NewMember,
-    ) -> Action<'_, BackendResult> {
-        let address = backend.address.clone();
-        let name = BackendName { upstream, address };
-        Box::pin(
-            self.on_backend("add_backend", who, name, move |upstream, _| {
-                upstream.add_member(&backend)
-            }),
-        )
-    }
-
-    fn remove_backend(
-        &self,
-        who: Actor,
-        backend: BackendName,
-        force: bool,
-    ) -> Action<'_, BackendResult> {
-        let older = self.in_flight_before(&backend.upstream, &backend.address);
-        Box::pin(
-            self.on_backend("remove_backend", who, backend, move |upstream, address| {
-                if older > 0 && !force {
-                    return Err(MemberError::Busy {
-                        address: address.to_owned(),
-                        in_flight: u32::try_from(older).unwrap_or(u32::MAX),
-                    });
-                }
-                upstream.remove_member(address, forced(force))
-            }),
-        )
-    }
-
-    fn switch_release(
-        &self,
-        who: Actor,
-        upstream: String,
-        switch: ReleaseSwitch,
-    ) -> Action<'_, ReleaseResult> {
-        Box::pin(async move {
-            let ReleaseSwitch { release, force } = switch;
-            let outcome =
-                self.on_release("switch_release", who, (&upstream, &release), |upstream| {
-                    upstream.switch_release(&release, forced(force))
-                });
-            let before = outcome.await?;
-            Ok(ReleaseResult {
-                before: before.as_deref().map(str::to_owned),
-                upstream,
-                release,
-            })
-        })
-    }
-
-    fn begin_canary(
-        &self,
-        who: Actor,
-        upstream: String,
-        canary: NewCanary,
-    ) -> Action<'_, CanaryStatus> {
-        Box::pin(async move {
-            let NewCanary { release, share } = canary;
-            self.on_release("begin_canary", who, (&upstream, &release), |upstream| {
-                upstream.begin_canary(&release, share)
-            })
-            .await
-        })
-    }
-
-    fn begin_warm_up(
-        &self,
-        who: Actor,
-        upstream: String,
-        warm_up: NewWarmUp,
-    ) -> Action<'_, WarmUpPlan> {
-        Box::pin(async move {
-            let NewWarmUp { release, responses } = warm_up;
-            let secret = sessions::secret();
-            let begun = self.on_release("begin_warm_up", who, (&upstream, &release), |upstream| {
-                upstream.begin_warm_up(&release, &secret)
+            let (action, target) = self.line(&operation);
+            let done = self.run(operation).await;
+            let refused = done.as_ref().err();
+            let shortfall = match &done {
+                Ok(Done::Purged(receipt)) => receipt.shortfall(),
+                _ => None,
+            };
+            let entry = AuditEntry::new(action, who);
+            self.live().audit(&AuditEntry {
+                target,
+                outcome: match refused {
+                    None => entry.outcome,
+                    Some(refused) if refused.status >= 500 => Outcome::Failed,
+                    Some(_) => Outcome::Refused,
+                },
+                reason: refused
+                    .map(|refused| refused.reason.clone())
+                    .or_else(|| shortfall.map(|shortfall| Cow::Borrowed(shortfall.word()))),
+                message: refused.map(|refused| refused.message.clone()),
+                duration_ms: Some(millis(self.live().world.clock.now() - began)),
+                generation: Some(self.live().loaded().generation),
+                ..entry
             });
-            begun.await?;
-            let gateway = self.live().gateway();
-            let listing = tokio::task::spawn_blocking(move || {
-                let upstream = gateway.upstreams.get(&*upstream);
-                let current =
-                    upstream.and_then(|upstream| Some((upstream, upstream.current_release()?)));
-                current.map(|(upstream, current)| gateway.warm_up(upstream, &current, responses))
-            });
-            let list = listing.await;
-            let list = list.map_err(|_| ActionError::new(503, "stopping", "the gateway stops"))?;
-            let list = list.unwrap_or_default();
-            let opened = self.control.listeners.opened();
-            let opened = opened
-                .iter()
-                .map(|open| (open.name.to_string(), open.address.clone()));
-            Ok(WarmUpPlan {
-                header: WARM_UP.to_owned(),
-                secret,
-                seconds: WARM_UP_TIME.as_secs(),
-                requests: list.requests,
-                left_out: list.left_out,
-                listeners: opened.collect(),
-            })
+            done
         })
-    }
-
-    fn end_warm_up(&self, who: Actor, upstream: String) -> Action<'_, WarmUpResult> {
-        Box::pin(async move {
-            let target = (&*upstream, upstream.clone());
-            let ended = self.on_upstream("end_warm_up", who, target, |upstream| {
-                Ok(upstream.end_warm_up())
-            });
-            ended.await.map(|requests| WarmUpResult { requests })
-        })
-    }
-
-    fn end_canary(&self, who: Actor, upstream: String) -> Action<'_, CanaryVerdict> {
-        Box::pin(async move {
-            let target = (&*upstream, upstream.clone());
-            self.on_upstream("end_canary", who, target, Upstream::end_canary)
-                .await
-        })
-    }
-
-    fn profile(&self, who: Actor, to: ProfileSelection) -> Action<'_, SwitchResult> {
-        Box::pin(async move {
-            let began = self.live().world.clock.now();
-            let target = bounded(to.name.as_deref().unwrap_or("none"));
-            let outcome = self.control.switch(to.name).await;
-            self.record("profile", who, Some(target), began, outcome.as_ref().err());
-            outcome
-        })
-    }
-
-    fn ban(&self, who: Actor, ban: NewBan) -> Action<'_, BanStatus> {
-        let target = bounded(&ban.address);
-        Box::pin(self.in_turn("ban", who, target, move |gateway| bans::ban(gateway, &ban)))
-    }
-
-    fn purge(&self, who: Actor, order: PurgeRequest) -> Action<'_, Receipt> {
-        Box::pin(async move {
-            let began = self.live().world.clock.now();
-            let target = purges_line(&order.purges, &self.live().gateway().fallback.redactor);
-            let outcome = self.purged(order).await;
-            match outcome.as_ref().map(Receipt::shortfall) {
-                Ok(Some(shortfall)) => self.live().audit(&AuditEntry {
-                    target: Some(target),
-                    reason: Some(Cow::Borrowed(shortfall.word())),
-                    duration_ms: Some(millis(self.live().world.clock.now() - began)),
-                    generation: Some(self.live().loaded().generation),
-                    ..AuditEntry::new("purge", who)
-                }),
-                Ok(None) => self.record("purge", who, Some(target), began, None),
-                Err(refused) => self.record("purge", who, Some(target), began, Some(refused)),
-            }
-            outcome
-        })
-    }
-
-    fn unban(&self, who: Actor, address: String) -> Action<'_, BanStatus> {
-        let target = bounded(&address);
-        let act = move |gateway: &Gateway| bans::unban(gateway, &address);
-        Box::pin(self.in_turn("unban", who, target, act))
     }
 }
 

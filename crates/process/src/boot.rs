@@ -19,7 +19,7 @@ use edgeway_proxy::{
     edge::worker::{self, Workers},
     live::{Live, audit::Actor},
 };
-use edgeway_status::actions::{Actions as _, SUCCEEDED};
+use edgeway_status::actions::{Actions as _, Operation, SUCCEEDED};
 use edgeway_upstreams::DecisionStore;
 use log::{info, warn};
 use rustix::process::Signal;
@@ -305,7 +305,11 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals, hangup: Ha
             SignalAction::Upgrade => {
                 let operator = Operator::new(control);
                 control.tasks().spawn("upgrade", async move {
-                    drop(operator.upgrade(Actor::Signal, None).await);
+                    drop(
+                        operator
+                            .perform(Actor::Signal, Operation::Upgrade(None))
+                            .await,
+                    );
                 });
             }
             SignalAction::Reload if hangup == Hangup::Stop => return,
@@ -314,7 +318,9 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals, hangup: Ha
                 let operator = Operator::new(control);
                 let waiting = Arc::clone(control);
                 control.tasks().spawn("reload", async move {
-                    let outcome = operator.reload(Actor::Signal, None).await;
+                    let outcome = operator
+                        .perform(Actor::Signal, Operation::Reload(None))
+                        .await;
                     if outcome.is_err_and(|refused| refused.reason == SUCCEEDED) {
                         waiting.line.pass_on(Signal::HUP);
                     }

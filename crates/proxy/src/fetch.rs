@@ -118,7 +118,7 @@ pub(super) async fn ask(
         why: LogText(error).to_string(),
         may_retry,
     };
-    let time = upstream.timeouts.connect;
+    let time = upstream.timeouts.connect.0;
     let mut wire = match Wire::connect(upstream, &lease, must_be_new, time).await {
         Ok(wire) => wire,
         Err(error) => {

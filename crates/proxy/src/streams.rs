@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use edgeway_base::http::begins_with;
-use edgeway_upstreams::Timeouts;
+use edgeway_config::model::TimeoutsConfig;
 use http::{HeaderMap, header};
 use pingora::Error;
 
@@ -34,13 +34,13 @@ pub(super) struct FirstByte {
 
 impl FirstByte {
     /// Returns the time for a request with these headers.
-    pub(super) fn for_request(headers: &HeaderMap, timeouts: &Timeouts) -> Self {
+    pub(super) fn for_request(headers: &HeaderMap, timeouts: &TimeoutsConfig) -> Self {
         let is_call = grpc::is_call(headers);
         let is_stream = is_call || asks_for_events(headers);
         let within = if is_stream {
-            timeouts.stream_idle.max(timeouts.first_byte)
+            timeouts.stream_idle.max(timeouts.first_byte).0
         } else {
-            timeouts.first_byte
+            timeouts.first_byte.0
         };
         let stated = grpc::timeout(headers).filter(|_| is_call);
         let stated = stated.map(|stated| stated.saturating_add(GRACE));
@@ -77,7 +77,6 @@ pub(super) fn reset(error: &Error) -> Option<h2::Reason> {
 
 #[cfg(test)]
 mod tests {
-    use edgeway_config::model::TimeoutsConfig;
     use http::{HeaderName, HeaderValue};
 
     use super::*;
@@ -91,7 +90,7 @@ mod tests {
                 (name, HeaderValue::from_static(value))
             })
             .collect();
-        let timeouts = Timeouts::from(&TimeoutsConfig::default());
+        let timeouts = TimeoutsConfig::default();
         let expected = FirstByte {
             within: Duration::from_secs(within),
             after_chunk: Duration::from_secs(after),

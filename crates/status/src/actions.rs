@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, pin::Pin};
 
+use derive_more::Display;
 use edgeway_base::{
     secret::Secret,
     units::{Percent, Span},
@@ -22,15 +23,12 @@ use super::{
     snapshot::{BackendStatus, BanStatus},
 };
 
-/// Future of an action. With `#[async_trait]`, each action would take half a second to compile: below
-/// its bounds of lifetimes, of which the compiler caches nothing, all that an action reaches would be
+/// Future of an action. With `#[async_trait]`, it would take half a second to compile: below its
+/// bounds of lifetimes, of which the compiler caches nothing, all that an action reaches would be
 /// proved again to be `Send`.
-pub type Action<'a, T> = Pin<Box<dyn Future<Output = Result<T, ActionError>> + Send + 'a>>;
+pub type Action<'a> = Pin<Box<dyn Future<Output = Result<Done, ActionError>> + Send + 'a>>;
 
 /// Actions of the admin API on the running gateway.
-///
-/// An action that has begun is completed and written to the audit log, even if the client
-/// disconnects.
 pub trait Actions: Send + Sync + 'static {
     /// Token that clients over TCP must present, if any.
     fn token(&self) -> Option<Secret>;
@@ -41,77 +39,65 @@ pub trait Actions: Send + Sync + 'static {
     /// Records that a session of the status page began or ended, or that a link to it was made.
     fn session_changed(&self, who: Actor, action: &'static str);
 
+    /// Performs an action.
+    ///
+    /// One that has begun is completed and written to the audit log, even if the client disconnects.
+    fn perform(&self, who: Actor, operation: Operation) -> Action<'_>;
+}
+
+/// Action of an operator, with what it is about. Upstreams are named by a `String`.
+#[derive(Debug)]
+pub enum Operation {
     /// Reads the configuration again and serves it if it is valid, on trial for a time if one is
     /// given.
-    fn reload(&self, who: Actor, trial: Option<NewConfigTrial>) -> Action<'_, ReloadResult>;
-
-    /// Replaces this process with a new one, started from `binary` or from the same program again.
-    fn upgrade(&self, who: Actor, binary: Option<PathBuf>) -> Action<'_, UpgradeResult>;
-
+    Reload(Option<NewConfigTrial>),
+    /// Replaces this process with a new one, started from this file or from the same program again.
+    Upgrade(Option<PathBuf>),
     /// Drains a backend. `force` allows it even if no other backend is left.
-    fn drain(&self, who: Actor, backend: BackendName, force: bool) -> Action<'_, BackendResult>;
-
+    Drain { backend: BackendName, force: bool },
     /// Sends requests to a drained backend again.
-    fn undrain(&self, who: Actor, backend: BackendName) -> Action<'_, BackendResult>;
-
+    Undrain(BackendName),
     /// Adds a backend to the configured ones.
-    fn add_backend(
-        &self,
-        who: Actor,
-        upstream: String,
-        backend: NewMember,
-    ) -> Action<'_, BackendResult>;
-
+    AddBackend(String, NewMember),
     /// Removes an added backend. `force` allows it even with requests in flight.
-    fn remove_backend(
-        &self,
-        who: Actor,
-        backend: BackendName,
-        force: bool,
-    ) -> Action<'_, BackendResult>;
-
+    RemoveBackend { backend: BackendName, force: bool },
     /// Sends the requests that belong to no other release to this one.
-    fn switch_release(
-        &self,
-        who: Actor,
-        upstream: String,
-        switch: ReleaseSwitch,
-    ) -> Action<'_, ReleaseResult>;
-
+    SwitchRelease(String, ReleaseSwitch),
     /// Sends a part of the visitors to a new release.
-    fn begin_canary(
-        &self,
-        who: Actor,
-        upstream: String,
-        canary: NewCanary,
-    ) -> Action<'_, CanaryStatus>;
-
+    BeginCanary(String, NewCanary),
+    /// Ends the trial of a release: all visitors get the current one.
+    EndCanary(String),
     /// Lets the caller fetch responses of a release that is not the current one yet, and returns
     /// requests for those that visitors of the current one want most.
-    fn begin_warm_up(
-        &self,
-        who: Actor,
-        upstream: String,
-        warm_up: NewWarmUp,
-    ) -> Action<'_, WarmUpPlan>;
-
+    BeginWarmUp(String, NewWarmUp),
     /// Ends a warm-up.
-    fn end_warm_up(&self, who: Actor, upstream: String) -> Action<'_, WarmUpResult>;
-
-    /// Ends the trial of a release: all visitors get the current one.
-    fn end_canary(&self, who: Actor, upstream: String) -> Action<'_, CanaryVerdict>;
-
+    EndWarmUp(String),
     /// Serves with another profile, or with none.
-    fn profile(&self, who: Actor, to: ProfileSelection) -> Action<'_, SwitchResult>;
-
+    Profile(ProfileSelection),
     /// Bans a client: all of its requests are refused.
-    fn ban(&self, who: Actor, ban: NewBan) -> Action<'_, BanStatus>;
-
+    Ban(NewBan),
     /// Lifts a client's ban and returns it.
-    fn unban(&self, who: Actor, address: String) -> Action<'_, BanStatus>;
-
+    Unban(String),
     /// Purges stored responses, here and on the other gateways.
-    fn purge(&self, who: Actor, order: PurgeRequest) -> Action<'_, Receipt>;
+    Purge(PurgeRequest),
+}
+
+/// Result of an [`Operation`].
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Done {
+    Reload(ReloadResult),
+    Upgrade(UpgradeResult),
+    Backend(BackendResult),
+    Release(ReleaseResult),
+    Canary(CanaryStatus),
+    Verdict(CanaryVerdict),
+    WarmUp(WarmUpPlan),
+    WarmedUp(WarmUpResult),
+    Profile(SwitchResult),
+    Banned(BanStatus),
+    Unbanned(BanStatus),
+    Purged(Receipt),
 }
 
 /// Trial of a configuration that is about to begin.
@@ -191,7 +177,8 @@ pub struct SwitchResult {
 }
 
 /// A backend by its upstream and its address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
+#[display("{upstream}/{address}")]
 pub struct BackendName {
     pub upstream: String,
     pub address: String,

@@ -10,10 +10,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::{
-    Timeouts, Upstream,
+    Upstream,
     balance::{Balance, HashKey, Members, Sticky},
     canary::CanaryMetrics,
-    eject::EjectPolicy,
     health::Probing,
     members::{Source, Sources},
     metrics::{OptionalMetrics, UpstreamMetrics},
@@ -21,7 +20,6 @@ use super::{
     pool::Pool,
     releases::ReleaseSettings,
     restart_at::RestartAt,
-    retry::RetryPolicy,
     scale::Scale,
     target::{parse_name, parse_target},
     upstream_zone::{Shared, UpstreamZone},
@@ -58,7 +56,6 @@ impl Upstream {
     ) -> Option<Arc<Self>> {
         let (place, config) = (config.place, &config.value);
         let errors_before = errors(cx);
-        let timeouts = Timeouts::from(&config.timeouts);
         let sources = sources(key, config, place, cx);
         let wire = Wire::compile(config, &sources, cx);
         let scale = Scale::compile(config, &sources, cx);
@@ -81,7 +78,7 @@ impl Upstream {
             live: zones.get_or_create(&zone(&name), live),
             keeper: keeper.clone(),
             clock: cx.clock.clone(),
-            eject: EjectPolicy::from(&config.eject),
+            eject: config.eject,
             slow_start: config.slow_start.map_or(Duration::ZERO, |span| span.0),
             max_in_flight: config.max_in_flight.per_backend,
             max_streams: config.max_streams,
@@ -98,9 +95,9 @@ impl Upstream {
             app: config.app,
             is_required: config.required,
             optional_metrics,
-            timeouts,
+            timeouts: config.timeouts,
             wire,
-            retry: RetryPolicy::from(&config.retry),
+            retry: config.retry.clone(),
             queue_limit: config.max_in_flight.queue,
             queue_wait: config.max_in_flight.wait.0,
             pool: Pool {

@@ -18,24 +18,6 @@ use crate::config::model::EjectConfig;
 /// Refused connections in a row that eject a backend.
 const REFUSED_THRESHOLD: u32 = 3;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EjectPolicy {
-    /// Failures in a row; 0 for never.
-    pub(super) errors: u32,
-    pub(super) span: Duration,
-    pub(super) max: Duration,
-}
-
-impl From<&EjectConfig> for EjectPolicy {
-    fn from(config: &EjectConfig) -> Self {
-        Self {
-            errors: config.errors,
-            span: config.span.0,
-            max: config.max.0.max(config.span.0),
-        }
-    }
-}
-
 edgeway_base::enum_table! {
     /// Cause of an ejection.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +118,7 @@ impl Ejection {
     /// too many. `others_allow` returns true if one more backend may be out for errors.
     pub(super) fn failure(
         &mut self,
-        policy: EjectPolicy,
+        policy: EjectConfig,
         cause: Cause,
         now: u64,
         others_allow: impl FnOnce() -> bool,
@@ -173,12 +155,13 @@ impl Ejection {
 
     /// Returns twice the last span if the backend failed again before it had served for as long as
     /// it was out; the first span otherwise.
-    fn next_span(&self, policy: EjectPolicy, now: u64) -> Duration {
+    fn next_span(&self, policy: EjectConfig, now: u64) -> Duration {
         match self.last {
-            Some(last) if now < last.until.saturating_add(nanos(last.span)) => {
-                last.span.saturating_mul(2).min(policy.max)
-            }
-            _ => policy.span,
+            Some(last) if now < last.until.saturating_add(nanos(last.span)) => last
+                .span
+                .saturating_mul(2)
+                .min(policy.max.max(policy.span).0),
+            _ => policy.span.0,
         }
     }
 }
@@ -192,11 +175,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::units::Span;
 
-    const POLICY: EjectPolicy = EjectPolicy {
+    const POLICY: EjectConfig = EjectConfig {
         errors: 5,
-        span: Duration::from_secs(10),
-        max: Duration::from_mins(1),
+        span: Span::secs(10),
+        max: Span::secs(60),
     };
     const SECOND: u64 = 1_000_000_000;
 
@@ -264,7 +248,7 @@ mod tests {
 
     #[test]
     fn zero_errors_is_never() {
-        let never = EjectPolicy {
+        let never = EjectConfig {
             errors: 0,
             ..POLICY
         };
@@ -292,7 +276,7 @@ mod tests {
                 if let Some(until) = until {
                     prop_assert!(row >= REFUSED_THRESHOLD);
                     let span = Duration::from_nanos(until - now);
-                    prop_assert!(span >= POLICY.span && span <= POLICY.max);
+                    prop_assert!(span >= POLICY.span.0 && span <= POLICY.max.0);
                     row = 0;
                 }
             }

@@ -76,7 +76,7 @@ pub use self::{
     operator_decisions::{DecisionStore, SAVED_AGAIN},
     releases::{ReleaseSettings, StartMethod, WARM_UP_TIME, is_release_name},
     restart_at::{MemoryExcess, RestartAt},
-    retry::{AttemptFailure, RetryPolicy, may_retry},
+    retry::{AttemptFailure, may_retry},
     scale::Scale,
     silence::SilenceStatus,
     socket::BackendSocket,
@@ -98,8 +98,8 @@ use self::{
     wire::Wire,
 };
 use crate::{
-    base::{http::begins_with, units::Span},
-    config::model::{App, RouteTimeoutsConfig, TimeoutsConfig},
+    base::http::begins_with,
+    config::model::{App, RetryConfig, TimeoutsConfig},
 };
 
 /// Compiled upstream: a named group of backends.
@@ -109,9 +109,9 @@ pub struct Upstream {
     /// True if the gateway is not ready while no backend is in rotation.
     pub is_required: bool,
     optional_metrics: OptionalMetrics,
-    pub timeouts: Timeouts,
+    pub timeouts: TimeoutsConfig,
     wire: Wire,
-    pub retry: RetryPolicy,
+    pub retry: RetryConfig,
     /// Most requests that may wait for a place, and their longest wait.
     queue_limit: u32,
     queue_wait: Duration,
@@ -130,47 +130,6 @@ pub struct Upstream {
     /// one. Turns false once, when the supervisor has tried all names.
     awaiting_dns: AtomicBool,
     shared: Arc<Shared>,
-}
-
-/// Timeouts of each step towards a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    pub connect: Duration,
-    /// From the last byte sent to the response headers.
-    pub first_byte: Duration,
-    /// Between two chunks of a response body.
-    pub idle: Duration,
-    /// Between two messages of a WebSocket or two events of an SSE feed.
-    pub stream_idle: Duration,
-    /// Whole request, including retries.
-    pub total: Option<Duration>,
-}
-
-impl Timeouts {
-    /// Returns these with the ones that a route sets.
-    #[must_use]
-    pub fn with(self, route: &RouteTimeoutsConfig) -> Self {
-        let or = |own: Option<Span>, upstream: Duration| own.map_or(upstream, |own| own.0);
-        Self {
-            connect: or(route.connect, self.connect),
-            first_byte: or(route.first_byte, self.first_byte),
-            idle: or(route.idle, self.idle),
-            stream_idle: or(route.stream_idle, self.stream_idle),
-            total: route.total.map(|total| total.0).or(self.total),
-        }
-    }
-}
-
-impl From<&TimeoutsConfig> for Timeouts {
-    fn from(config: &TimeoutsConfig) -> Self {
-        Self {
-            connect: config.connect.0,
-            first_byte: config.first_byte.0,
-            idle: config.idle.0,
-            stream_idle: config.stream_idle.0,
-            total: config.total.map(|total| total.0),
-        }
-    }
 }
 
 /// Requirements of a request for a lease.

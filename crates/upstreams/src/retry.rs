@@ -8,26 +8,6 @@ use std::{
 use super::{Upstream, backend::BackendId};
 use crate::config::model::{RetryConfig, RetryOn};
 
-/// Failures that are retried, and the number of attempts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RetryPolicy {
-    /// Attempts in total.
-    pub attempts: u32,
-    pub on: Vec<RetryOn>,
-    /// Retries per request over the window, 0.0 to 1.0.
-    pub budget: f64,
-}
-
-impl From<&RetryConfig> for RetryPolicy {
-    fn from(config: &RetryConfig) -> Self {
-        Self {
-            attempts: config.attempts.max(1),
-            on: config.on.clone(),
-            budget: config.budget.0 / 100.0,
-        }
-    }
-}
-
 /// Failure of an attempt, as a retry sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
@@ -49,7 +29,7 @@ pub enum AttemptFailure {
 /// Default-deny: failures that the policy does not list are not retried. A request that may change
 /// something at the backend is retried only if it never reached it.
 pub fn may_retry(
-    policy: &RetryPolicy,
+    policy: &RetryConfig,
     tries: u32,
     failure: AttemptFailure,
     is_idempotent: bool,
@@ -77,7 +57,7 @@ impl Upstream {
     /// Takes one retry from the budget; returns false if the budget is used up.
     pub fn retry_allowed(&self) -> bool {
         let budget = &self.shared.live.budget;
-        let allowed = budget.take(self.retry.budget, self.shared.now());
+        let allowed = budget.take(self.retry.budget.0 / 100.0, self.shared.now());
         if allowed {
             self.shared.metrics.retries.inc();
         }
@@ -257,11 +237,11 @@ mod tests {
 
     const NANOS: u64 = 1_000_000_000;
 
-    fn policy(attempts: u32, on: &[RetryOn]) -> RetryPolicy {
-        RetryPolicy {
+    fn policy(attempts: u32, on: &[RetryOn]) -> RetryConfig {
+        RetryConfig {
             attempts,
             on: on.to_vec(),
-            budget: 0.1,
+            ..RetryConfig::default()
         }
     }
 
@@ -284,7 +264,7 @@ mod tests {
 
     #[test]
     fn only_listed_failures_are_retried() {
-        let default = RetryPolicy::from(&RetryConfig::default());
+        let default = RetryConfig::default();
         let cases = [
             // failure, idempotent, replayable, retried
             (AttemptFailure::Connect, true, true, true),

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{
     backend_state::BackendState,
     canary::{CanaryMetrics, CanaryProgress},
-    eject::{Cause, EjectPolicy, nanos},
+    eject::{Cause, nanos},
     handover::Inherited,
     health::Health,
     metrics::UpstreamMetrics,
@@ -27,7 +27,10 @@ use super::{
     retry::RetryBudget,
     supervise::SupervisorState,
 };
-use crate::base::{clock::Clock, metrics::Metrics};
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    config::model::EjectConfig,
+};
 
 /// Zone of one upstream name.
 #[derive(Debug)]
@@ -158,7 +161,7 @@ pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) live: Arc<UpstreamZone>,
     pub(super) clock: Clock,
-    pub(super) eject: EjectPolicy,
+    pub(super) eject: EjectConfig,
     pub(super) slow_start: Duration,
     /// Most requests in flight to one backend.
     pub(super) max_in_flight: u32,

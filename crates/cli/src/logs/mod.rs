@@ -13,6 +13,8 @@ use edgeway_status::{
     client::{Client, ClientError},
     events::ServerEvent,
 };
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     Failure,
@@ -45,8 +47,8 @@ pub struct Options {
     admin: AdminOption,
 }
 
-/// Conditions that printed requests meet.
-#[derive(Debug, clap::Args)]
+/// Conditions that printed requests meet, named as in the query of the admin API.
+#[derive(Debug, clap::Args, Serialize)]
 struct Choice {
     /// Only requests that failed: with 5xx, or a response that broke off
     #[arg(long)]
@@ -124,32 +126,16 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 impl Options {
     fn query(&self) -> String {
-        let choice = &self.choice;
-        let text = |text: &Option<String>| text.clone();
-        let pairs = [
-            ("n", Some(self.lines.to_string())),
-            ("errors", choice.errors.then(|| "true".to_owned())),
-            ("problems", choice.problems.then(|| "true".to_owned())),
-            ("status", choice.status.as_ref().map(ToString::to_string)),
-            ("route", text(&choice.route)),
-            ("client", choice.client.as_ref().map(ToString::to_string)),
-            ("slower", choice.slower.as_ref().map(ToString::to_string)),
-            ("method", text(&choice.method)),
-            ("host", text(&choice.host)),
-            ("path", text(&choice.path)),
-            ("reason", text(&choice.reason)),
-            ("cache", text(&choice.cache)),
-            ("upstream", text(&choice.upstream)),
-            ("backend", text(&choice.backend)),
-            ("limit", text(&choice.limit)),
-            ("user", text(&choice.user)),
-            ("id", text(&choice.id)),
-        ];
-        let written = pairs.into_iter().filter_map(|(name, value)| {
-            let value = value?;
-            Some(format!("{name}={}", segment(&value)))
-        });
-        written.collect::<Vec<_>>().join("&")
+        let choice = serde_json::to_value(&self.choice).expect("plain data");
+        let mut written = vec![format!("n={}", self.lines)];
+        for (name, value) in choice.as_object().into_iter().flatten() {
+            match value {
+                Value::Null | Value::Bool(false) => {}
+                Value::String(text) => written.push(format!("{name}={}", segment(text))),
+                value => written.push(format!("{name}={value}")),
+            }
+        }
+        written.join("&")
     }
 }
 
@@ -268,7 +254,7 @@ impl Printer {
 /// Returns the note on requests that the gateway could not send. After a lost connection it knows
 /// that some are missing, but not their number.
 fn missed(data: &str) -> String {
-    let missed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
+    let missed: Value = serde_json::from_str(data).unwrap_or_default();
     let missed = missed["missed"].as_u64().unwrap_or_default();
     format!(
         "edgeway: at least {missed} requests are missing: they ended faster than they could be read"

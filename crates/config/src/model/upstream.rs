@@ -10,6 +10,7 @@ use super::{
     images::ImagesConfig,
     number, placed_number,
     releases::ReleasesConfig,
+    route::RouteTimeoutsConfig,
     shorthand::{at_least_one, or_a_path, or_a_status_number},
     upstream_metrics::UpstreamMetricsConfig,
 };
@@ -284,7 +285,7 @@ impl StatusSet {
 }
 
 /// Time limits of each step towards a backend: a mapping, or one time for all of them but `total`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct TimeoutsConfig {
@@ -304,6 +305,20 @@ pub struct TimeoutsConfig {
     pub stream_idle: Span,
     /// Time limit of the whole request, retries included; none if absent. Streams are not limited.
     pub total: Option<Span>,
+}
+
+impl TimeoutsConfig {
+    /// Returns these with the ones that a route sets.
+    #[must_use]
+    pub fn with(&self, route: &RouteTimeoutsConfig) -> Self {
+        Self {
+            connect: route.connect.unwrap_or(self.connect),
+            first_byte: route.first_byte.unwrap_or(self.first_byte),
+            idle: route.idle.unwrap_or(self.idle),
+            stream_idle: route.stream_idle.unwrap_or(self.stream_idle),
+            total: route.total.or(self.total),
+        }
+    }
 }
 
 /// Conditions for a retry on another backend. Only listed conditions are retried. A request that is
@@ -345,7 +360,7 @@ pub enum RetryOn {
 }
 
 /// Passive health.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct EjectConfig {
     /// Failures in a row (no connection, reset, timeout, 502, 503 or 504) until ejection; 0 for

@@ -206,7 +206,7 @@ fn route(file: &File, node: &RouteNode, route: &Route, hidden: &[Place]) -> Valu
         printed["respond"]["status"] = json!(compiled.status.as_u16());
     }
     if let Some(upstream) = &route.upstream {
-        let idle = Span(upstream.timeouts.stream_idle);
+        let idle = upstream.timeouts.stream_idle;
         match &config.websocket {
             Some(websocket) if websocket.value.enabled => {
                 if websocket.value.idle.is_none() {

@@ -11,13 +11,14 @@ use std::{
     time::Instant,
 };
 
+use edgeway_config::model::TimeoutsConfig;
 use edgeway_core::chain::{
     Chain, Exchange, HookProgress, KeptApart, Reply, RequestFacts, RouteRequest, UpstreamFacts,
 };
 use edgeway_filters::{access_log::Redactor, error_pages::ErrorPages};
 use edgeway_gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics};
 use edgeway_routes::Params;
-use edgeway_upstreams::{BackendId, Lease, Timeouts, TrialRequest, Upstream};
+use edgeway_upstreams::{BackendId, Lease, TrialRequest, Upstream};
 use http::Method;
 use pingora::http::RequestHeader;
 
@@ -60,7 +61,7 @@ pub(crate) struct Context {
     pub(crate) watch: Option<Arc<Watch>>,
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Time limits of the route, if it has its own.
-    pub(crate) timeouts: Option<Box<Timeouts>>,
+    pub(crate) timeouts: Option<Box<TimeoutsConfig>>,
     pub(crate) lease: Option<Lease>,
     /// Release that a warm-up may fetch from, and its upstream.
     pub(crate) warm_up: Option<Box<(Arc<Upstream>, Arc<str>)>>,

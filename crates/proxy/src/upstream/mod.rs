@@ -6,9 +6,10 @@ mod response;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgeway_base::units::whole_millis;
+use edgeway_base::units::{Span, whole_millis};
+use edgeway_config::model::TimeoutsConfig;
 use edgeway_upstreams::{
-    AttemptFailure, BackendSocket, LeaseRequest, Outcome, Timeouts, Unavailable, Upstream,
+    AttemptFailure, BackendSocket, LeaseRequest, Outcome, Unavailable, Upstream,
 };
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::{
@@ -48,20 +49,20 @@ const MAX_STALE: u32 = 3;
 const ON_USE: Duration = Duration::from_millis(500);
 
 /// Returns the time limits of a request to `upstream`: the route's own, if it has some.
-fn timeouts<'a>(ctx: &'a Context, upstream: &'a Upstream) -> &'a Timeouts {
+fn timeouts<'a>(ctx: &'a Context, upstream: &'a Upstream) -> &'a TimeoutsConfig {
     ctx.timeouts.as_deref().unwrap_or(&upstream.timeouts)
 }
 
 /// Returns the time limit of a new connection to `upstream`.
 pub(super) fn connect_timeout(ctx: &Context, upstream: &Upstream) -> Duration {
-    timeouts(ctx, upstream).connect
+    timeouts(ctx, upstream).connect.0
 }
 
 /// Returns how long a backend may be silent, before its response or within it, if no deadline of a
 /// client's connection says so: nobody waits for the response.
-pub(super) fn silence(ctx: &Context, limit: fn(&Timeouts) -> Duration) -> Option<Duration> {
+pub(super) fn silence(ctx: &Context, limit: fn(&TimeoutsConfig) -> Span) -> Option<Duration> {
     let upstream = ctx.upstream.as_ref().filter(|_| ctx.is_background())?;
-    Some(limit(timeouts(ctx, upstream)))
+    Some(limit(timeouts(ctx, upstream)).0)
 }
 
 /// Takes a place on a backend for the next attempt at the client's request, unless it leaves first.
@@ -121,11 +122,11 @@ pub(super) fn connected(wire: &mut Wire, request: &RequestHeader, ctx: &mut Cont
     let whole = times
         .total
         .filter(|_| !ctx.is_websocket)
-        .map(|total| connections.millis(ctx.facts.started) + whole_millis(total));
+        .map(|total| connections.millis(ctx.facts.started) + whole_millis(total.0));
     if let Some((fd, local)) = wire.socket() {
         let target = Target::Socket(BackendSocket { fd, local });
-        let due = now + whole_millis(times.first_byte);
-        watch.begin(target, due, times.first_byte, whole);
+        let due = now + whole_millis(times.first_byte.0);
+        watch.begin(target, due, times.first_byte.0, whole);
         return;
     }
     wire.watch(watch);

@@ -100,7 +100,7 @@ fn set_deadlines(is_switch: bool, streams: StreamKind, now: Instant, ctx: &mut C
     let times = timeouts(ctx, upstream);
     let now = ctx.live().connections.millis(now);
     if is_switch {
-        let idle = websocket::idle(ctx).unwrap_or(times.stream_idle);
+        let idle = websocket::idle(ctx).unwrap_or(times.stream_idle.0);
         ctx.guarded.is_tunnel();
         match &ctx.connection {
             Some(connection) if ctx.is_websocket => connection.set_websocket(),
@@ -109,9 +109,9 @@ fn set_deadlines(is_switch: bool, streams: StreamKind, now: Instant, ctx: &mut C
         }
         watch.endless(now, idle);
     } else if streams == StreamKind::Nothing {
-        watch.streaming(now, times.idle);
+        watch.streaming(now, times.idle.0);
     } else {
-        watch.endless(now, times.stream_idle);
+        watch.endless(now, times.stream_idle.0);
     }
 }
 

@@ -1,19 +1,19 @@
 //! The API below `/v1`, as described in `docs/admin.md`.
 
-use std::{future::Future, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Json,
     extract::{ConnectInfo, DefaultBodyLimit, State},
     handler::Handler as _,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use edgeway_base::units::{Percent, Span};
 use edgeway_cache::purge::PurgeRequest;
 use edgeway_gateway::explain::{ExplainRequest, Explanation};
-use edgeway_proxy::live::audit::Actor;
 use edgeway_upstreams::NewMember;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Snapshot,
     actions::{
-        ActionError, Actions, BackendName, NewBan, NewCanary, NewConfigTrial, NewWarmUp,
+        ActionError, BackendName, Done, NewBan, NewCanary, NewConfigTrial, NewWarmUp, Operation,
         ProfileSelection, Profiles, ReleaseSwitch,
     },
 };
@@ -32,16 +32,14 @@ use crate::{
 /// Size limit of a purge order, enough for hundreds of URLs.
 const MAX_PURGE_LEN: usize = 256 * 1024;
 
-/// Handler that performs an action with the values that its extractors read.
+/// Handler that performs an operation made of the values that its extractors read.
 macro_rules! action {
-    ($action:ident, $($extractor:ident $value:ident: $type:ty),+ => $($argument:expr),+) => {
-        |State(served): State<AdminState>,
-         ConnectInfo(peer): From,
-         $($extractor($value): $extractor<$type>),+| {
-            act(served, peer, move |actions, who| async move {
-                actions.$action(who, $($argument),+).await
-            })
-        }
+    ($($extractor:ident $value:ident: $type:ty),+ => $operation:expr) => {
+        (|State(served): State<AdminState>,
+          ConnectInfo(peer): From,
+          $($extractor($value): $extractor<$type>),+| async move {
+            perform(served, peer, $operation).await
+        })
     };
 }
 
@@ -49,34 +47,42 @@ pub(super) fn routes() -> Vec<Route> {
     routes! {
         GET "/v1/status" => status,
         POST "/v1/reload" =>
-            action!(reload, OptionalJsonBody with: ReloadOptions => with.trial()),
+            action!(OptionalJsonBody with: ReloadOptions => Operation::Reload(with.trial())),
         POST "/v1/upgrade" =>
-            action!(upgrade, OptionalJsonBody program: UpgradeProgram => program.binary),
+            action!(OptionalJsonBody program: UpgradeProgram => Operation::Upgrade(program.binary)),
         GET "/v1/upstreams" => upstreams,
         POST "/v1/upstreams/{upstream}/backends" =>
-            action!(add_backend, PathPart of: String, JsonBody new: NewMember => of, new),
+            action!(PathPart of: String, JsonBody new: NewMember => Operation::AddBackend(of, new)),
         DELETE "/v1/upstreams/{upstream}/backends/{address}" =>
-            action!(remove_backend, PathPart name: BackendName, QueryPart with: Force => name, with.force),
+            action!(PathPart backend: BackendName, QueryPart with: Force =>
+                Operation::RemoveBackend { backend, force: with.force }),
         POST "/v1/upstreams/{upstream}/backends/{address}/drain" =>
-            action!(drain, PathPart name: BackendName, OptionalJsonBody with: Force => name, with.force),
+            action!(PathPart backend: BackendName, OptionalJsonBody with: Force =>
+                Operation::Drain { backend, force: with.force }),
         POST "/v1/upstreams/{upstream}/backends/{address}/undrain" =>
-            action!(undrain, PathPart name: BackendName, OptionalJsonBody _empty: EmptyBody => name),
+            action!(PathPart backend: BackendName, OptionalJsonBody _empty: EmptyBody =>
+                Operation::Undrain(backend)),
         POST "/v1/upstreams/{upstream}/release" =>
-            action!(switch_release, PathPart of: String, JsonBody to: ReleaseSwitch => of, to),
+            action!(PathPart of: String, JsonBody to: ReleaseSwitch => Operation::SwitchRelease(of, to)),
         POST "/v1/upstreams/{upstream}/canary" =>
-            action!(begin_canary, PathPart of: String, JsonBody new: NewCanary => of, new),
-        DELETE "/v1/upstreams/{upstream}/canary" => action!(end_canary, PathPart of: String => of),
+            action!(PathPart of: String, JsonBody new: NewCanary => Operation::BeginCanary(of, new)),
+        DELETE "/v1/upstreams/{upstream}/canary" =>
+            action!(PathPart of: String => Operation::EndCanary(of)),
         POST "/v1/upstreams/{upstream}/warm-up" =>
-            action!(begin_warm_up, PathPart of: String, JsonBody new: NewWarmUp => of, new),
-        DELETE "/v1/upstreams/{upstream}/warm-up" => action!(end_warm_up, PathPart of: String => of),
+            action!(PathPart of: String, JsonBody new: NewWarmUp => Operation::BeginWarmUp(of, new)),
+        DELETE "/v1/upstreams/{upstream}/warm-up" =>
+            action!(PathPart of: String => Operation::EndWarmUp(of)),
         GET "/v1/bans" => bans,
-        POST "/v1/bans" => action!(ban, JsonBody new: NewBan => new),
+        POST "/v1/bans" => action!(JsonBody new: NewBan => Operation::Ban(new)),
         DELETE "/v1/bans/{address}" =>
-            action!(unban, PathPart address: String, OptionalJsonBody _empty: EmptyBody => address),
-        POST "/v1/purge" => purge.layer(DefaultBodyLimit::max(MAX_PURGE_LEN)),
+            action!(PathPart address: String, OptionalJsonBody _empty: EmptyBody =>
+                Operation::Unban(address)),
+        POST "/v1/purge" =>
+            action!(JsonBody order: Value => Operation::Purge(purge_order(&order)?))
+                .layer(DefaultBodyLimit::max(MAX_PURGE_LEN)),
         POST "/v1/explain" => explain,
         GET "/v1/profiles" => profiles,
-        POST "/v1/profile" => action!(profile, JsonBody to: ProfileSelection => to),
+        POST "/v1/profile" => action!(JsonBody to: ProfileSelection => Operation::Profile(to)),
     }
 }
 
@@ -100,6 +106,16 @@ impl ReloadOptions {
             length: self.canary.unwrap_or_default(),
             share: self.share.unwrap_or(NewConfigTrial::SHARE),
         })
+    }
+}
+
+impl IntoResponse for Done {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Purged(receipt) => receipt.status(),
+            _ => StatusCode::OK,
+        };
+        (status, Json(self)).into_response()
     }
 }
 
@@ -154,19 +170,6 @@ pub(super) fn explained(
     explanation.map_err(|error| ActionError::new(422, "bad_request", error.to_string()))
 }
 
-async fn purge(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    JsonBody(order): JsonBody<Value>,
-) -> Result<Response, ActionError> {
-    let order = purge_order(&order)?;
-    let receipt = finish(served, peer, |actions, who| async move {
-        actions.purge(who, order).await
-    });
-    let receipt = receipt.await?;
-    Ok((receipt.status(), Json(receipt)).into_response())
-}
-
 pub(super) fn purge_order(json: &Value) -> Result<PurgeRequest, ActionError> {
     PurgeRequest::from_json(json)
         .map_err(|error| ActionError::new(422, "bad_purge", error.to_string()))
@@ -179,35 +182,17 @@ struct UpgradeProgram {
     binary: Option<PathBuf>,
 }
 
-/// Performs an action and responds with its result.
-async fn act<T, F>(
+/// Performs an operation to completion, even if the client disconnects.
+pub(super) async fn perform(
     served: AdminState,
     peer: PeerAddress,
-    action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
-) -> Result<Json<T>, ActionError>
-where
-    T: Serialize + Send + 'static,
-    F: Future<Output = Result<T, ActionError>> + Send + 'static,
-{
-    finish(served, peer, action).await.map(Json)
-}
-
-/// Performs an action to completion, even if the client disconnects.
-pub(super) async fn finish<T, F>(
-    served: AdminState,
-    peer: PeerAddress,
-    action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
-) -> Result<T, ActionError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, ActionError>> + Send + 'static,
-{
+    operation: Operation,
+) -> Result<Done, ActionError> {
     peer.life.allow(bounded::ACTION);
-    let action = action(served.actions, peer.who);
     let (sender, receiver) = tokio::sync::oneshot::channel();
     served.tasks.spawn("admin action", async move {
         // A client that has disconnected gets no response.
-        drop(sender.send(action.await));
+        drop(sender.send(served.actions.perform(peer.who, operation).await));
     });
     // The process ends, and aborts the action.
     let message = "the gateway stops: the action was not finished";

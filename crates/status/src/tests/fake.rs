@@ -1,26 +1,22 @@
 //! Gateway that records the actions that the admin listener asks of it.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use edgeway_base::{metrics::Exposition, secret::Secret};
 use edgeway_cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt};
 use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
 use edgeway_proxy::live::{audit::Actor, history::RequestHistory};
-use edgeway_upstreams::{CanaryStatus, CanaryVerdict, NewMember};
+use edgeway_upstreams::{CanaryStatus, CanaryVerdict};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
     Snapshot,
     actions::{
-        Action, ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary,
-        NewConfigTrial, NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult,
+        Action, ActionError, Actions, BackendResult, Done, Operation, ReleaseResult, ReloadResult,
         SwitchResult, UpgradeResult, WarmUpPlan, WarmUpResult,
     },
     http::RejectionReason,
@@ -95,14 +91,48 @@ impl Source for Fake {
 }
 
 impl Fake {
-    async fn act(&self, action: String) -> Result<BackendResult, ActionError> {
+    async fn record(&self, action: String) {
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
         self.done.lock().push(action);
-        Ok(BackendResult {
-            upstream: "web".to_owned(),
-            ..BackendResult::default()
+    }
+
+    async fn run(&self, operation: Operation) -> Result<Done, ActionError> {
+        if let Operation::Drain { backend, .. } = &operation
+            && backend.upstream == "nowhere"
+        {
+            return Err(ActionError::new(404, "no_such_upstream", "there is none"));
+        }
+        self.record(line(&operation)).await;
+        Ok(match operation {
+            Operation::SwitchRelease(upstream, to) => Done::Release(ReleaseResult {
+                upstream,
+                release: to.release,
+                before: None,
+            }),
+            Operation::BeginCanary(..) => Done::Canary(CanaryStatus::default()),
+            Operation::EndCanary(_) => Done::Verdict(CanaryVerdict::default()),
+            Operation::BeginWarmUp(..) => Done::WarmUp(WarmUpPlan::default()),
+            Operation::EndWarmUp(_) => Done::WarmedUp(WarmUpResult::default()),
+            Operation::Upgrade(_) => Done::Upgrade(UpgradeResult::default()),
+            Operation::Reload(trial) => Done::Reload(ReloadResult {
+                generation: 2,
+                trial: trial.map(|trial| trial.length),
+                share: trial.map(|trial| trial.share),
+                ..ReloadResult::default()
+            }),
+            Operation::Profile(_) => Done::Profile(SwitchResult::default()),
+            Operation::Ban(_) => Done::Banned(BanStatus::default()),
+            Operation::Unban(_) => Done::Unbanned(BanStatus::default()),
+            Operation::Purge(order) => Done::Purged(receipt(order)),
+            Operation::Drain { .. }
+            | Operation::Undrain(_)
+            | Operation::AddBackend(..)
+            | Operation::RemoveBackend { .. } => Done::Backend(BackendResult {
+                upstream: "web".to_owned(),
+                ..BackendResult::default()
+            }),
         })
     }
 }
@@ -125,164 +155,47 @@ impl Actions for Fake {
         self.sessions.lock().push(format!("{action} {kind}"));
     }
 
-    fn switch_release(
-        &self,
-        _who: Actor,
-        upstream: String,
-        switch: ReleaseSwitch,
-    ) -> Action<'_, ReleaseResult> {
-        Box::pin(async move {
-            self.act(format!("switch {upstream} {switch:?}")).await?;
-            Ok(ReleaseResult {
-                upstream,
-                release: switch.release,
-                before: None,
-            })
-        })
+    fn perform(&self, _who: Actor, operation: Operation) -> Action<'_> {
+        Box::pin(self.run(operation))
     }
+}
 
-    fn begin_canary(
-        &self,
-        _who: Actor,
-        upstream: String,
-        canary: NewCanary,
-    ) -> Action<'_, CanaryStatus> {
-        Box::pin(async move {
-            self.act(format!("canary {upstream} {canary:?}")).await?;
-            Ok(CanaryStatus::default())
-        })
+/// Returns what a test compares of an operation.
+fn line(operation: &Operation) -> String {
+    match operation {
+        Operation::SwitchRelease(upstream, to) => format!("switch {upstream} {to:?}"),
+        Operation::BeginCanary(upstream, new) => format!("canary {upstream} {new:?}"),
+        Operation::EndCanary(upstream) => format!("end canary {upstream}"),
+        Operation::BeginWarmUp(upstream, new) => format!("warm up {upstream} {new:?}"),
+        Operation::EndWarmUp(upstream) => format!("end warm-up {upstream}"),
+        Operation::Upgrade(binary) => format!("upgrade {binary:?}"),
+        Operation::Reload(_) => "reload".to_owned(),
+        Operation::Profile(to) => format!("profile {:?}", to.name),
+        Operation::Ban(new) => format!("ban {} {} {:?}", new.address, new.lasts, new.reason),
+        Operation::Unban(address) => format!("unban {address}"),
+        Operation::Purge(order) => format!("purge {:?} {}", order.purges, order.fan_out),
+        Operation::Drain { backend, force } => format!("drain {backend} {force}"),
+        Operation::Undrain(backend) => format!("undrain {backend}"),
+        Operation::AddBackend(upstream, new) => format!("add {upstream} {new:?}"),
+        Operation::RemoveBackend { backend, force } => format!("remove {backend} {force}"),
     }
+}
 
-    fn begin_warm_up(
-        &self,
-        _who: Actor,
-        upstream: String,
-        warm_up: NewWarmUp,
-    ) -> Action<'_, WarmUpPlan> {
-        Box::pin(async move {
-            self.act(format!("warm up {upstream} {warm_up:?}")).await?;
-            Ok(WarmUpPlan::default())
-        })
-    }
-
-    fn end_warm_up(&self, _who: Actor, upstream: String) -> Action<'_, WarmUpResult> {
-        Box::pin(async move {
-            self.act(format!("end warm-up {upstream}")).await?;
-            Ok(WarmUpResult::default())
-        })
-    }
-
-    fn end_canary(&self, _who: Actor, upstream: String) -> Action<'_, CanaryVerdict> {
-        Box::pin(async move {
-            self.act(format!("end canary {upstream}")).await?;
-            Ok(CanaryVerdict::default())
-        })
-    }
-
-    fn upgrade(&self, _who: Actor, binary: Option<PathBuf>) -> Action<'_, UpgradeResult> {
-        Box::pin(async move {
-            self.act(format!("upgrade {binary:?}")).await?;
-            Ok(UpgradeResult::default())
-        })
-    }
-
-    fn reload(&self, _who: Actor, trial: Option<NewConfigTrial>) -> Action<'_, ReloadResult> {
-        Box::pin(async move {
-            self.act("reload".to_owned()).await?;
-            Ok(ReloadResult {
-                generation: 2,
-                trial: trial.map(|trial| trial.length),
-                share: trial.map(|trial| trial.share),
-                ..ReloadResult::default()
-            })
-        })
-    }
-
-    fn drain(&self, _who: Actor, name: BackendName, force: bool) -> Action<'_, BackendResult> {
-        Box::pin(async move {
-            if name.upstream == "nowhere" {
-                return Err(ActionError::new(404, "no_such_upstream", "there is none"));
-            }
-            let action = format!("drain {}/{} {force}", name.upstream, name.address);
-            self.act(action).await
-        })
-    }
-
-    fn profile(&self, _who: Actor, to: ProfileSelection) -> Action<'_, SwitchResult> {
-        Box::pin(async move {
-            self.act(format!("profile {:?}", to.name)).await?;
-            Ok(SwitchResult::default())
-        })
-    }
-
-    fn ban(&self, _who: Actor, ban: NewBan) -> Action<'_, BanStatus> {
-        Box::pin(async move {
-            self.act(format!(
-                "ban {} {} {:?}",
-                ban.address, ban.lasts, ban.reason
-            ))
-            .await?;
-            Ok(BanStatus::default())
-        })
-    }
-
-    fn unban(&self, _who: Actor, address: String) -> Action<'_, BanStatus> {
-        Box::pin(async move {
-            self.act(format!("unban {address}")).await?;
-            Ok(BanStatus::default())
-        })
-    }
-
-    fn purge(&self, _who: Actor, order: PurgeRequest) -> Action<'_, Receipt> {
-        Box::pin(async move {
-            self.act(format!("purge {:?} {}", order.purges, order.fan_out))
-                .await?;
-            let others = match order.purges[0].target {
-                PurgeTarget::Tag(_) => PeerStates::Waiting,
-                PurgeTarget::Prefix(_) => PeerStates::Unreached,
-                PurgeTarget::Url(_) | PurgeTarget::Written(_) | PurgeTarget::All => {
-                    PeerStates::Reached
-                }
-            };
-            Ok(Receipt {
-                others,
-                purges: order.purges,
-                gateway: "a".to_owned(),
-                id: None,
-                applied: vec![],
-                lapsed: vec![],
-                pending: vec![],
-                instances: vec![],
-                took_ms: 1.5,
-            })
-        })
-    }
-
-    fn undrain(&self, _who: Actor, name: BackendName) -> Action<'_, BackendResult> {
-        Box::pin(async move {
-            let action = format!("undrain {}/{}", name.upstream, name.address);
-            self.act(action).await
-        })
-    }
-
-    fn add_backend(
-        &self,
-        _who: Actor,
-        upstream: String,
-        new: NewMember,
-    ) -> Action<'_, BackendResult> {
-        Box::pin(async move { self.act(format!("add {upstream} {new:?}")).await })
-    }
-
-    fn remove_backend(
-        &self,
-        _who: Actor,
-        name: BackendName,
-        force: bool,
-    ) -> Action<'_, BackendResult> {
-        Box::pin(async move {
-            let action = format!("remove {}/{} {force}", name.upstream, name.address);
-            self.act(action).await
-        })
+fn receipt(order: PurgeRequest) -> Receipt {
+    let others = match order.purges[0].target {
+        PurgeTarget::Tag(_) => PeerStates::Waiting,
+        PurgeTarget::Prefix(_) => PeerStates::Unreached,
+        PurgeTarget::Url(_) | PurgeTarget::Written(_) | PurgeTarget::All => PeerStates::Reached,
+    };
+    Receipt {
+        others,
+        purges: order.purges,
+        gateway: "a".to_owned(),
+        id: None,
+        applied: vec![],
+        lapsed: vec![],
+        pending: vec![],
+        instances: vec![],
+        took_ms: 1.5,
     }
 }

@@ -1,7 +1,5 @@
 //! Selection of requests: the query of `/v1/requests`, and the options of `edgeway logs`.
 
-use std::{fmt, str::FromStr};
-
 use edgeway_base::{
     net::{Cidr, CidrSet},
     statuses::Statuses,
@@ -30,12 +28,10 @@ pub struct RequestQuery {
     /// Only requests that failed, and degraded ones: served after a retry or
     /// without a plugin, for example.
     problems: bool,
-    #[serde(deserialize_with = "parsed")]
     status: Option<Statuses>,
     #[serde(deserialize_with = "network")]
     client: Option<CidrSet>,
     /// Minimum duration.
-    #[serde(deserialize_with = "parsed")]
     slower: Option<Span>,
     method: Option<String>,
     host: Option<String>,
@@ -50,15 +46,6 @@ pub struct RequestQuery {
     cache: Option<String>,
     user: Option<String>,
     id: Option<String>,
-}
-
-fn parsed<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    let text = String::deserialize(d)?;
-    text.parse().map(Some).map_err(de::Error::custom)
 }
 
 fn network<'de, D: Deserializer<'de>>(d: D) -> Result<Option<CidrSet>, D::Error> {

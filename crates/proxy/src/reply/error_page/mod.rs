@@ -167,7 +167,7 @@ pub(crate) async fn insert(
 fn time_for(ctx: &Context, page: &PageRequest) -> Duration {
     let upstream = ctx.gateway.upstreams.get(&page.upstream);
     let own = upstream.filter(|_| is_as_sent(ctx, page));
-    TIMEOUT + own.map_or(Duration::ZERO, |own| own.timeouts.first_byte)
+    TIMEOUT + own.map_or(Duration::ZERO, |own| own.timeouts.first_byte.0)
 }
 
 /// Returns true if the page may be what a filter refused to show: one that another route guards, or

@@ -1,6 +1,6 @@
 //! The forms of the page. Each leads back to the page, with its result.
 
-use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use axum::{
     Extension,
@@ -15,13 +15,13 @@ use url::form_urlencoded;
 
 use super::{CSRF_FIELD, STATUS, csrf, hidden_csrf, notice::Notice, view};
 use crate::{
-    actions::{ActionError, Actions, BackendName},
+    actions::{ActionError, BackendName, Operation},
     http::{
         AdminState, PeerAddress,
         access::RejectionReason,
         extract,
         guard::{Admission, see_other},
-        v1::{self, finish, purge_order},
+        v1::{self, perform, purge_order},
     },
 };
 
@@ -113,19 +113,10 @@ impl PageForm {
         see_other(&format!("{STATUS}?result={key}"))
     }
 
-    /// Performs an action, and leads back to the page with its result.
-    async fn act<T, F>(
-        self,
-        served: AdminState,
-        action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
-        show: impl FnOnce(&Result<T, ActionError>) -> Notice<'_>,
-    ) -> Response
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, ActionError>> + Send + 'static,
-    {
-        let done = finish(served.clone(), self.peer.clone(), action).await;
-        self.show(&served, &show(&done))
+    /// Performs an operation, and leads back to the page with its result.
+    async fn act(self, served: AdminState, operation: Operation) -> Response {
+        let done = perform(served.clone(), self.peer.clone(), operation).await;
+        self.show(&served, &outcome(&done, Notice::Done))
     }
 
     fn backend(&self) -> BackendName {
@@ -138,55 +129,37 @@ impl PageForm {
 
 pub(super) async fn drain(State(served): State<AdminState>, form: PageForm) -> Response {
     let backend = form.backend();
-    let force = form.fields.get("force").is_some();
-    let target = backend.clone();
-    let csrf = csrf(&served, &form.admission);
-    form.act(
-        served,
-        |actions, who| async move { actions.drain(who, backend, force).await },
-        |done| match done {
-            Err(refused) if refused.reason == "last_backend" => Notice::LastBackend {
-                refused,
-                backend: target,
-                csrf: hidden_csrf(csrf.as_deref()),
-            },
-            done => outcome(done, Notice::Backend),
+    let operation = Operation::Drain {
+        backend: backend.clone(),
+        force: form.fields.get("force").is_some(),
+    };
+    let done = perform(served.clone(), form.peer.clone(), operation).await;
+    let notice = match &done {
+        Err(refused) if refused.reason == "last_backend" => Notice::LastBackend {
+            refused,
+            backend,
+            csrf: hidden_csrf(csrf(&served, &form.admission).as_deref()),
         },
-    )
-    .await
+        done => outcome(done, Notice::Done),
+    };
+    form.show(&served, &notice)
 }
 
 pub(super) async fn undrain(State(served): State<AdminState>, form: PageForm) -> Response {
-    let backend = form.backend();
-    form.act(
-        served,
-        |actions, who| async move { actions.undrain(who, backend).await },
-        |done| outcome(done, Notice::Backend),
-    )
-    .await
+    let operation = Operation::Undrain(form.backend());
+    form.act(served, operation).await
 }
 
 pub(super) async fn unban(State(served): State<AdminState>, form: PageForm) -> Response {
-    let address = form.fields.text("address");
-    form.act(
-        served,
-        |actions, who| async move { actions.unban(who, address).await },
-        |done| outcome(done, Notice::Unbanned),
-    )
-    .await
+    let operation = Operation::Unban(form.fields.text("address"));
+    form.act(served, operation).await
 }
 
 pub(super) async fn purge(State(served): State<AdminState>, form: PageForm) -> Response {
-    let order = match purge_order(&order(&form.fields)) {
-        Ok(order) => order,
-        Err(refused) => return form.show(&served, &Notice::Failed(&refused)),
-    };
-    form.act(
-        served,
-        |actions, who| async move { actions.purge(who, order).await },
-        |done| outcome(done, Notice::Purged),
-    )
-    .await
+    match purge_order(&order(&form.fields)) {
+        Ok(order) => form.act(served, Operation::Purge(order)).await,
+        Err(refused) => form.show(&served, &Notice::Failed(&refused)),
+    }
 }
 
 /// Returns the order of a purge form as the API takes it.

@@ -2,13 +2,11 @@
 
 use askama::Template;
 use edgeway_base::out;
-use edgeway_cache::purge::Receipt;
 use edgeway_gateway::explain::{ExplainRequest, Explanation, StoredEntry};
 
 use crate::{
-    actions::{ActionError, BackendName, BackendResult},
+    actions::{ActionError, BackendName, Done},
     receipt,
-    snapshot::BanStatus,
 };
 
 #[derive(Template)]
@@ -21,9 +19,7 @@ pub(super) enum Notice<'a> {
         backend: BackendName,
         csrf: String,
     },
-    Backend(&'a BackendResult),
-    Unbanned(&'a BanStatus),
-    Purged(&'a Receipt),
+    Done(&'a Done),
     /// The result of a lookup in the cache, in one sentence, and its details.
     Lookup(&'a (ExplainRequest, Explanation)),
     Explanation(&'a (ExplainRequest, Explanation)),
