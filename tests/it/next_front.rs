@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde_json::Value;
 
 use crate::support::{
-    apps::{App, NextApp},
+    apps::{App, LanguagesApp, NextApp},
     client::{self, Connection, Request, get, post},
     gateway::Gateway,
     origins::EchoOrigin,
@@ -269,6 +269,65 @@ async fn a_server_action_leads_around_no_guard_of_its_page() {
     assert_eq!(response.status(), 403, "the page itself");
     let response = known.send(&call("/", "change", "[\"/nowhere\"]")).await;
     assert_eq!(response.status(), 200, "an open page has it");
+}
+
+/// Invariant: a page passes its guards in each language that the app has it in.
+#[tokio::test]
+async fn no_language_leads_around_a_guard_of_its_page() {
+    for base in ["", "/site"] {
+        let app = LanguagesApp::start(base).await;
+        let build = app.kind().build();
+        let id = std::fs::read_to_string(build.join("BUILD_ID")).expect("the build has one");
+        let guarded = format!(
+            "  - {{ match: {{ path: [{base}/now, {base}/de/other] }}, upstream: web, \
+             access: {{ deny: [127.0.0.0/8] }} }}\n"
+        );
+        let open = config(&app.address().to_string(), &guarded);
+        let open = open.replace("health: { path: /api/health }", "health: false");
+        let folder = format!("app: nextjs\n    folder: {}", build.display());
+        let known = open.replace("app: nextjs", &folder);
+        let (open, known) = tokio::join!(Gateway::start(&open), Gateway::start(&known));
+        let data = format!("/_next/data/{}", id.trim());
+        for (host, path, is_guarded) in [
+            (SHOP, "/de/now".to_owned(), true),
+            (SHOP, "/EN/now".to_owned(), true),
+            (SHOP, format!("{data}/de/now.json"), true),
+            ("laden.test", "/other".to_owned(), true),
+            (SHOP, "/other".to_owned(), false),
+            (SHOP, "/fr/other".to_owned(), false),
+        ] {
+            let visit = get(&format!("{base}{path}")).header("host", host);
+            let status = if is_guarded { 403 } else { 200 };
+            assert_eq!(known.send(&visit).await.status(), status, "{base}{path}");
+            // The control: the app has it there.
+            assert_eq!(open.send(&visit).await.status(), 200, "{base}{path}");
+        }
+    }
+}
+
+/// Invariant: a page within another one passes the guards of that one too: the app runs the layout.
+#[tokio::test]
+async fn no_page_within_another_one_leads_around_the_guard_of_that() {
+    let app = NextApp::shared().await;
+    let guarded =
+        "  - { match: { path: /feed }, upstream: web, access: { deny: [127.0.0.0/8] } }\n";
+    let open = config(&app.address().to_string(), guarded);
+    let folder = format!("app: nextjs\n    folder: {}", app.kind().build().display());
+    let known = open.replace("app: nextjs", &folder);
+    let (open, known) = tokio::join!(Gateway::start(&open), Gateway::start(&known));
+    for (from, is_within) in [
+        ("", false),
+        ("/", false),
+        ("/feed", true),
+        ("/feed/any", true),
+    ] {
+        let visit = visit("/shot/1").header("next-url", from);
+        let (own, response) = (open.send(&visit).await, known.send(&visit).await);
+        // The control: the app runs the layout.
+        assert_eq!(own.text().contains("layout:feed"), is_within, "{from}");
+        let status = if is_within { 403 } else { 200 };
+        assert_eq!(response.status(), status, "{from}");
+    }
 }
 
 #[tokio::test]

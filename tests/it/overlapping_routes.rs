@@ -69,6 +69,33 @@ async fn another_value_bypasses_no_guard() {
     }
 }
 
+/// Invariant: what a route got for the clients that it admits is for no other route.
+#[tokio::test]
+async fn no_stored_response_leads_around_a_guard() {
+    let app = EchoOrigin::start().await;
+    let admits = "access: { deny: [10.0.0.0/8] }, cache: { ttl: 1min }";
+    let gateway = front(
+        &[("app", app.address())],
+        &format!(
+            "- {{ match: {{ path: /plan, header: {{ X-Kind: gold }} }}, upstream: app, {admits} }}
+- {{ match: {{ path: /plan }}, upstream: app, cache: {{ ttl: 1min }} }}
+- {{ match: {{ path: /draft, header: {{ X-Open: '1' }} }}, upstream: app, cache: {{ ttl: 1min }} }}
+- {{ match: {{ path: /draft }}, upstream: app, {admits} }}
+"
+        ),
+    )
+    .await;
+    for (path, name, value) in [("/plan", "x-kind", "gold"), ("/draft", "x-open", "1")] {
+        let other = get(path).header(name, value);
+        for expected in ["MISS", "HIT"] {
+            for request in [&other, &get(path)] {
+                let response = gateway.send(request).await;
+                assert_eq!(response.cache_status(), expected, "{request:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_redirect_on_an_overlapping_route_hides_no_guard() {
     let app = EchoOrigin::start().await;

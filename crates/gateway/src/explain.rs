@@ -205,7 +205,6 @@ pub fn explain(
     };
     let mut params = Params::default();
     let literal = gateway.table.find(&target, &head, &mut params);
-    let has_spellings = has_spellings || routes::action_of(&head).is_some();
     let guarded = literal
         .as_ref()
         .and_then(|literal| gateway.guarded((&target, &head, has_spellings), literal, &mut params));

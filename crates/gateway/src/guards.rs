@@ -18,6 +18,7 @@ use edgeway_routes::{
     Action, GuardSearchResult, LiteralMatch, Otherwise, Params, Respond, RouteProtection,
     RouteTable, Rules, Slashes, Target, action_of,
 };
+use edgeway_upstreams::Upstream;
 use http::HeaderValue;
 use pingora::http::RequestHeader;
 
@@ -122,28 +123,59 @@ impl Gateway {
         literal: &LiteralMatch,
         params: &mut Params,
     ) -> Option<GuardSearchResult> {
-        let lacks_guards = self.table.lacks_guards(literal.route, has_spellings);
-        let actions = lacks_guards.then(|| self.pages_of_action(request))?;
+        let lacks_guards = self.lacks_guards(literal.route, request, has_spellings);
+        let (actions, pages) =
+            lacks_guards.then(|| self.other_pages(target, request, literal.route))?;
         self.table
-            .guarded(target, request, literal, &actions, params)
+            .guarded(target, request, literal, (&actions, &pages), params)
     }
 
-    /// Returns paths of the pages that have the server action of a request: Next.js runs it whatever
-    /// the path of the request is.
-    fn pages_of_action(&self, request: &RequestHeader) -> Vec<Box<[u8]>> {
-        let Some(id) = action_of(request).map(HeaderValue::as_bytes) else {
-            return Vec::new();
-        };
-        let mut pages = Vec::new();
-        let mut look =
-            |build: &Build| pages.extend_from_slice(build.pages_of_action(id).unwrap_or(&[]));
-        for (_, build) in &self.app_builds {
-            look(&build.now());
+    /// Returns true if another route may have to guard a request of this one: for another spelling of
+    /// its path, or since its app may have its page at another path.
+    #[inline]
+    pub fn lacks_guards(&self, route: usize, request: &RequestHeader, has_spellings: bool) -> bool {
+        self.table.lacks_guards(route, has_spellings)
+            || self.table.lacks_guards(route, true) && self.may_have_other_pages(request)
+    }
+
+    fn may_have_other_pages(&self, request: &RequestHeader) -> bool {
+        let mut may_have = action_of(request).is_some();
+        self.each_build(|_, build| may_have |= build.may_have_other_paths(&request.headers));
+        may_have
+    }
+
+    /// Returns paths of the pages that have the server action of a request, which Next.js runs
+    /// whatever the path of the request is; and other paths of its page.
+    fn other_pages(
+        &self,
+        target: &Target<'_>,
+        request: &RequestHeader,
+        route: usize,
+    ) -> (Vec<Box<[u8]>>, Vec<String>) {
+        let id = action_of(request).map(HeaderValue::as_bytes);
+        let route = self.route(route).filter(|route| !route.guarding.chooses);
+        let app = route.and_then(|route| route.upstream.as_ref());
+        let (mut actions, mut pages) = (Vec::new(), Vec::new());
+        self.each_build(|upstream, build| {
+            let of_action = id.and_then(|id| build.pages_of_action(id));
+            actions.extend_from_slice(of_action.unwrap_or_default());
+            if app.is_none_or(|app| Arc::ptr_eq(app, upstream)) {
+                pages.extend(build.other_paths(target.path, target.host, &request.headers));
+            }
+        });
+        (actions, pages)
+    }
+
+    fn each_build(&self, mut look: impl FnMut(&Arc<Upstream>, &Build)) {
+        for (upstream, build) in &self.app_builds {
+            look(upstream, &build.now());
         }
-        for (_, releases) in &self.app_releases {
-            releases.now().builds().for_each(|build| look(build));
+        for (upstream, releases) in &self.app_releases {
+            releases
+                .now()
+                .builds()
+                .for_each(|build| look(upstream, build));
         }
-        pages
     }
 }
 

@@ -15,8 +15,8 @@ use super::{compile::Compiler, effective};
 /// Filters that change neither the request to the origin nor the client's identity nor the stored
 /// response. Routes that differ only in these share stored responses. Any other filter separates
 /// routes. The upstream that `upstream_by` chooses is a part of the key itself.
-const NON_KEY_FILTERS: &str = "access access_log body_limit conditions cors csrf in_flight \
-    methods rate_limit request_id security_headers timing upstream_by";
+const NON_KEY_FILTERS: &str = "access_log body_limit cors csrf in_flight methods rate_limit \
+    request_id security_headers timing upstream_by";
 
 /// Keys of `cache` that decide which parts of a request matter and what may be stored. The others
 /// decide for how long, and may change without emptying the cache.
@@ -134,6 +134,13 @@ impl Compiler<'_> {
                     }
                 }
                 "compression" => text.part(b"compression"),
+                // What the clients that these admit get is not for another route, to which other
+                // headers lead.
+                "access" | "conditions" => {
+                    text.part(b"admitted");
+                    let headers = &node.config.matches.value.header;
+                    text.part(&serde_json::to_vec(headers).unwrap_or_default());
+                }
                 // What is stored is what the code has made.
                 "plugins" => {
                     text.part(b"plugins");
@@ -259,6 +266,7 @@ mod tests {
         let all = identities([
             "cache: {}",
             "cache: {}, compression: false",
+            "cache: {}, access: { allow: [10.0.0.0/8] }",
             "cache: {}, rewrite: { prefix: /1, with: / }",
             "cache: {}, rewrite: { prefix: /1, with: / } ",
             "cache: {}, headers: { request: { set: { X-A: b } } }",

@@ -176,7 +176,6 @@ fn set_up(
         return Err(reply);
     }
     ctx.facts.class = routes::classify(target.path, request);
-    let has_spellings = has_spellings || routes::action_of(request).is_some();
     let lookup = (&target, &*request, has_spellings);
     let found = find(&ctx.gateway, lookup, &mut ctx.params);
     if found.is_none() && !ctx.gateway.table.serves_host(&host) {
@@ -259,7 +258,7 @@ fn find(
     let (target, head, has_spellings) = lookup;
     let mut literal = gateway.table.find(target, head, params)?;
     let has_guards =
-        !literal.also.is_empty() || gateway.table.lacks_guards(literal.route, has_spellings);
+        !literal.also.is_empty() || gateway.lacks_guards(literal.route, head, has_spellings);
     let also = has_guards.then(|| guarded(gateway, &mut literal, lookup, params));
     Some((literal.route, also.flatten()))
 }

@@ -276,16 +276,16 @@ impl RouteTable {
     }
 
     /// Returns the guards of a request by the readings of its path, if some app treats the path as
-    /// a guarded one. `actions` are the pages that have the server action of the request. `params` are
-    /// set to those of the route that takes the request, and stay unchanged if that is the route of
-    /// the original path.
+    /// a guarded one. `actions` are the pages that have the server action of the request, `pages` other
+    /// paths of its page. `params` are set to those of the route that takes the request, and stay
+    /// unchanged if that is the route of the original path.
     #[cold]
     pub fn guarded(
         &self,
         target: &Target<'_>,
         request: &RequestHeader,
         literal: &LiteralMatch,
-        actions: &[Box<[u8]>],
+        (actions, pages): (&[Box<[u8]>], &[String]),
         params: &mut Params,
     ) -> Option<GuardSearchResult> {
         let guards = self.guards.as_ref()?;
@@ -298,15 +298,19 @@ impl RouteTable {
             .first()
             .filter(|_| !actions.iter().any(|page| is_open(page)));
         // `OPTIONS *` has no path.
-        if action.is_none() && is_open(target.path) || target.path.first() != Some(&b'/') {
+        let is_alone = action.is_none() && pages.is_empty();
+        if is_alone && is_open(target.path) || target.path.first() != Some(&b'/') {
             return None;
         }
         let own = &guards.of[literal.route];
-        let source = image_source(target.path, request);
+        let pages = || pages.iter().map(String::as_bytes);
+        let mut optimizers = iter::once(target.path).chain(pages());
+        let source = optimizers.find_map(|path| image_source(path, request));
         let sources = source
             .as_deref()
             .into_iter()
-            .chain(action.map(|page| &**page));
+            .chain(action.map(|page| &**page))
+            .chain(pages());
         let paths = iter::once(target.path).chain(sources);
         let looks =
             paths.flat_map(|path| guards.looks(path).into_iter().map(move |look| (path, look)));

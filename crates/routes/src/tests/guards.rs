@@ -49,7 +49,7 @@ fn taken(compiled: &Compiled, line: &str, params: &mut Params) -> Option<(usize,
     let table = compiled.table.as_ref().unwrap();
     let literal = table.find(&target, &head, params)?;
     if table.lacks_guards(literal.route, normal.has_spellings)
-        && let Some(guarded) = table.guarded(&target, &head, &literal, &[], params)
+        && let Some(guarded) = table.guarded(&target, &head, &literal, (&[], &[]), params)
     {
         return Some((guarded.route, guarded.also));
     }
@@ -145,7 +145,7 @@ fn the_pages_of_an_action_are_guarded_unless_one_is_open() {
         let mut params = Params::default();
         let literal = table.find(&target, &head, &mut params).unwrap();
         let pages: Vec<Box<[u8]>> = pages.iter().map(|page| page.as_bytes().into()).collect();
-        let guarded = table.guarded(&target, &head, &literal, &pages, &mut params);
+        let guarded = table.guarded(&target, &head, &literal, (&pages, &[]), &mut params);
         guarded.map(|guarded| (guarded.route, guarded.also))
     };
     assert_eq!(guards_of("/", &["/u/a"]), Some((0, vec![1])));

@@ -10,6 +10,7 @@ mod actions;
 mod assets;
 mod guards;
 mod identity;
+mod other_paths;
 mod rules;
 mod watch;
 
@@ -29,7 +30,7 @@ use super::{
     optimizer::{ImageRequest, Optimizer},
     paths,
 };
-use crate::base::named_file;
+use crate::base::{named_file, spelling::is_image};
 
 use actions::{ActionManifest, Actions};
 pub use assets::AssetKind;
@@ -37,6 +38,7 @@ use assets::Assets;
 pub(super) use assets::list as list_files;
 use guards::Guards;
 pub(super) use identity::SERVER_FILES;
+use other_paths::Interceptions;
 pub(super) use rules::Decided;
 use rules::{Deciders, Rules};
 pub use watch::BuildWatch;
@@ -77,6 +79,7 @@ pub struct Build {
     deployment: Option<Box<str>>,
     guards: Guards,
     deciders: Deciders,
+    interceptions: Interceptions,
     actions: Actions,
     images: Option<ImageRules>,
     /// Digest of the settings for images.
@@ -193,6 +196,7 @@ impl Build {
             deployment: config.deployment_id.filter(|id| !id.is_empty()),
             guards,
             deciders: Deciders::new(&rules),
+            interceptions: Interceptions::new(&rules),
             images: images.and_then(|manifest| ImageRules::from_manifest(manifest.images)),
             asset_prefix,
             stamp,
@@ -243,6 +247,32 @@ impl Build {
     /// Returns paths of the pages that have the server action with this id; `None` if none is known.
     pub fn pages_of_action(&self, id: &[u8]) -> Option<&[Box<[u8]>]> {
         self.actions.pages(id)
+    }
+
+    /// Returns true if a request with these headers may have other paths ([`Self::other_paths`]).
+    pub fn may_have_other_paths(&self, headers: &HeaderMap) -> bool {
+        let images = self.images.as_ref();
+        self.guards.languages.is_some()
+            || self.interceptions.may_apply(headers)
+            || images.is_some_and(|images| !is_image(images.path.as_bytes()))
+    }
+
+    /// Returns other paths of what the app runs for this raw path: of the page with or without a
+    /// language, of layouts around a page that the app shows within another one, and of the image
+    /// optimizer, to which a rewrite leads from its own path.
+    pub fn other_paths(&self, path: &[u8], host: &str, headers: &HeaderMap) -> Vec<String> {
+        let Ok(path) = std::str::from_utf8(path) else {
+            return Vec::new();
+        };
+        let base = &self.base_path;
+        let mut others = self.interceptions.layouts(path, base, headers);
+        let languages = self.guards.languages.as_ref();
+        others.extend(languages.and_then(|own| own.other_path(path, host, base)));
+        // Rewrites ignore case.
+        let images = self.images.as_ref();
+        let is_optimizer = images.is_some_and(|images| images.path.eq_ignore_ascii_case(path));
+        others.extend(is_optimizer.then(|| format!("{base}{}", paths::IMAGE)));
+        others
     }
 
     pub fn deployment(&self) -> Option<&str> {

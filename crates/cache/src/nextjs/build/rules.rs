@@ -49,7 +49,15 @@ pub(super) struct Languages {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Domain {
+    domain: Box<str>,
     default_locale: Box<str>,
+}
+
+impl Domain {
+    fn is_of(&self, host: &str) -> bool {
+        let name = self.domain.split(':').next().unwrap_or_default();
+        name.eq_ignore_ascii_case(host)
+    }
 }
 
 impl Languages {
@@ -60,16 +68,8 @@ impl Languages {
         path: &'p str,
         base: &str,
     ) -> Option<impl Iterator<Item = String> + 'p> {
-        let below = path.strip_prefix(base)?;
-        let page = match below.strip_prefix("/_next/") {
-            // The build comes first.
-            Some(rest) => &rest[rest.strip_prefix("data/")?.find('/')? + "data/".len()..],
-            None => below,
-        };
-        let before = &path[..path.len() - page.len()];
-        let first = page.split('/').nth(1).unwrap_or_default();
-        let mut locales = self.locales.iter();
-        if locales.any(|locale| locale.eq_ignore_ascii_case(first)) {
+        let (before, page) = page_in(path, base)?;
+        if self.without_language(page).is_some() {
             return None;
         }
         let page = if page == "/" { "" } else { page };
@@ -77,6 +77,45 @@ impl Languages {
         let defaults = std::iter::once(&self.default_locale).chain(domains);
         Some(defaults.map(move |locale| format!("{before}/{locale}{page}")))
     }
+
+    /// Returns the raw path without its language, or with that of this host.
+    pub(super) fn other_path(&self, path: &str, host: &str, base: &str) -> Option<String> {
+        let (before, page) = page_in(path, base)?;
+        let is_data = before.len() > base.len();
+        let data = page.strip_suffix(".json").filter(|_| is_data);
+        Some(match self.without_language(data.unwrap_or(page)) {
+            Some("") if is_data => format!("{before}/index.json"),
+            Some("") if base.is_empty() => "/".to_owned(),
+            Some(rest) if data.is_some() => format!("{before}{rest}.json"),
+            Some(rest) => format!("{before}{rest}"),
+            None => {
+                let mut domains = self.domains.iter();
+                let domain = domains.find(|domain| domain.is_of(host));
+                let language = domain.map_or(&self.default_locale, |own| &own.default_locale);
+                format!("{before}/{language}{page}")
+            }
+        })
+    }
+
+    /// Returns the part of a page's path behind its language, if it has one.
+    fn without_language<'p>(&self, page: &'p str) -> Option<&'p str> {
+        let page = page.strip_prefix('/')?;
+        let (first, rest) = page.split_at(page.find('/').unwrap_or(page.len()));
+        let mut locales = self.locales.iter();
+        let has = locales.any(|locale| locale.eq_ignore_ascii_case(first));
+        has.then_some(rest)
+    }
+}
+
+/// Splits a raw path before that of its page, which follows the build in addresses of data.
+fn page_in<'p>(path: &'p str, base: &str) -> Option<(&'p str, &'p str)> {
+    let below = path.strip_prefix(base)?;
+    let page = match below.strip_prefix("/_next/") {
+        Some(rest) => &rest[rest.strip_prefix("data/")?.find('/')? + "data/".len()..],
+        None => below,
+    };
+    let is_page = page.is_empty() || page.starts_with('/');
+    is_page.then(|| path.split_at(path.len() - page.len()))
 }
 
 #[derive(Default, Deserialize)]
@@ -85,9 +124,9 @@ pub(super) struct Rule {
     pub(super) source: String,
     pub(super) regex: Option<String>,
     /// Path or URL that a rewrite or a redirect leads to.
-    destination: String,
+    pub(super) destination: String,
     headers: Vec<RuleHeader>,
-    has: Vec<Condition>,
+    pub(super) has: Vec<Condition>,
     missing: Vec<Condition>,
 }
 
@@ -99,10 +138,11 @@ struct RuleHeader {
 
 /// Condition of a rule; one on the host has no key.
 #[derive(Deserialize)]
-struct Condition {
+pub(super) struct Condition {
     r#type: String,
     #[serde(default)]
-    key: String,
+    pub(super) key: String,
+    pub(super) value: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -162,7 +202,7 @@ fn fixed_start(path: &str) -> &str {
 
 impl Rules {
     /// All rules, and whether each is a rewrite.
-    fn all(&self) -> impl Iterator<Item = (&Rule, bool)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Rule, bool)> {
         let rewrites = match &self.rewrites {
             Some(Rewrites::ByPhase {
                 before_files,
@@ -241,7 +281,7 @@ impl Deciders {
                 is_rewrite,
                 ..Decider::default()
             };
-            for Condition { r#type, key } in rule.has.iter().chain(&rule.missing) {
+            for Condition { r#type, key, .. } in rule.has.iter().chain(&rule.missing) {
                 let name = key.to_ascii_lowercase();
                 match r#type.as_str() {
                     "cookie" => decider.cookies.push(key.as_str().into()),

@@ -1,0 +1,4 @@
+export default async function Page({ params }) {
+  const { id } = await params;
+  return <p>{`shown:${id}`}</p>;
+}
