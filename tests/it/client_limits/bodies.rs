@@ -225,6 +225,30 @@ async fn a_body_has_no_rate_once_its_response_has_begun() {
     assert_eq!(response.unwrap(), "x".repeat(8));
 }
 
+/// Node.js sends no more of a piped body after the response, and keeps the connection for its next
+/// request until the gateway closes it.
+#[tokio::test]
+async fn a_client_that_an_app_refused_and_that_sends_no_more_is_closed_soon() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let origin = async {
+        let mut stream = accepted(&listener).await.unwrap();
+        let refused = b"HTTP/1.1 413 Too Large\r\ncontent-length: 4\r\n\r\nlong";
+        stream.write_all(refused).await.unwrap();
+        stream
+    };
+    let gateway = Gateway::start(&proxied("{}", address, "")).await;
+    let client = async {
+        let mut connection = gateway.connect().await;
+        let begin = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\ny\r\n";
+        connection.write(begin).await.unwrap();
+        drip(connection, b"", GAP).await
+    };
+    let ((all, took), _stream) = tokio::join!(client, origin);
+    assert!(all.ends_with("long"), "{all}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
+}
+
 #[tokio::test]
 async fn a_slow_backend_is_not_held_against_a_body() {
     let limits = "{ body_rate: 100MiB, body_grace: 500ms }";

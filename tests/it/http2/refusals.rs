@@ -1,16 +1,22 @@
 //! Requests that the gateway responds to itself, from clients that still send. Invariant: the client
 //! reads the response, whatever the size of its body, with HTTP/2 as with HTTP/1.1.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    process::Command,
+};
 
-use super::MIB;
+use super::{CLEARTEXT, MIB};
 use crate::support::{
     client::{self, get},
     gateway::Gateway,
+    http2::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, block, frame},
     origins::BigOrigin,
     seed,
+    wait::pass,
 };
 
 const SIZES: [u64; 6] = [0, 1, 1024, 65_536, MIB, 5 * MIB];
@@ -139,4 +145,40 @@ async fn curl_reads_each_response_to_an_upload() {
         }
     }
     assert!(unread.is_empty(), "{unread:#?}");
+}
+
+/// Some clients take an end that comes while they send for a failure (undici), and some wait for it
+/// before they go on (curl).
+#[tokio::test]
+async fn the_end_of_an_apps_early_response_waits_for_the_request_or_a_pause() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = super::gateway(CLEARTEXT, origin.local_addr().unwrap(), "").await;
+    for pauses in [false, true] {
+        let mut frames = Frames::open(gateway.address()).await;
+        let begin = frame(HEADERS, END_HEADERS, 1, &block("POST", "/upload"));
+        let piece = frame(DATA, 0, 1, b"piece");
+        frames
+            .write(&[begin, piece.clone()].concat())
+            .await
+            .unwrap();
+        let (mut app, _) = origin.accept().await.unwrap();
+        app.read_u8().await.unwrap();
+        let refused = b"HTTP/1.1 413 Too Large\r\ncontent-length: 4\r\n\r\nlong";
+        app.write_all(refused).await.unwrap();
+        let response = frames.until(HEADERS).await.expect("it responds early");
+        assert_eq!(response.flags & END_STREAM, 0);
+        let body = frames.until(DATA).await.expect("it has a body");
+        assert_eq!(&body.payload[..], b"long");
+        assert_eq!(body.flags & END_STREAM, 0, "it ends while the client sends");
+        if !pauses {
+            for _ in 0..4 {
+                pass(Duration::from_millis(100)).await;
+                frames.write(&piece).await.unwrap();
+            }
+            let last = frame(DATA, END_STREAM, 1, b"last");
+            frames.write(&last).await.unwrap();
+        }
+        let end = frames.until(DATA).await.expect("it ends");
+        assert_eq!((&end.payload[..], end.flags), (&b""[..], END_STREAM));
+    }
 }

@@ -1659,6 +1659,15 @@ impl Peer {
     }
 }
 
+/// Percent-encodes what a `Uri` cannot hold and clients send as it is.
+#[cold]
+fn percent_encoded(path: &str) -> String {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let path = path.replace('`', "%60") + if query.is_empty() { "" } else { "?" };
+    let whole = path + &query.replace('"', "%22");
+    whole.replace('<', "%3C").replace('>', "%3E")
+}
+
 impl proto::Peer for Peer {
     type Poll = Request<()>;
 
@@ -1764,7 +1773,8 @@ impl proto::Peer for Peer {
                 malformed!("malformed headers: missing path");
             }
 
-            let maybe_path = uri::PathAndQuery::from_maybe_shared(path.clone().into_inner());
+            let maybe_path = uri::PathAndQuery::from_maybe_shared(path.clone().into_inner())
+                .or_else(|_| uri::PathAndQuery::try_from(percent_encoded(path.as_str())));
             parts.path_and_query = Some(maybe_path.or_else(|why| {
                 malformed!("malformed headers: malformed path ({:?}): {}", path, why,)
             })?);

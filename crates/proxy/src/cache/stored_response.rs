@@ -40,7 +40,9 @@ pub(crate) async fn send(client: &mut Client, ctx: &mut Context, entry: &Arc<Ent
     let StoredResponse { head, body } = prepare(&client.request, ctx, cache, entry).await?;
     let lines = std::mem::take(&mut ctx.facts.lines);
     let clock = &ctx.live().world.clock;
-    client.headers(head, &lines, body.is_none(), clock).await?;
+    client
+        .response(head.into(), &lines, body.is_none(), clock)
+        .await?;
     match body {
         Some(body) => {
             let chain = context::chain(&gateway, ctx.route);

@@ -3,6 +3,7 @@
 use std::{future::poll_fn, mem, task::Poll, time::Duration};
 
 use bytes::Bytes;
+use edgeway_base::http::is_call;
 use edgeway_cache::budget::RenderPermit;
 use edgeway_core::chain::{Phase, Protocol, ReadyLines};
 use http::StatusCode;
@@ -56,8 +57,12 @@ where
         upstream::body_is_free(ctx);
         let clock = &ctx.live().world.clock;
         let is_bare = !has_body || content.is_nothing();
-        self.client().hold();
-        let sent = self.client().response(response, &lines, is_bare, clock);
+        let client = self.client();
+        client.hold();
+        client.status = Some(response.status);
+        // The end of a gRPC call without messages is that of its headers.
+        let is_last = is_bare && (is_call(&client.request.headers) || !client.ends_later());
+        let sent = client.response(response, &lines, is_last, clock);
         sent.await.map_err(error::of_client)?;
         if content.is_nothing() {
             // Nobody reads the body, and the deadlines let go of the connection.
@@ -114,8 +119,8 @@ where
             hooks.response_body_filter(session, &mut bytes, is_last, ctx)?;
             let trailers = if is_last { wire.take_trailers() } else { None };
             let has_trailers = trailers.is_some() && client(session).is_http2();
-            self.write(ctx, wire, (bytes, is_last && !has_trailers))
-                .await?;
+            let is_end = is_last && !has_trailers && !self.client().ends_later();
+            self.write(ctx, wire, (bytes, is_end)).await?;
             if let Some(trailers) = trailers {
                 let sent = self.client().trailers(trailers);
                 sent.map_err(error::of_client)?;
@@ -186,15 +191,19 @@ where
             connection.listener.config().limits.body_grace.0
         });
         loop {
-            let received = self.client().body.received;
+            let (received, pause) = (self.client().body.received, self.client().pause(grace));
             let rest = self.upload.finish(wire, ctx);
-            match tokio::time::timeout(grace, rest).await {
-                Ok(sent) => break sent?,
-                Err(_) if self.client().body.received > received => {}
-                Err(_) => {
-                    self.client().close();
-                    return Ok(());
-                }
+            let finished = tokio::time::timeout(pause, rest).await;
+            if matches!(finished, Ok(Ok(()))) {
+                break;
+            }
+            let client = self.client();
+            let goes_on = client.body.received > received
+                || client.write_end().await.map_err(error::of_client)?;
+            if finished.is_ok() || !goes_on {
+                // Whatever becomes of the request, the client has its response.
+                client.close();
+                return Ok(());
             }
         }
         if let Err(error) = upstream::received_body(true, ctx) {

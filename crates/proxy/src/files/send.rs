@@ -33,7 +33,9 @@ pub(crate) async fn send(
     let lines = std::mem::take(&mut ctx.facts.lines);
     let live = Arc::clone(ctx.live());
     let clock = &live.world.clock;
-    client.headers(head, &lines, body.is_none(), clock).await?;
+    client
+        .response(head.into(), &lines, body.is_none(), clock)
+        .await?;
     let Some(mut body) = body else {
         return Ok(());
     };

@@ -58,7 +58,10 @@ pub(crate) async fn send(client: &mut Client, ctx: &mut Context, mut reply: Repl
         .response(response, lines, body.is_none(), clock)
         .await?;
     match body {
-        Some(body) => client.write_early(body).await,
+        Some(body) => {
+            let is_last = !client.ends_later();
+            client.write(Some(body), is_last).await
+        }
         None => Ok(()),
     }
 }

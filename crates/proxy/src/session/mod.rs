@@ -26,7 +26,7 @@ use edgeway_cache::store::Body;
 use edgeway_core::chain::ReadyLines;
 use edgeway_files::{Segment, SentSegment};
 use futures_util::FutureExt as _;
-use http::{HeaderMap, StatusCode, header, response};
+use http::{HeaderMap, StatusCode, header};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -72,7 +72,7 @@ pub(crate) struct Client {
     pub(crate) status: Option<StatusCode>,
     /// True once the client has all of its response, but for an end that is held back.
     pub(crate) has_response: bool,
-    /// True if the end of the response is held back until [`Self::end`].
+    /// True if the end of the response is held back.
     ends_later: bool,
 }
 
@@ -218,18 +218,6 @@ impl Client {
             Wire::Http1(stream) => stream.reuse == ConnectionReuse::KeepAlive,
             Wire::Http2(_) | Wire::Nobody => true,
         }
-    }
-
-    /// Writes the headers of the response.
-    pub(crate) async fn headers(
-        &mut self,
-        headers: response::Parts,
-        lines: &ReadyLines,
-        is_last: bool,
-        clock: &Clock,
-    ) -> Result<()> {
-        self.response(ResponseHeader::from(headers), lines, is_last, clock)
-            .await
     }
 
     /// Writes the headers of `response`, which may have a reason phrase of its own.
@@ -489,12 +477,33 @@ impl Client {
         self.read_rest(limit, LINGER_TIMEOUT).await
     }
 
-    /// Writes the body of a response that may come early. Over HTTP/2 its end is held back then: some
-    /// clients take an end that comes while they send for a failure (undici).
-    pub(crate) async fn write_early(&mut self, body: Bytes) -> Result<()> {
-        let is_slow = self.status == Some(StatusCode::REQUEST_TIMEOUT);
-        self.ends_later = self.is_http2() && !self.body.is_read() && !is_slow;
-        self.write(Some(body), !self.ends_later).await
+    /// Returns true if the end of the response is held back until [`Self::write_end`]. Over HTTP/2,
+    /// some clients take an end that comes while they send for a failure (undici); others read
+    /// nothing after the beginning of a success (curl 7.88).
+    pub(crate) fn ends_later(&mut self) -> bool {
+        let is_early = self.is_http2() && !self.body.is_read();
+        let is_success = self.status.is_none_or(|status| status.is_success());
+        self.ends_later =
+            is_early && !is_success && self.status != Some(StatusCode::REQUEST_TIMEOUT);
+        self.ends_later
+    }
+
+    /// Sends the end of the response if it is held back. Returns true if it was.
+    pub(crate) async fn write_end(&mut self) -> Result<bool> {
+        if !mem::take(&mut self.ends_later) {
+            return Ok(false);
+        }
+        self.write(None, true).await.map(|()| true)
+    }
+
+    /// Returns the time that a client with all of its response may pause in its request: `grace`,
+    /// unless it waits for the end, or was refused and may send no more (Node.js).
+    pub(crate) fn pause(&self, grace: Duration) -> Duration {
+        match self.status {
+            _ if self.ends_later => PAUSE_BEFORE_END,
+            Some(status) if status.is_success() => grace,
+            _ => grace.min(LINGER_TIMEOUT),
+        }
     }
 
     /// Returns true if there is nothing to do for [`Self::end`].
@@ -505,15 +514,14 @@ impl Client {
     /// Ends a request that has its log line and has returned its places: sends the end of the
     /// response if that is held back, and reads what is left of the request.
     pub(crate) async fn end(&mut self) {
-        if mem::take(&mut self.ends_later) {
+        if self.ends_later {
             // Some clients send no more and wait for the end (curl): a short pause is enough.
             self.read_rest(LINGER_TIME, PAUSE_BEFORE_END).await;
-            if let Err(error) = self.write(None, true).await {
-                log::debug!(error:%; "client left before the end of its response");
-                return;
-            }
         }
-        self.linger().await;
+        // A client that has left sends nothing more.
+        if self.write_end().await.is_ok() {
+            self.linger().await;
+        }
     }
 
     /// Reads the rest of the body and forgets it, until the `limit` is over or the client pauses.
