@@ -208,7 +208,7 @@ pub struct LimitsConfig {
     pub body_rate: ByteSize,
     /// Time for which a body may be slower than `body_rate` before it ends with 408. A body without
     /// a length may be slower, if something of it comes within this time.
-    #[default(Span::secs(10))]
+    #[default(Span::secs(30))]
     pub body_grace: Span,
     /// Time for which a client may read nothing of a pending response.
     #[default(Span::secs(60))]
