@@ -152,8 +152,9 @@ async fn curl_reads_each_response_to_an_upload() {
 #[tokio::test]
 async fn the_end_of_an_apps_early_response_waits_for_the_request_or_a_pause() {
     let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gateway = super::gateway(CLEARTEXT, origin.local_addr().unwrap(), "").await;
     for pauses in [false, true] {
+        // With no connection of the case before, which the app has closed.
+        let gateway = super::gateway(CLEARTEXT, origin.local_addr().unwrap(), "").await;
         let mut frames = Frames::open(gateway.address()).await;
         let begin = frame(HEADERS, END_HEADERS, 1, &block("POST", "/upload"));
         let piece = frame(DATA, 0, 1, b"piece");
