@@ -85,6 +85,7 @@ mod named_gateway;
 mod new_connections;
 mod next_front;
 mod next_proxy;
+mod next_rewrites;
 mod nextjs_cache;
 mod no_response;
 mod node_aware;

@@ -26,7 +26,7 @@ async fn front_with(app: &App, more: &str) -> Gateway {
     Gateway::start(&config(&app.address().to_string(), more)).await
 }
 
-fn config(backend: &str, more: &str) -> String {
+pub(crate) fn config(backend: &str, more: &str) -> String {
     format!(
         "
 upstreams:
@@ -41,7 +41,7 @@ routes:
     )
 }
 
-fn visit(target: &str) -> Request {
+pub(crate) fn visit(target: &str) -> Request {
     get(target).header("host", SHOP)
 }
 
@@ -293,7 +293,11 @@ async fn no_language_leads_around_a_guard_of_its_page() {
             (SHOP, "/EN/now".to_owned(), true),
             (SHOP, format!("{data}/de/now.json"), true),
             ("laden.test", "/other".to_owned(), true),
+            (SHOP, "/ended/now".to_owned(), true),
+            (SHOP, "/DE/Begun/now".to_owned(), true),
+            (SHOP, format!("{data}/de/begun/now.json"), true),
             (SHOP, "/other".to_owned(), false),
+            (SHOP, "/begun/other".to_owned(), false),
             (SHOP, "/fr/other".to_owned(), false),
         ] {
             let visit = get(&format!("{base}{path}")).header("host", host);

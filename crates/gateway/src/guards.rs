@@ -140,7 +140,7 @@ impl Gateway {
 
     fn may_have_other_pages(&self, request: &RequestHeader) -> bool {
         let mut may_have = action_of(request).is_some();
-        self.each_build(|_, build| may_have |= build.may_have_other_paths(&request.headers));
+        self.each_build(|_, build| may_have |= build.may_have_other_paths());
         may_have
     }
 
@@ -160,7 +160,7 @@ impl Gateway {
             let of_action = id.and_then(|id| build.pages_of_action(id));
             actions.extend_from_slice(of_action.unwrap_or_default());
             if app.is_none_or(|app| Arc::ptr_eq(app, upstream)) {
-                pages.extend(build.other_paths(target.path, target.host, &request.headers));
+                pages.extend(build.other_paths(target, &request.headers));
             }
         });
         (actions, pages)

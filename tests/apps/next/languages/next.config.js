@@ -29,6 +29,8 @@ export default {
         { source: '/tried', destination: '/beta', has: beta },
         { source: '/left', destination: '/beta', missing: agent },
       ],
+      afterFiles: [{ source: '/begun/:page*', destination: '/ended/:page*' }],
+      fallback: [{ source: '/ended/:page*', destination: '/:page*' }],
     };
   },
   async headers() {

@@ -15,6 +15,7 @@ mod rules;
 mod watch;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,7 +31,11 @@ use super::{
     optimizer::{ImageRequest, Optimizer},
     paths,
 };
-use crate::base::{named_file, spelling::is_image};
+use crate::base::{
+    named_file,
+    spelling::{is_image, readings},
+    target::Target,
+};
 
 use actions::{ActionManifest, Actions};
 pub use assets::AssetKind;
@@ -38,7 +43,7 @@ use assets::Assets;
 pub(super) use assets::list as list_files;
 use guards::Guards;
 pub(super) use identity::SERVER_FILES;
-use other_paths::Interceptions;
+use other_paths::InnerRewrites;
 pub(super) use rules::Decided;
 use rules::{Deciders, Rules};
 pub use watch::BuildWatch;
@@ -79,7 +84,7 @@ pub struct Build {
     deployment: Option<Box<str>>,
     guards: Guards,
     deciders: Deciders,
-    interceptions: Interceptions,
+    rewrites: InnerRewrites,
     actions: Actions,
     images: Option<ImageRules>,
     /// Digest of the settings for images.
@@ -196,7 +201,7 @@ impl Build {
             deployment: config.deployment_id.filter(|id| !id.is_empty()),
             guards,
             deciders: Deciders::new(&rules),
-            interceptions: Interceptions::new(&rules),
+            rewrites: InnerRewrites::new(&rules),
             images: images.and_then(|manifest| ImageRules::from_manifest(manifest.images)),
             asset_prefix,
             stamp,
@@ -249,28 +254,38 @@ impl Build {
         self.actions.pages(id)
     }
 
-    /// Returns true if a request with these headers may have other paths ([`Self::other_paths`]).
-    pub fn may_have_other_paths(&self, headers: &HeaderMap) -> bool {
+    /// Returns true if requests may have other paths ([`Self::other_paths`]).
+    pub fn may_have_other_paths(&self) -> bool {
         let images = self.images.as_ref();
         self.guards.languages.is_some()
-            || self.interceptions.may_apply(headers)
+            || !self.rewrites.0.is_empty()
             || images.is_some_and(|images| !is_image(images.path.as_bytes()))
     }
 
-    /// Returns other paths of what the app runs for this raw path: of the page with or without a
-    /// language, of layouts around a page that the app shows within another one, and of the image
-    /// optimizer, to which a rewrite leads from its own path.
-    pub fn other_paths(&self, path: &[u8], host: &str, headers: &HeaderMap) -> Vec<String> {
-        let Ok(path) = std::str::from_utf8(path) else {
-            return Vec::new();
-        };
+    /// Returns other paths of what the app runs for this request: of the page with or without a
+    /// language, of pages that rewrites lead to, of layouts around a page that the app shows within
+    /// another one, and of the image optimizer at its own path.
+    pub fn other_paths(&self, target: &Target<'_>, headers: &HeaderMap) -> Vec<String> {
         let base = &self.base_path;
-        let mut others = self.interceptions.layouts(path, base, headers);
         let languages = self.guards.languages.as_ref();
-        others.extend(languages.and_then(|own| own.other_path(path, host, base)));
+        let other = |path: &String| languages?.other_path(path, target.host, base);
+        let both = |path: String| other(&path).into_iter().chain([path]);
+        let path = String::from_utf8_lossy(target.path).into_owned();
+        let mut others: Vec<String> = other(&path).into_iter().collect();
+        if !self.rewrites.0.is_empty() {
+            // An address of data is that of its page.
+            let read = readings(target.path).into_iter();
+            let read = read.map(|own| String::from_utf8_lossy(own.path()).into_owned());
+            let all: BTreeSet<String> = read.chain([path]).flat_map(both).collect();
+            let targets = |path: &String| self.rewrites.targets(path, (target, headers));
+            others.extend(all.iter().flat_map(targets).flat_map(both));
+            others.sort();
+            others.dedup();
+        }
         // Rewrites ignore case.
         let images = self.images.as_ref();
-        let is_optimizer = images.is_some_and(|images| images.path.eq_ignore_ascii_case(path));
+        let is_optimizer =
+            images.is_some_and(|own| own.path.as_bytes().eq_ignore_ascii_case(target.path));
         others.extend(is_optimizer.then(|| format!("{base}{}", paths::IMAGE)));
         others
     }

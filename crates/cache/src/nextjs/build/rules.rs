@@ -137,9 +137,9 @@ struct RuleHeader {
 }
 
 /// Condition of a rule; one on the host has no key.
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Condition {
-    r#type: String,
+    pub(super) r#type: String,
     #[serde(default)]
     pub(super) key: String,
     pub(super) value: Option<String>,
