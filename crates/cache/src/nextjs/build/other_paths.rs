@@ -31,7 +31,7 @@ pub(super) struct InnerRewrite {
 }
 
 /// Part of a request with parameters of a destination. Whether it has the right value is decided for
-/// [`NEXT_URL`] alone: filters may change the others.
+/// [`NEXT_URL`] alone.
 #[derive(Debug)]
 struct ParameterSource {
     condition: Condition,
@@ -117,13 +117,20 @@ impl ParameterSource {
         }
     }
 
+    /// Returns true unless the request lacks the cookie or the parameter of the condition. Filters
+    /// may add a header, and apps decode values before they compare them.
     fn may_be_met(&self, request: (&Target<'_>, &HeaderMap)) -> bool {
         let is_match = |value: String| {
             let values = self.values.as_ref();
             values.is_none_or(|own| own.is_match(&value).unwrap_or(true))
         };
-        !self.condition.key.eq_ignore_ascii_case(NEXT_URL)
-            || self.value(request).is_some_and(is_match)
+        match &*self.condition.r#type {
+            "header" if self.condition.key.eq_ignore_ascii_case(NEXT_URL) => {
+                self.value(request).is_some_and(is_match)
+            }
+            "cookie" | "query" => self.value(request).is_some(),
+            _ => true,
+        }
     }
 
     fn parameter(&self, name: &str, request: (&Target<'_>, &HeaderMap)) -> Option<String> {
@@ -321,12 +328,14 @@ mod tests {
             ("/first/1", "/third/1/end /second/1"),
             ("/second/1", "/fourth /third/1/end"),
             ("/by?id=1&id=2", "/a/2/ada/new"),
-            ("/by", "/a/:id/ada/new"),
+            ("/by?%69d=1", "/a/1/ada/new"),
+            ("/by", ""),
             ("/at", "/a.test"),
             ("/thumb/a", "/_next/image /members/a.png"),
         ] {
             assert_eq!(targets(&all, line, &lines), expected, "{line}");
         }
+        assert_eq!(targets(&all, "/by?id=1", &lines[1..]), "", "no cookie");
     }
 
     #[test]
