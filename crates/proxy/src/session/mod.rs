@@ -477,9 +477,9 @@ impl Client {
         self.read_rest(limit, LINGER_TIMEOUT).await
     }
 
-    /// Returns true if the end of the response is held back until [`Self::write_end`]. Over HTTP/2,
-    /// some clients take an end that comes while they send for a failure (undici); others read
-    /// nothing after the beginning of a success (curl 7.88).
+    /// Decides whether the end of the response is held back until [`Self::write_end`], and returns
+    /// that. Over HTTP/2, some clients take an end that comes while they send for a failure (undici);
+    /// others read nothing after the beginning of a success (curl 7.88).
     pub(crate) fn ends_later(&mut self) -> bool {
         let is_early = self.is_http2() && !self.body.is_read();
         let is_success = self.status.is_none_or(|status| status.is_success());
