@@ -123,6 +123,26 @@ async fn while_all_backends_are_down_clients_get_retry_after() {
 }
 
 #[tokio::test]
+async fn instances_that_restart_one_after_the_other_cost_no_request() {
+    let mut origins = Vec::new();
+    for _ in 0..2 {
+        origins.push(FixedOrigin::start(200, &[], "").await);
+    }
+    let addresses = [origins[0].address(), origins[1].address()];
+    // Without checks the first one stays out for ten seconds after it listens again.
+    let gateway = front(&quoted(&addresses), "    health: false").await;
+    origins[0].stop();
+    for _ in 0..8 {
+        assert_eq!(gateway.get("/").await.status(), 200);
+    }
+    origins[0].resume().await;
+    origins[1].stop();
+    for request in [get("/"), post("/", "x"), get("/"), post("/", "x")] {
+        assert_eq!(gateway.send(&request).await.status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
     let origin = OnceOrigin::start().await;
     let settings = "    health: false\n    pool: { idle: 60s }\n    eject: { errors: 0 }";
