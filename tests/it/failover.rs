@@ -123,6 +123,26 @@ async fn while_all_backends_are_down_clients_get_retry_after() {
 }
 
 #[tokio::test]
+async fn instances_that_restart_one_after_the_other_cost_no_request() {
+    let mut origins = Vec::new();
+    for _ in 0..2 {
+        origins.push(FixedOrigin::start(200, &[], "").await);
+    }
+    let addresses = [origins[0].address(), origins[1].address()];
+    // Without checks the first one stays out for ten seconds after it listens again.
+    let gateway = front(&quoted(&addresses), "    health: false").await;
+    origins[0].stop();
+    for _ in 0..8 {
+        assert_eq!(gateway.get("/").await.status(), 200);
+    }
+    origins[0].resume().await;
+    origins[1].stop();
+    for request in [get("/"), post("/", "x"), get("/"), post("/", "x")] {
+        assert_eq!(gateway.send(&request).await.status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
     let origin = OnceOrigin::start().await;
     let settings = "    health: false\n    pool: { idle: 60s }\n    eject: { errors: 0 }";
@@ -442,6 +462,50 @@ async fn a_client_gets_100_continue_once_also_if_a_second_backend_gets_its_reque
 }
 
 /// RFC 9110, 10.1.1: a client that offers a body does not wait without end before it sends it.
+/// PHP's own server never sends it; the second app does once it has the body.
+#[tokio::test]
+async fn a_client_gets_100_continue_once_although_its_app_does_not_send_it_in_time() {
+    for is_late in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let origin = async {
+            let (mut stream, _) = listener.accept().await.expect("it listens");
+            let mut got = Vec::new();
+            while !got.ends_with(b"body") {
+                got.push(stream.read_u8().await.expect("the gateway sends all"));
+            }
+            let interim = if is_late {
+                "HTTP/1.1 100 Continue\r\n\r\n"
+            } else {
+                ""
+            };
+            let response = format!("{interim}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            let sent = stream.write_all(response.as_bytes()).await;
+            sent.expect("the gateway reads");
+        };
+        let gateway = front(&quoted(&[address]), "    health: false").await;
+        let client = async {
+            let connected = TcpStream::connect(gateway.address()).await;
+            let mut client = connected.expect("it listens");
+            let head = b"PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\
+                Expect: 100-continue\r\nConnection: close\r\n\r\n";
+            client.write_all(head).await.expect("it reads");
+            let mut got = String::new();
+            while !got.ends_with("\r\n\r\n") {
+                got.push(char::from(client.read_u8().await.expect("a response")));
+            }
+            client.write_all(b"body").await.expect("it reads");
+            client.read_to_string(&mut got).await.expect("text");
+            got
+        };
+        let both = async { tokio::join!(origin, client) };
+        let ended = tokio::time::timeout(SOON, both).await;
+        let ((), got) = ended.expect("the client does not wait without end");
+        assert_eq!(got.matches("100 Continue").count(), 1, "{got}");
+        assert!(got.contains("HTTP/1.1 200 OK"), "{got}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_offers_a_body_and_sends_none_ejects_no_backend() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

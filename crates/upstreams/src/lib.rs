@@ -140,7 +140,8 @@ pub struct LeaseRequest<'a> {
     pub client: IpAddr,
     /// Start of the attempt.
     pub at: Instant,
-    /// Backends of earlier attempts: chosen again only if no other is in rotation.
+    /// Backends of earlier attempts: chosen again only if no other is in rotation. If each of them
+    /// refuses connections, others that are out come first.
     pub tried: &'a [BackendId],
     /// True if the request asks for a WebSocket and may have one.
     pub is_upgrade: bool,

@@ -88,20 +88,22 @@ impl Upstream {
         release: Option<&str>,
         now: u64,
     ) -> Result<Lease, Blocked> {
-        // A release of which no backend is in rotation gets a request only if no other one may.
-        let in_panic = self.judge_panic(members, now) || !members.has_up(release, now);
-        let is_offered = |backend: &Arc<Backend>| !backend.is_drained() && backend.is_of(release);
-        if !members.list.iter().any(is_offered) {
+        let is_offered = |b: &&Arc<Backend>| !b.is_drained() && b.is_of(release);
+        let offered = || members.list.iter().filter(is_offered);
+        // A release of which no backend is in rotation gets a request only if no other one may. Where
+        // all in rotation refused to connect for this request, one that is out may listen again.
+        let has_refused = |backend: &Backend| {
+            ask.tried.contains(&backend.id()) && backend.state.ejection.lock().refused > 0
+        };
+        let in_panic = self.judge_panic(members, now)
+            || !offered().any(|b| b.state.is_up(now) && !has_refused(b));
+        if offered().next().is_none() {
             return Err(Blocked::Empty);
         }
-        let is_usable =
-            |backend: &Arc<Backend>| is_offered(backend) && (in_panic || backend.state.is_up(now));
-        let is_untried = |backend: &Arc<Backend>| !ask.tried.contains(&backend.id());
-        let some_untried = members
-            .list
-            .iter()
-            .any(|backend| is_usable(backend) && is_untried(backend));
-        let terms = SelectionTerms {
+        let is_usable = |b: &&Arc<Backend>| in_panic || b.state.is_up(now);
+        let usable = || offered().filter(is_usable);
+        let some_untried = usable().any(|b| !ask.tried.contains(&b.id()));
+        let mut terms = SelectionTerms {
             release,
             tried: if some_untried { ask.tried } else { &[] },
             in_panic,
@@ -109,17 +111,14 @@ impl Upstream {
             // The panic may have ended just now.
             skips_backups: members.has_backups && !in_panic,
         };
-        let with_backups = SelectionTerms {
-            skips_backups: false,
-            ..terms
-        };
-        let offered = self.offer(members, ask, now, terms).or_else(|| {
-            let again = terms.skips_backups.then_some(with_backups)?;
-            self.offer(members, ask, now, again)
-        });
-        offered.ok_or_else(|| {
+        let mut lease = self.offer(members, ask, now, terms);
+        if lease.is_none() && terms.skips_backups {
+            terms.skips_backups = false;
+            lease = self.offer(members, ask, now, terms);
+        }
+        lease.ok_or_else(|| {
             let max_streams = self.shared.max_streams;
-            let mut usable = members.list.iter().filter(|b| is_usable(b)).peekable();
+            let mut usable = usable().peekable();
             let is_full = usable.peek().is_some()
                 && usable.all(|backend| !backend.state.has_room_for_stream(max_streams));
             if is_full && ask.is_for_stream() {

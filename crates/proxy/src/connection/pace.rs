@@ -169,6 +169,21 @@ mod tests {
     }
 
     #[test]
+    fn a_body_may_pause_for_half_a_minute_by_default() {
+        for is_open in [false, true] {
+            let limits = PaceLimits::from(&LimitsConfig::default());
+            let pace = Pace::default();
+            if is_open {
+                pace.open();
+            }
+            pace.received(1 << 20);
+            assert!(!pace.is_too_slow(0, true, limits));
+            assert!(!pace.is_too_slow(29_999, true, limits));
+            assert!(pace.is_too_slow(1, true, limits));
+        }
+    }
+
+    #[test]
     fn a_fast_beginning_does_not_pay_for_standing_still() {
         let burst = |second| if second < 5 { 1 << 20 } else { 0 };
         assert_eq!(ends_at(burst, |_| true), Some(14));

@@ -13,18 +13,20 @@ use std::{
     future::poll_fn,
     mem,
     task::{Context as TaskContext, Poll, ready},
+    time::Duration,
 };
 
 use edgeway_core::chain::RouteRequest;
 use edgeway_core::open_headers::roomy_copy;
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::{ProxyHttp, Session};
+use tokio::time::timeout;
 
 pub(super) use self::background::{follow_up, revalidate};
 use self::{background::in_time, fill::CachedExchange, upload::Upload};
 use super::{
-    accel,
+    accel, body,
     cache::{self, Content, OriginUse},
     context::{Context, Flow},
     error,
@@ -38,6 +40,9 @@ use crate::{
 
 /// Bound on attempts. The hooks decide about retries.
 const MAX_ATTEMPTS: usize = 16;
+/// Time after which a client that waits for `100 Continue` gets it from the gateway: some apps never
+/// send it (RFC 9110, 10.1.1). curl waits for as long.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Names that the gateway adds to a usual request.
 const MORE_FIELDS: usize = 12;
 
@@ -336,14 +341,26 @@ where
         };
         let mut interim = 0;
         loop {
-            let mut response = self
-                .read(ctx, wire, |wire, cx| wire.poll_response(cx, memory))
-                .await?;
+            let is_held = self.client().waits_for_continue() && !ctx.early.has_continued;
+            let read = self.read(ctx, wire, |wire, cx| wire.poll_response(cx, memory));
+            let mut response = if is_held {
+                // Boxed, because otherwise every request's future would be as large.
+                let Ok(read) = Box::pin(timeout(CONTINUE_TIMEOUT, read)).await else {
+                    body::release(self.client(), ctx).await?;
+                    continue;
+                };
+                read?
+            } else {
+                read.await?
+            };
             if !upstream::is_interim(&response) {
                 return Ok(response);
             }
             interim += upstream::length(&response);
             upstream::bound_interim(interim)?;
+            if response.status == StatusCode::CONTINUE && ctx.early.has_continued {
+                continue;
+            }
             let (hooks, session) = (self.upload.hooks, &mut *self.upload.session);
             hooks
                 .upstream_response_filter(session, &mut response, ctx)

@@ -273,6 +273,24 @@ fn a_retry_goes_elsewhere_and_back_only_if_there_is_no_other() {
 }
 
 #[test]
+fn a_backend_that_is_out_gets_the_retry_if_all_in_rotation_refuse() {
+    for (failure, retried) in [
+        (Outcome::ConnectFailed, "10.0.0.1:80"),
+        (Outcome::Reset, "10.0.0.2:80"),
+    ] {
+        let bench = Bench::new();
+        let upstream = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
+        serve(&upstream, 20, refusing("10.0.0.1:80"));
+        let first = take(&upstream, &[]).unwrap();
+        assert_eq!(address(&first), "10.0.0.2:80");
+        let tried = [first.backend.id()];
+        first.finish(failure);
+        assert_eq!(address(&take(&upstream, &tried).unwrap()), retried);
+        assert!(!upstream.snapshot().panic);
+    }
+}
+
+#[test]
 fn errors_eject_half_at_most() {
     let bench = Bench::new();
     let upstream = bench.upstream(&format!("{{ balance: round_robin, backends: {FOUR} }}"));
