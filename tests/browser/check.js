@@ -1,4 +1,4 @@
-// Checks the gateway with a real browser. `tests/it/browser.rs` passes it the URLs of gateways:
+// Checks the gateway with a real browser. `tests/it/browser/mod.rs` passes it the URLs of gateways:
 //
 // - `front`: the apps with default settings, and a WebSocket route;
 // - `api`: only `/api/echo`, open to pages of `front` at 127.0.0.1, and `/api/echo/closed`, open to

@@ -1,4 +1,4 @@
-// Checks the status page with a real browser. `tests/it/status_page.rs` passes:
+// Checks the status page with a real browser. `tests/it/browser/status_page.rs` passes:
 //
 // - `admin`, `token`: an admin listener and its token; `site`: the gateway's own listener;
 // - `backend`: the address of a backend that responds;

@@ -145,7 +145,6 @@ mod slow_readers;
 mod smuggling;
 mod spellings;
 mod static_files;
-mod status_page;
 mod stopping_apps;
 mod streaming;
 mod support;

@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -229,54 +230,81 @@ async fn certificates_are_replaced_under_load() {
 
 #[tokio::test]
 async fn a_bad_pair_changes_nothing_and_is_logged_once() {
-    let site = Site::start(
-        "{ certificates: { cert: a.pem, key: a.key } }",
-        |ca, folder| ca.site(&["a.test"]).write(folder, "a"),
-    )
-    .await;
-    let folder = site.gateway.folder().to_owned();
-    let served = site.serial("a.test").await;
-    let next = site.ca.site(&["a.test"]);
-    let well = "edgeway_certificate_last_reload_success{listener=\"web\"}";
-    assert_eq!(site.gateway.count(well).await, 1);
-    let complaints = || {
-        let text = site.gateway.stderr();
-        text.matches("changed certificate unusable").count()
-    };
-    let mut expected = 0;
-    for (name, text) in [
-        // Only the new certificate without its key, then a truncated file, then an empty one.
-        ("a.pem", &next.cert[..]),
-        ("a.pem", &next.cert[..next.cert.len() / 2]),
-        ("a.pem", ""),
-    ] {
-        fs::write(folder.join(name), text).unwrap();
-        expected += 1;
-        wait_for("it is complained about", WATCHED, async || {
-            (complaints() == expected).then_some(())
-        })
-        .await;
-        assert_eq!(site.gateway.count(well).await, 0);
-        assert_eq!(site.serial("a.test").await, served, "{name}");
-    }
-    // A missing file is treated the same.
-    fs::remove_file(folder.join("a.pem")).unwrap();
-    wait_for("it is complained about", WATCHED, async || {
-        (complaints() == expected + 1).then_some(())
+    // A listener each: only the new certificate without its key, a truncated file, an empty one, none.
+    let names = ["other", "truncated", "empty", "missing"];
+    let tls =
+        names.map(|name| format!("{{ certificates: {{ cert: {name}.pem, key: {name}.key }} }}"));
+    let listeners: Vec<_> = names
+        .into_iter()
+        .zip(tls.iter().map(|tls| &**tls))
+        .collect();
+    let site = Site::start_with(&listeners, |ca, folder| {
+        let pair = ca.site(&["a.test"]);
+        for name in names {
+            pair.write(folder, name);
+        }
     })
     .await;
-    assert_eq!(site.serial("a.test").await, served);
+    let folder = site.gateway.folder().to_owned();
+    let served = async || {
+        let trust = site.trust();
+        let open = names.map(|name| site.connect_to(name, "a.test", &trust));
+        join_all(open)
+            .await
+            .iter()
+            .map(|open| serial(open.as_ref().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let well = async || {
+        let mut all = Vec::new();
+        for name in names {
+            let series = format!("edgeway_certificate_last_reload_success{{listener=\"{name}\"}}");
+            all.push(site.gateway.count(&series).await);
+        }
+        all
+    };
+    let complaints = || {
+        let text = site.gateway.stderr();
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("changed certificate unusable"));
+        names.map(|name| {
+            lines
+                .clone()
+                .filter(|line| line.contains(&format!("{name}.pem")))
+                .count()
+        })
+    };
+    let before = served().await;
+    let next = site.ca.site(&["a.test"]);
+    assert_eq!(well().await, [1; 4]);
+    for (name, text) in [
+        ("other", &*next.cert),
+        ("truncated", &next.cert[..next.cert.len() / 2]),
+        ("empty", ""),
+    ] {
+        fs::write(folder.join(format!("{name}.pem")), text).unwrap();
+    }
+    fs::remove_file(folder.join("missing.pem")).unwrap();
+    wait_for("they are complained about", WATCHED, async || {
+        (complaints() == [1; 4]).then_some(())
+    })
+    .await;
+    assert_eq!(well().await, [0; 4]);
+    assert_eq!(served().await, before);
     // The control: the complete new pair is loaded, without a restart.
-    next.write(&folder, "a");
+    for name in names {
+        next.write(&folder, name);
+    }
     wait_for("the new pair responds", WATCHED, async || {
-        (site.serial("a.test").await == next.serial).then_some(())
+        (served().await == [next.serial; 4]).then_some(())
     })
     .await;
     wait_for("all is well", WATCHED, async || {
-        (site.gateway.count(well).await == 1).then_some(())
+        (well().await == [1; 4]).then_some(())
     })
     .await;
-    assert_eq!(complaints(), expected + 1);
+    assert_eq!(complaints(), [1; 4]);
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 //!
 //! The checks themselves, each with its control, are in `tests/browser/check.js`.
 
+mod status_page;
+
 use std::path::Path;
 
 use serde_json::json;
