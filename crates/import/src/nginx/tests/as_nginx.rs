@@ -389,3 +389,24 @@ fn a_condition_on_folders_alone_is_named_in_the_report() {
         assert_eq!(named, is_named, "{condition} {report}");
     }
 }
+
+#[test]
+fn a_host_for_the_backend_is_no_word_of_ours_and_no_pattern() {
+    for (host, expected) in [
+        ("backend", "host_header: \"{map.host.backend}\""),
+        ("name", "host_header: \"{map.host.name}\""),
+        ("app.test", "host_header: app.test"),
+        ("$proxy_host", "host_header: \"{map.host.sent}\""),
+        ("$server_name", ""),
+        ("\"a b\"", ""),
+    ] {
+        let (yaml, report) = imported(&format!(
+            "http {{ upstream sent {{ server 127.0.0.1:3000; }} server {{ listen 8080;
+             server_name *.example.com; location / {{ proxy_pass http://sent;
+             proxy_set_header Host {host}; }} }} }}"
+        ));
+        assert!(yaml.contains(expected), "{host}: {yaml}");
+        let is_lost = report.contains("gets `Host` as the client sent it");
+        assert_eq!(is_lost, expected.is_empty(), "{host}: {report}");
+    }
+}
