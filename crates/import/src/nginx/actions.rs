@@ -6,6 +6,7 @@ use edgeway_base::host::host_of;
 use serde_json::{Map, Value, json};
 
 use super::{
+    conditions,
     directives::listed,
     locations::{CLOSED, INTERNAL, Location, Place, Routes},
     parse::Directive,
@@ -316,9 +317,8 @@ impl<'a> Routes<'a, '_> {
         behind: &'a [Directive],
     ) -> Option<Map<String, Value>> {
         let scope = &location.scope;
-        let all = scope.own("if").into_iter();
-        let all = all.filter_map(|one| Some((super::conditions::of_own_file(one)?, one)));
-        let all: Vec<_> = all.collect();
+        let of_file = |one| Some((conditions::of_own_file(one)?, one));
+        let all: Vec<_> = scope.own("if").into_iter().filter_map(of_file).collect();
         let (mut there, mut missing, mut folders) = (None, None, false);
         for ((is_negated, kind), directive) in all.iter().copied() {
             let mut others = all.iter().filter(|((other, _), _)| *other == is_negated);
@@ -342,6 +342,21 @@ impl<'a> Routes<'a, '_> {
             which.get_or_insert(directive);
         }
         let directive = missing.or(there)?;
+        let behind_own = scope
+            .innermost()
+            .iter()
+            .skip_while(|one| one.id != directive.id);
+        let mut behind_own = behind_own.skip(1).filter(|_| missing.is_some());
+        let is_rule = |one: &Directive| {
+            one.name == "rewrite" || one.name == "if" && conditions::of_own_file(one).is_none()
+        };
+        if behind_own.clone().any(|one| one.name == "return") {
+            directive.closed("a rule behind it has no counterpart");
+            return Some(shut());
+        }
+        if behind_own.any(is_rule) {
+            directive.changed("rules behind it come first");
+        }
         let inner = |directive| Location::new(directive, scope.inner(directive), &location.text);
         let own = there.map(inner);
         let block = own.as_ref().unwrap_or(location);

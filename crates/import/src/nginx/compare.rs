@@ -97,13 +97,10 @@ impl Comparison {
         };
         let mut requests = Vec::new();
         for log in self.logs(http, servers)? {
-            let all = read(&log).map_err(|error| {
-                format!(
-                    "cannot read the access log `{}`: {error}",
-                    log.path.display()
-                )
-            })?;
-            requests.extend(all);
+            let path = log.path.display();
+            let all =
+                read(&log).map_err(|why| format!("cannot read the access log `{path}`: {why}"));
+            requests.extend(all?);
         }
         // The latest are what the site is asked for now.
         let mut seen = BTreeSet::new();
@@ -151,12 +148,8 @@ impl Comparison {
     /// Returns the logs to read.
     fn logs(&self, http: &Scope<'_>, servers: &Servers<'_>) -> Result<Vec<Log>, String> {
         let named = servers.list.iter().find_map(|server| server.hosts.first());
-        let first = || {
-            self.host
-                .clone()
-                .or_else(|| named.cloned())
-                .unwrap_or_else(|| "localhost".to_owned())
-        };
+        let host = |own: Option<&String>| self.host.as_ref().or(own).cloned();
+        let first = || host(named).unwrap_or_else(|| "localhost".to_owned());
         if let Some(path) = &self.log {
             let (path, host) = (path.clone(), first());
             return Ok(vec![Log { path, host }]);
@@ -168,26 +161,16 @@ impl Comparison {
             is_file.then(|| PathBuf::from(path))
         };
         let own = servers.list.iter().filter_map(|server| {
-            let host = self
-                .host
-                .clone()
-                .or_else(|| server.hosts.first().cloned())?;
-            Some(Log {
-                path: path(&server.scope)?,
-                host,
-            })
+            let host = host(server.hosts.first())?;
+            path(&server.scope).map(|path| Log { path, host })
         });
         let mut logs: Vec<Log> = own.collect();
         if logs.is_empty() {
-            logs.extend(path(http).map(|path| Log {
-                path,
-                host: first(),
-            }));
+            let host = first();
+            logs.extend(path(http).map(|path| Log { path, host }));
         }
-        if logs.is_empty() {
-            return Err("the configuration names no access log: name one with `--log`".to_owned());
-        }
-        Ok(logs)
+        let none = "the configuration names no access log: name one with `--log`";
+        (!logs.is_empty()).then_some(logs).ok_or(none.to_owned())
     }
 }
 
@@ -326,10 +309,7 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
         let mut values: Vec<String> = headers.get_all(name).iter().map(text).collect();
         if name == header::LOCATION {
             // Each side has a port of its own.
-            values = values
-                .iter()
-                .map(|value| path_of(value).to_owned())
-                .collect();
+            values = values.iter().map(|value| path_of(value)).collect();
         }
         if name == header::CONTENT_TYPE {
             // The gateway names the charset of texts.
@@ -362,12 +342,10 @@ fn without_charset(value: &str) -> String {
 }
 
 /// Returns a URL without scheme, host and port.
-fn path_of(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    if rest.len() == url.len() {
-        return url;
-    }
-    rest.find('/').map_or("/", |slash| &rest[slash..])
+fn path_of(url: &str) -> String {
+    let after = url.split_once("://").map(|(_, rest)| rest);
+    let path = after.map(|rest| rest.find('/').map_or("/", |slash| &rest[slash..]));
+    path.unwrap_or(url).to_owned()
 }
 
 fn differences(theirs: &Seen, own: &Seen) -> Vec<String> {

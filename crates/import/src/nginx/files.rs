@@ -201,10 +201,13 @@ impl<'a> Routes<'a, '_> {
             whys.push(why);
             json!({ "status": 404 })
         });
-        if whys.is_empty() {
-            tries.carried("");
-        } else {
+        let query = last.split_once('?').map_or("", |(_, query)| query);
+        if !whys.is_empty() {
             tries.lost(whys.join("; "));
+        } else if query.contains("$uri") {
+            tries.changed("`$uri` is percent-encoded where a character has a meaning in a query");
+        } else {
+            tries.carried("");
         }
         files["try"] = json!(list);
         files["otherwise"] = otherwise;

@@ -410,3 +410,85 @@ fn a_host_for_the_backend_is_no_word_of_ours_and_no_pattern() {
         assert_eq!(is_lost, expected.is_empty(), "{host}: {report}");
     }
 }
+
+#[test]
+fn a_block_that_goes_on_has_no_try_files_and_keeps_its_headers() {
+    let of = |block: &str, rest: &str| {
+        let location = format!("location / {{ if ($arg_k) {{ {block} }} {rest} }}");
+        let (yaml, _) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; {location} }} }}"
+        ));
+        let route = yaml.split_once("location: / }").expect("a route").1;
+        (
+            yaml.contains("name: if-1"),
+            route.matches("route: if-1").count(),
+        )
+    };
+    let tries = "try_files $uri /index.php;";
+    assert_eq!(of("set $v 1;", tries), (true, 1));
+    assert_eq!(of("rewrite ^/a/(.*)$ /b/$1 break;", tries), (true, 1));
+    assert_eq!(of("rewrite ^/a/(.*)$ /b/$1 last;", tries), (true, 1));
+    for leaves in [
+        "return 403;",
+        "rewrite ^ /b last;",
+        "rewrite ^/(.*)$ /b/$1 redirect;",
+    ] {
+        assert_eq!(of(leaves, tries), (false, 0), "{leaves}");
+    }
+    assert_eq!(
+        of("set $v 1;", "proxy_pass http://127.0.0.1:3000;"),
+        (false, 0)
+    );
+    // The redirect has the header of the block, and so has what is no redirect.
+    let added = "add_header X-If yes; rewrite ^/a/(.*)$ /b/$1 permanent;";
+    assert_eq!(of(added, "proxy_pass http://127.0.0.1:3000;"), (true, 2));
+}
+
+#[test]
+fn rules_behind_a_condition_on_files_are_named() {
+    for (rest, expected) in [
+        ("return 200 ok;", "a rule behind it has no counterpart"),
+        ("rewrite ^/a /b last;", "rules behind it come first"),
+        ("", "file counts as well"),
+    ] {
+        let (_, report) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; location / {{
+             if (!-d $request_filename) {{ rewrite ^ /index.php last; }} {rest} }} }} }}"
+        ));
+        assert!(report.contains(expected), "{rest}: {report}");
+    }
+}
+
+#[test]
+fn values_that_are_encoded_here_are_named() {
+    for (directive, note) in [
+        (
+            "return 301 https://a.test$uri;",
+            "`$uri` is percent-encoded in `Location`",
+        ),
+        (
+            "try_files $uri /index.php?q=$uri&$args;",
+            "percent-encoded where a character has",
+        ),
+        ("try_files $uri /index.php?$args;", ""),
+        (
+            "add_header X-S $status;",
+            "`$status` of a range is 206 or 416; nginx has 200",
+        ),
+        (
+            "rewrite ^/a/(.*)$ /b/$1 break; proxy_pass http://127.0.0.1:3000/x/;
+             proxy_set_header X-P $uri;",
+            "`$uri` in headers for the backend is the path that it gets",
+        ),
+    ] {
+        let (_, report) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; location / {{ {directive} }} }} }}"
+        ));
+        let is_named = if note.is_empty() {
+            "try_files: as it is"
+        } else {
+            note
+        };
+        assert!(report.contains(is_named), "{directive}: {report}");
+    }
+}
