@@ -350,8 +350,12 @@ impl<'a> Routes<'a, '_> {
         let is_rule = |one: &Directive| {
             one.name == "rewrite" || one.name == "if" && conditions::of_own_file(one).is_none()
         };
-        if behind_own.clone().any(|one| one.name == "return") {
-            directive.closed("a rule behind it has no counterpart");
+        let is_other = |one: &Directive| one.name == "try_files" && one.arg(0) != "$uri";
+        if behind_own
+            .clone()
+            .any(|one| one.name == "return" || is_other(one))
+        {
+            directive.closed("what stands behind it has no counterpart");
             return Some(shut());
         }
         if behind_own.any(is_rule) {

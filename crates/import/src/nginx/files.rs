@@ -215,11 +215,9 @@ impl<'a> Routes<'a, '_> {
 
     /// Translates media types that are not those of all locations.
     fn media_types(&mut self, scope: &Scope<'_>, files: &mut Value) {
-        let own = scope.nearest("types");
-        for types in &own {
-            types.carried("");
-            for entry in types.children() {
-                entry.carried("");
+        for types in scope.nearest("types") {
+            for one in std::iter::once(types).chain(types.children()) {
+                one.carried("");
             }
         }
         let is_own = |name: &str| {

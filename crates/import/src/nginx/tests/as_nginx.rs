@@ -447,7 +447,12 @@ fn a_block_that_goes_on_has_no_try_files_and_keeps_its_headers() {
 #[test]
 fn rules_behind_a_condition_on_files_are_named() {
     for (rest, expected) in [
-        ("return 200 ok;", "a rule behind it has no counterpart"),
+        ("return 200 ok;", "what stands behind it has no counterpart"),
+        (
+            "try_files /a$uri =403;",
+            "what stands behind it has no counterpart",
+        ),
+        ("try_files $uri =404;", "file counts as well"),
         ("rewrite ^/a /b last;", "rules behind it come first"),
         ("", "file counts as well"),
     ] {
@@ -490,5 +495,38 @@ fn values_that_are_encoded_here_are_named() {
             note
         };
         assert!(report.contains(is_named), "{directive}: {report}");
+    }
+}
+
+#[test]
+fn a_page_that_redirects_has_the_status_of_its_redirect() {
+    for (page, location, expected) in [
+        (
+            "404 /login",
+            "= /login { return 302 https://a.test/; }",
+            true,
+        ),
+        (
+            "404 =302 /login",
+            "= /login { return 302 https://a.test/; }",
+            true,
+        ),
+        ("404 /login", "/login { return $scheme://a.test/; }", true),
+        ("404 /login", "= /login { return 200 ok; }", false),
+        (
+            "404 /login",
+            "= /other { return 302 https://a.test/; }",
+            false,
+        ),
+    ] {
+        let (yaml, _) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; location / {{ error_page {page}; }}
+             location {location} }} }}"
+        ));
+        assert_eq!(
+            yaml.contains("own_status: true"),
+            expected,
+            "{page} {location}: {yaml}"
+        );
     }
 }
