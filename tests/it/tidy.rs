@@ -359,11 +359,12 @@ fn the_tables_name_every_filter_in_the_order_of_the_registry() {
         .skip(1)
         .step_by(2)
         .collect();
-    assert_eq!(named, names, "docs/features.md");
+    let help = "name each filter in the order of `FILTERS`";
+    assert_eq!(named, names, "docs/features.md: {help}");
     let overview = read("docs/README.md");
     let rows = overview.lines().filter(|line| line.contains("](filters/"));
     let named: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
-    assert_eq!(named, names, "docs/README.md");
+    assert_eq!(named, names, "docs/README.md: {help}");
 }
 
 #[test]

@@ -225,7 +225,10 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             matches!(name, "proxy_method" | "proxy_cache" | "auth_request")
                 || name == "error_page" && difference.own == "GET" && is_not_as_sent(note, effect)
         }
-        What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias"),
+        What::Target => {
+            let is_encoded = name == "try_files" && note.contains("percent-encoded");
+            is_encoded || matches!(name, "proxy_pass" | "rewrite" | "alias")
+        }
         What::Checked => name == "auth_request",
         What::Sent(header) => {
             const OF_REQUEST: [&str; 4] = [

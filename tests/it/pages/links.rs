@@ -201,7 +201,8 @@ fn the_page_of_routes_names_every_guard() {
     };
     let mut found: BTreeSet<String> = found.map(folder).collect();
     assert!(found.remove("plugins"));
-    assert_eq!(listed, found);
+    let help = "docs/routing.md: name each filter that guards below \"A route is guarded if\"";
+    assert_eq!(listed, found, "{help}");
 }
 
 #[test]

@@ -19,8 +19,6 @@ use x509_parser::pem::parse_x509_pem;
 
 use super::names;
 
-/// Environment variable with the CA's folder, in place of the usual one.
-const VARIABLE: &str = "EDGEWAY_CA_FOLDER";
 const KEY: &str = "root.key";
 const CERTIFICATE: &str = "root.pem";
 
@@ -52,14 +50,11 @@ pub(super) fn folder() -> Result<PathBuf, String> {
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
     // XDG Base Directory Specification: a relative path is to be ignored.
     let absolute = |name: &str| var(name).filter(|path| path.is_absolute());
-    if let Some(given) = var(VARIABLE) {
-        return std::path::absolute(&given).map_err(|error| format!("{VARIABLE}: {error}"));
-    }
     let data = absolute("XDG_DATA_HOME");
     let data = data.or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
-    data.map(|data| data.join("edgeway/ca")).ok_or_else(|| {
-        format!("no folder for the CA: HOME is not set\nhelp: set {VARIABLE} to a folder")
-    })
+    let none = "no folder for the CA: HOME is not set\nhelp: set HOME or XDG_DATA_HOME to a folder";
+    data.map(|data| data.join("edgeway/ca"))
+        .ok_or(none.to_owned())
 }
 
 impl LocalCa {

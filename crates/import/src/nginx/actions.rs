@@ -2,9 +2,11 @@
 
 use std::slice;
 
+use edgeway_base::host::host_of;
 use serde_json::{Map, Value, json};
 
 use super::{
+    conditions,
     directives::listed,
     locations::{CLOSED, INTERNAL, Location, Place, Routes},
     parse::Directive,
@@ -179,7 +181,7 @@ impl<'a> Routes<'a, '_> {
     fn destination(&mut self, pass: &'a Directive, scope: &Scope<'a>) -> Option<Pass> {
         let url = pass.arg(0);
         let fixed = |to: Destination| Pass {
-            host: to.host(scope),
+            host: to.host(),
             to,
             by_table: None,
             with: None,
@@ -256,7 +258,7 @@ impl<'a> Routes<'a, '_> {
             }
             let name = self.upstreams.name(&to, pass, scope)?;
             names.insert(result.clone(), name.into());
-            hosts.insert(result.clone(), to.host(scope).into());
+            hosts.insert(result.clone(), to.host().into());
             first.get_or_insert(to);
         }
         let chosen = |name: &str, values: Map<String, Value>| {
@@ -279,27 +281,31 @@ impl<'a> Routes<'a, '_> {
     fn host_header(usual: String, scope: &Scope<'a>, keys: &mut Map<String, Value>) {
         let headers = scope.nearest("proxy_set_header").into_iter();
         let written = { headers }.find(|one| one.arg(0).eq_ignore_ascii_case("host"));
-        let host = match written.map(|one| one.arg(1)) {
-            Some("$http_host") => None,
-            Some("$host") => Some("name".to_owned()),
-            None | Some("$proxy_host") => Some(usual),
-            Some(text) => {
-                let Some(text) = tables::header(text, scope).filter(|text| !text.is_empty()) else {
-                    if let Some(written) = written {
-                        let note = "the backend gets `Host` as the client sent it";
-                        written.lost(note);
-                    }
-                    return;
-                };
-                Some(text)
-            }
+        let is_host = |text: &String| {
+            let host = host_of(text.as_bytes());
+            text.contains('{') || host.is_ok_and(|host| !host.is_empty())
+        };
+        let host = match written.map_or("$proxy_host", |one| one.arg(1)) {
+            "$proxy_host" => Some(usual),
+            text => tables::header(text, scope).filter(is_host),
         };
         if let Some(written) = written {
-            written.carried("");
+            match host {
+                Some(_) => written.carried(""),
+                None => written.lost("the backend gets `Host` as the client sent it"),
+            }
         }
-        if let Some(host) = host {
-            keys.insert("host_header".to_owned(), host.into());
-        }
+        let host = match host.as_deref() {
+            None | Some("{host}") => return,
+            Some("{host.name}") => "name".to_owned(),
+            // As `host_header` these are words.
+            Some(word @ ("backend" | "name" | "sent")) => {
+                let value = json!({ "from": "", "values": { "": word } });
+                add(&format!("host.{word}"), word.to_owned(), value, scope)
+            }
+            Some(host) => host.to_owned(),
+        };
+        keys.insert("host_header".to_owned(), host.into());
     }
 
     /// Returns the keys of a location whose conditions are about the request's own file; `None` if it
@@ -311,9 +317,8 @@ impl<'a> Routes<'a, '_> {
         behind: &'a [Directive],
     ) -> Option<Map<String, Value>> {
         let scope = &location.scope;
-        let all = scope.own("if").into_iter();
-        let all = all.filter_map(|one| Some((super::conditions::of_own_file(one)?, one)));
-        let all: Vec<_> = all.collect();
+        let of_file = |one| Some((conditions::of_own_file(one)?, one));
+        let all: Vec<_> = scope.own("if").into_iter().filter_map(of_file).collect();
         let (mut there, mut missing, mut folders) = (None, None, false);
         for ((is_negated, kind), directive) in all.iter().copied() {
             let mut others = all.iter().filter(|((other, _), _)| *other == is_negated);
@@ -337,6 +342,25 @@ impl<'a> Routes<'a, '_> {
             which.get_or_insert(directive);
         }
         let directive = missing.or(there)?;
+        let behind_own = scope
+            .innermost()
+            .iter()
+            .skip_while(|one| one.id != directive.id);
+        let mut behind_own = behind_own.skip(1).filter(|_| missing.is_some());
+        let is_rule = |one: &Directive| {
+            one.name == "rewrite" || one.name == "if" && conditions::of_own_file(one).is_none()
+        };
+        let is_other = |one: &Directive| one.name == "try_files" && one.arg(0) != "$uri";
+        if behind_own
+            .clone()
+            .any(|one| one.name == "return" || is_other(one))
+        {
+            directive.closed("what stands behind it has no counterpart");
+            return Some(shut());
+        }
+        if behind_own.any(is_rule) {
+            directive.changed("rules behind it come first");
+        }
         let inner = |directive| Location::new(directive, scope.inner(directive), &location.text);
         let own = there.map(inner);
         let block = own.as_ref().unwrap_or(location);

@@ -88,22 +88,15 @@ impl Comparison {
     /// # Errors
     /// Returns a message if nothing can be compared.
     pub(super) fn run(&self, http: &Scope<'_>, servers: &Servers<'_>) -> Result<Compared, String> {
-        let Some(gateway) = &self.compare else {
-            return Err("no address of a gateway was given".to_owned());
-        };
-        let sides = Sides {
-            nginx: self.client(&self.nginx)?,
-            gateway: self.client(gateway)?,
-        };
+        let gateway = self.compare.as_ref();
+        let gateway = gateway.ok_or("no address of a gateway was given")?;
+        let (nginx, gateway) = (self.client(&self.nginx)?, self.client(gateway)?);
         let mut requests = Vec::new();
         for log in self.logs(http, servers)? {
-            let all = read(&log).map_err(|error| {
-                format!(
-                    "cannot read the access log `{}`: {error}",
-                    log.path.display()
-                )
-            })?;
-            requests.extend(all);
+            let path = log.path.display();
+            let all =
+                read(&log).map_err(|why| format!("cannot read the access log `{path}`: {why}"));
+            requests.extend(all?);
         }
         // The latest are what the site is asked for now.
         let mut seen = BTreeSet::new();
@@ -113,16 +106,13 @@ impl Comparison {
                 latest.push(request);
             }
         }
-        if latest.is_empty() {
-            return Err(
-                "the access log has no GET and no HEAD: name another one with `--log`".to_owned(),
-            );
-        }
+        let none = "the access log has no GET and no HEAD: name another one with `--log`";
+        (!latest.is_empty()).then_some(()).ok_or(none)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
-        runtime.block_on(sides.compare(&latest))
+        runtime.block_on(compare(&nginx, &gateway, &latest))
     }
 
     /// Creates a client that connects to the address of `url` for every host.
@@ -151,12 +141,8 @@ impl Comparison {
     /// Returns the logs to read.
     fn logs(&self, http: &Scope<'_>, servers: &Servers<'_>) -> Result<Vec<Log>, String> {
         let named = servers.list.iter().find_map(|server| server.hosts.first());
-        let first = || {
-            self.host
-                .clone()
-                .or_else(|| named.cloned())
-                .unwrap_or_else(|| "localhost".to_owned())
-        };
+        let host = |own: Option<&String>| self.host.as_ref().or(own).cloned();
+        let first = || host(named).unwrap_or_else(|| "localhost".to_owned());
         if let Some(path) = &self.log {
             let (path, host) = (path.clone(), first());
             return Ok(vec![Log { path, host }]);
@@ -168,26 +154,16 @@ impl Comparison {
             is_file.then(|| PathBuf::from(path))
         };
         let own = servers.list.iter().filter_map(|server| {
-            let host = self
-                .host
-                .clone()
-                .or_else(|| server.hosts.first().cloned())?;
-            Some(Log {
-                path: path(&server.scope)?,
-                host,
-            })
+            let host = host(server.hosts.first())?;
+            path(&server.scope).map(|path| Log { path, host })
         });
         let mut logs: Vec<Log> = own.collect();
         if logs.is_empty() {
-            logs.extend(path(http).map(|path| Log {
-                path,
-                host: first(),
-            }));
+            let host = first();
+            logs.extend(path(http).map(|path| Log { path, host }));
         }
-        if logs.is_empty() {
-            return Err("the configuration names no access log: name one with `--log`".to_owned());
-        }
-        Ok(logs)
+        let none = "the configuration names no access log: name one with `--log`";
+        (!logs.is_empty()).then_some(logs).ok_or(none.to_owned())
     }
 }
 
@@ -223,11 +199,6 @@ fn parsed(line: &str) -> Option<(&'static str, &str)> {
     })
 }
 
-struct Sides {
-    nginx: Side,
-    gateway: Side,
-}
-
 /// Program that responds, and how it is reached.
 struct Side {
     scheme: &'static str,
@@ -242,61 +213,54 @@ struct Seen {
     body: Bytes,
 }
 
-impl Sides {
-    async fn compare(&self, requests: &[Repeated]) -> Result<Compared, String> {
-        let (mut equal, mut differing, mut moving, mut bodies) = (0, 0, 0, 0);
-        let mut text = String::new();
-        for request in requests {
-            let first = seen(&self.nginx, request).await;
-            let again = seen(&self.nginx, request).await;
-            let own = seen(&self.gateway, request).await;
-            let (first, again) = match (first, again) {
-                (Ok(first), Ok(again)) => (first, again),
-                (Err(error), _) | (_, Err(error)) => {
-                    return Err(format!("nginx does not respond: {error}"));
-                }
-            };
-            let own = own.map_err(|error| format!("the gateway does not respond: {error}"))?;
-            if first.status != again.status || first.headers != again.headers {
-                moving += 1;
-                continue;
-            }
-            let mut found = differences(&first, &own);
-            // The text of a redirect is for clients that do not follow it.
-            let is_redirect = first.status.starts_with('3');
-            if first.body != again.body {
-                bodies += 1;
-            } else if first.body != own.body && !is_redirect {
-                let (theirs, own) = (first.body.len(), own.body.len());
-                found.push(format!("body: nginx {theirs} bytes, the gateway {own}"));
-            }
-            if found.is_empty() {
-                equal += 1;
-                continue;
-            }
-            differing += 1;
-            if differing <= SHOWN {
-                let (method, host, target) = (request.method, &request.host, &request.target);
-                let found = found.join("\n  ");
-                writeln!(text, "{method} {host}{target}\n  {found}").unwrap_or_default();
-            }
+async fn compare(nginx: &Side, gateway: &Side, requests: &[Repeated]) -> Result<Compared, String> {
+    let (mut equal, mut differing, mut moving, mut bodies) = (0, 0, 0, 0);
+    let mut text = String::new();
+    for request in requests {
+        let why = |error| format!("nginx does not respond: {error}");
+        let first = seen(nginx, request).await.map_err(why)?;
+        let again = seen(nginx, request).await.map_err(why)?;
+        let own = seen(gateway, request).await;
+        let own = own.map_err(|error| format!("the gateway does not respond: {error}"))?;
+        if first.status != again.status || first.headers != again.headers {
+            moving += 1;
+            continue;
         }
-        if differing > SHOWN {
-            writeln!(text, "and {} more", differing - SHOWN).unwrap_or_default();
+        let mut found = differences(&first, &own);
+        // The text of a redirect is for clients that do not follow it.
+        let is_redirect = first.status.starts_with('3');
+        if first.body != again.body {
+            bodies += 1;
+        } else if first.body != own.body && !is_redirect {
+            let (theirs, own) = (first.body.len(), own.body.len());
+            found.push(format!("body: nginx {theirs} bytes, the gateway {own}"));
         }
-        write!(
-            text,
-            "{} requests: {equal} with the same response, {differing} with another one\n\
+        if found.is_empty() {
+            equal += 1;
+            continue;
+        }
+        differing += 1;
+        if differing <= SHOWN {
+            let (method, host, target) = (request.method, &request.host, &request.target);
+            let found = found.join("\n  ");
+            writeln!(text, "{method} {host}{target}\n  {found}").unwrap_or_default();
+        }
+    }
+    if differing > SHOWN {
+        writeln!(text, "and {} more", differing - SHOWN).unwrap_or_default();
+    }
+    write!(
+        text,
+        "{} requests: {equal} with the same response, {differing} with another one\n\
              Left out because nginx itself responds differently each time: {moving} responses, \
              and the bodies of {bodies}",
-            requests.len()
-        )
-        .unwrap_or_default();
-        Ok(Compared {
-            text,
-            is_equal: differing == 0,
-        })
-    }
+        requests.len()
+    )
+    .unwrap_or_default();
+    Ok(Compared {
+        text,
+        is_equal: differing == 0,
+    })
 }
 
 async fn seen(side: &Side, request: &Repeated) -> Result<Seen, String> {
@@ -326,10 +290,7 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
         let mut values: Vec<String> = headers.get_all(name).iter().map(text).collect();
         if name == header::LOCATION {
             // Each side has a port of its own.
-            values = values
-                .iter()
-                .map(|value| path_of(value).to_owned())
-                .collect();
+            values = values.iter().map(|value| path_of(value)).collect();
         }
         if name == header::CONTENT_TYPE {
             // The gateway names the charset of texts.
@@ -362,12 +323,10 @@ fn without_charset(value: &str) -> String {
 }
 
 /// Returns a URL without scheme, host and port.
-fn path_of(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    if rest.len() == url.len() {
-        return url;
-    }
-    rest.find('/').map_or("/", |slash| &rest[slash..])
+fn path_of(url: &str) -> String {
+    let after = url.split_once("://").map(|(_, rest)| rest);
+    let path = after.map(|rest| rest.find('/').map_or("/", |slash| &rest[slash..]));
+    path.unwrap_or(url).to_owned()
 }
 
 fn differences(theirs: &Seen, own: &Seen) -> Vec<String> {

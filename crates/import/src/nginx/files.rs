@@ -201,10 +201,13 @@ impl<'a> Routes<'a, '_> {
             whys.push(why);
             json!({ "status": 404 })
         });
-        if whys.is_empty() {
-            tries.carried("");
-        } else {
+        let query = last.split_once('?').map_or("", |(_, query)| query);
+        if !whys.is_empty() {
             tries.lost(whys.join("; "));
+        } else if query.contains("$uri") {
+            tries.changed("`$uri` is percent-encoded where a character has a meaning in a query");
+        } else {
+            tries.carried("");
         }
         files["try"] = json!(list);
         files["otherwise"] = otherwise;
@@ -212,11 +215,9 @@ impl<'a> Routes<'a, '_> {
 
     /// Translates media types that are not those of all locations.
     fn media_types(&mut self, scope: &Scope<'_>, files: &mut Value) {
-        let own = scope.nearest("types");
-        for types in &own {
-            types.carried("");
-            for entry in types.children() {
-                entry.carried("");
+        for types in scope.nearest("types") {
+            for one in std::iter::once(types).chain(types.children()) {
+                one.carried("");
             }
         }
         let is_own = |name: &str| {

@@ -288,7 +288,16 @@ impl<'a> Routes<'a, '_> {
         let behind = keys.get("rules").filter(|_| keys.contains_key("upstream"));
         match behind.map(|behind| &behind[0]) {
             Some(destination) => match rules.ending_with(destination) {
-                Some(all) => list.extend(all),
+                Some(all) => {
+                    list.extend(all);
+                    for header in scope.nearest("proxy_set_header") {
+                        if header.arg(1).contains("$uri") {
+                            header.changed(
+                                "`$uri` in headers for the backend is the path that it gets",
+                            );
+                        }
+                    }
+                }
                 None => return closed_by(scope),
             },
             None => list.extend(rules.list),

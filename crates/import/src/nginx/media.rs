@@ -32,20 +32,12 @@ pub(super) fn of(scope: &Scope<'_>) -> MediaTypes {
     let charset = scope.one("charset").map(|charset| charset.arg(0));
     let charset = charset.filter(|charset| *charset != "off" && !charset.contains('$'));
     let own = scope.nearest("charset_types");
-    let own: Vec<&str> = own
-        .iter()
-        .flat_map(|one| &one.args)
-        .map(String::as_str)
-        .collect();
-    let has_charset = |kind: &str| {
-        let is_listed = own.contains(&kind) || own.contains(&"*");
-        kind == "text/html"
-            || if own.is_empty() {
-                TEXT.split(' ').any(|one| one == kind)
-            } else {
-                is_listed
-            }
-    };
+    let own = own.iter().flat_map(|one| &one.args).map(String::as_str);
+    let mut listed: Vec<&str> = own.chain(["text/html"]).collect();
+    if listed.len() == 1 {
+        listed = TEXT.split(' ').collect();
+    }
+    let has_charset = |kind: &str| listed.contains(&kind) || listed.contains(&"*");
     let whole = |kind: &str| match charset.filter(|_| has_charset(kind)) {
         Some(charset) => format!("{kind}; charset={charset}"),
         None => kind.to_owned(),
@@ -104,14 +96,11 @@ pub(super) fn of_backend(scope: &Scope<'_>) -> Option<String> {
 
 /// Returns the section `media_types`: what is different from the types that the gateway knows.
 pub(super) fn section(http: &Scope<'_>) -> Value {
-    for types in http.own("types") {
-        for one in std::iter::once(types).chain(types.children()) {
-            one.carried("");
-        }
-    }
-    for name in ["default_type", "charset", "charset_types"] {
-        for one in http.own(name) {
-            one.carried("");
+    for name in ["types", "default_type", "charset", "charset_types"] {
+        for own in http.own(name) {
+            for one in std::iter::once(own).chain(own.children()) {
+                one.carried("");
+            }
         }
     }
     let types = of(http);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    collect::Named,
+    collect::{Named, mark_and_path},
     locations::Place,
     output::put,
     parse::Directive,
@@ -156,6 +156,21 @@ fn page(
     if !path.starts_with(['/', '{']) {
         return Err("its page is not a path".to_owned());
     }
+    // The status of a redirect replaces that of the error.
+    let redirects = |one: &Directive| one.arg(0).parse().map_or(true, is_redirect);
+    let is_redirected = place.found.iter().any(|one| {
+        let mut returns = one
+            .directive
+            .children()
+            .iter()
+            .filter(|it| it.name == "return");
+        mark_and_path(one.directive).1 == uri && returns.any(redirects)
+    });
+    let status = if is_redirected {
+        Status::OfPage
+    } else {
+        status
+    };
     Ok((with_status(json!({ "reroute": path }), status)?, OF_ROUTE))
 }
 

@@ -277,10 +277,9 @@ impl Entry {
     }
 
     fn shown_note(&self) -> &str {
-        match &*self.note {
-            "" => "as it is",
-            note => note,
-        }
+        Some(&*self.note)
+            .filter(|note| !note.is_empty())
+            .unwrap_or("as it is")
     }
 
     /// Returns true if the entry is about a protection.

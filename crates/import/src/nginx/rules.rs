@@ -225,19 +225,19 @@ impl<'a> Routes<'a, '_> {
         for one in directive.children() {
             self.rule(one, Some((&read, &keys)), (place, &inner), rules);
         }
-        if directive.children().iter().any(is_content)
+        let responds = rules.list[first..].iter().any(leaves);
+        let has_content = directive.children().iter().any(is_content);
+        // The block does not inherit `try_files`.
+        if (has_content || !responds && !scope.own("try_files").is_empty())
             && let Some(location) = place.location
         {
             let name = self.named_block(place, location, directive, &inner);
-            let mut own = rules.list[first..].iter_mut();
             // What it responds has the headers of the block.
-            let responds = own.any(|rule| {
-                let is_response = rule.get("status").is_some();
-                if is_response {
+            for rule in &mut rules.list[first..] {
+                if rule.get("status").is_some() {
                     rule["route"] = name.clone().into();
                 }
-                is_response
-            });
+            }
             if !responds {
                 let mut rule = keys.clone();
                 rule["route"] = name.into();
@@ -247,16 +247,13 @@ impl<'a> Routes<'a, '_> {
     }
 
     fn mark_return(directive: &Directive, rule: &Value) {
+        let to = rule["to"].as_str().unwrap_or_default();
         if rule.get("body").is_some() {
             let of_type = "`Content-Type` does not depend on the extension of the path; ";
             let of_type = Some(of_type).filter(|_| rule["content_type"] != "*");
             let of_type = of_type.unwrap_or_default();
             directive.changed(format!("{of_type}{OF_CONDITIONS}"));
-        } else if rule
-            .get("to")
-            .is_some_and(|to| to.to_string().contains("{uri}"))
-        {
-            let to = rule["to"].as_str().unwrap_or_default();
+        } else if to.contains("{uri}") {
             let is_value = to.find('?') < to.find("{uri}") && to.contains('?');
             directive.changed(if is_value {
                 "`$request_uri` has the path in its normal form, and is one value of the query: its \
@@ -264,6 +261,8 @@ impl<'a> Routes<'a, '_> {
             } else {
                 "`$request_uri` has the path in its normal form"
             });
+        } else if to.contains("{path.decoded}") {
+            directive.changed("`$uri` is percent-encoded in `Location`");
         } else {
             directive.carried("");
         }
@@ -300,6 +299,19 @@ impl<'a> Routes<'a, '_> {
         self.push_named(&name, &keys, &directive.place());
         name
     }
+}
+
+/// Returns true if no request stays in the location behind a rule.
+fn leaves(rule: &Value) -> bool {
+    let is_for_all = rule["regex"].as_str().is_none_or(|regex| {
+        let regex = Pattern::new(regex, false);
+        regex.is_ok_and(|regex| {
+            ["/", "/-"]
+                .iter()
+                .all(|path| regex.is_match(path) == Ok(true))
+        })
+    });
+    is_for_all && (rule.get("status").is_some() || rule["then"] == "reroute")
 }
 
 /// Returns the keys of a condition on a file, as one on a lookup table.

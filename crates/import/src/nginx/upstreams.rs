@@ -9,7 +9,6 @@ use super::{
     parse::Directive,
     scope::Scope,
     tables,
-    variables::add,
     words::{duration, milliseconds, parameter, part_of_request},
 };
 use crate::pm2::Processes;
@@ -51,16 +50,11 @@ pub(super) struct Destination {
 
 impl Destination {
     /// Returns the `Host` that its backends get unless a directive says otherwise.
-    pub(super) fn host(&self, scope: &Scope<'_>) -> String {
-        match &*self.authority {
-            // As `host_header` these are words.
-            word @ ("backend" | "name" | "sent") => {
-                let value = json!({ "from": "", "values": { "": word } });
-                add(&format!("host.{word}"), word.to_owned(), value, scope)
-            }
-            socket if socket.starts_with("unix:") => "localhost".to_owned(),
-            authority => authority.to_owned(),
+    pub(super) fn host(&self) -> String {
+        if self.authority.starts_with("unix:") {
+            return "localhost".to_owned();
         }
+        self.authority.clone()
     }
 
     pub(super) fn parse(url: &str) -> Option<Self> {

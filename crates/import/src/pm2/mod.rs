@@ -97,11 +97,8 @@ fn planned(file: &Path, env: &str, shift: u16) -> Result<Vec<App>, String> {
         shift,
         ..Taken::default()
     };
-    let mut planned = Vec::new();
-    for app in &apps {
-        planned.push(App::plan(app, env, &machine, &mut taken).map_err(of_file)?);
-    }
-    Ok(planned)
+    let mut plan = |app| App::plan(app, env, &machine, &mut taken).map_err(of_file);
+    apps.iter().map(&mut plan).collect()
 }
 
 fn import(options: &Options) -> Result<String, Failure> {

@@ -15,33 +15,32 @@ use super::{
 };
 
 pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
-    let mut outputs = vec![Output {
-        path: "edgeway.yaml".to_owned(),
-        text: configuration(apps),
-        is_private: false,
-    }];
+    let output = |path, text, is_private| Output {
+        path,
+        text,
+        is_private,
+    };
+    let mut outputs = vec![output(
+        "edgeway.yaml".to_owned(),
+        configuration(apps),
+        false,
+    )];
     for app in apps {
-        outputs.push(Output {
-            path: format!("systemd/{}", app.unit_file()),
-            text: unit(app),
-            is_private: false,
-        });
-        outputs.push(Output {
-            path: format!("apps/{}.env", app.name),
-            text: environment(&app.environment),
-            is_private: true,
-        });
+        let (path, own) = (format!("systemd/{}", app.unit_file()), &app.environment);
+        outputs.push(output(path, unit(app), false));
+        outputs.push(output(
+            format!("apps/{}.env", app.name),
+            environment(own),
+            true,
+        ));
         for (number, port) in app.ports.iter().enumerate() {
             let counters = app.counters.iter();
             let own = counters.map(|(name, first)| {
                 let value = first.saturating_add(u64::try_from(number).unwrap_or_default());
                 (name.clone(), value.to_string())
             });
-            outputs.push(Output {
-                path: format!("apps/{}@{port}.env", app.name),
-                text: environment(&own.collect()),
-                is_private: true,
-            });
+            let path = format!("apps/{}@{port}.env", app.name);
+            outputs.push(output(path, environment(&own.collect()), true));
         }
     }
     outputs

@@ -29,7 +29,7 @@ pub(super) fn header_of_response(text: &str, scope: &Scope<'_>) -> Option<String
 /// Marks a directive whose header has this value as carried over.
 pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
     let mut is_as_written = true;
-    let all = with_tables(value, scope);
+    let all = with_tables(value, scope) + &directive.args.concat();
     for (placeholder, note) in [
         (
             "{host.name}",
@@ -42,16 +42,19 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
             "{backend}",
             "`$upstream_addr` is the address of the last backend only",
         ),
+        (
+            "{status}",
+            "`$status` of a range is 206 or 416; nginx has 200",
+        ),
+        (
+            "$binary_remote_addr",
+            "`$binary_remote_addr` is the address as text",
+        ),
     ] {
         if all.contains(placeholder) {
             is_as_written = false;
             directive.changed(note);
         }
-    }
-    let mut args = directive.args.iter();
-    if args.any(|arg| arg.contains("$binary_remote_addr")) {
-        is_as_written = false;
-        directive.changed("`$binary_remote_addr` is the address as text");
     }
     if is_as_written {
         directive.carried("");

@@ -389,3 +389,144 @@ fn a_condition_on_folders_alone_is_named_in_the_report() {
         assert_eq!(named, is_named, "{condition} {report}");
     }
 }
+
+#[test]
+fn a_host_for_the_backend_is_no_word_of_ours_and_no_pattern() {
+    for (host, expected) in [
+        ("backend", "host_header: \"{map.host.backend}\""),
+        ("name", "host_header: \"{map.host.name}\""),
+        ("app.test", "host_header: app.test"),
+        ("$proxy_host", "host_header: \"{map.host.sent}\""),
+        ("$server_name", ""),
+        ("\"a b\"", ""),
+    ] {
+        let (yaml, report) = imported(&format!(
+            "http {{ upstream sent {{ server 127.0.0.1:3000; }} server {{ listen 8080;
+             server_name *.example.com; location / {{ proxy_pass http://sent;
+             proxy_set_header Host {host}; }} }} }}"
+        ));
+        assert!(yaml.contains(expected), "{host}: {yaml}");
+        let is_lost = report.contains("gets `Host` as the client sent it");
+        assert_eq!(is_lost, expected.is_empty(), "{host}: {report}");
+    }
+}
+
+#[test]
+fn a_block_that_goes_on_has_no_try_files_and_keeps_its_headers() {
+    let of = |block: &str, rest: &str| {
+        let location = format!("location / {{ if ($arg_k) {{ {block} }} {rest} }}");
+        let (yaml, _) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; {location} }} }}"
+        ));
+        let route = yaml.split_once("location: / }").expect("a route").1;
+        (
+            yaml.contains("name: if-1"),
+            route.matches("route: if-1").count(),
+        )
+    };
+    let tries = "try_files $uri /index.php;";
+    assert_eq!(of("set $v 1;", tries), (true, 1));
+    assert_eq!(of("rewrite ^/a/(.*)$ /b/$1 break;", tries), (true, 1));
+    assert_eq!(of("rewrite ^/a/(.*)$ /b/$1 last;", tries), (true, 1));
+    for leaves in [
+        "return 403;",
+        "rewrite ^ /b last;",
+        "rewrite ^/(.*)$ /b/$1 redirect;",
+    ] {
+        assert_eq!(of(leaves, tries), (false, 0), "{leaves}");
+    }
+    assert_eq!(
+        of("set $v 1;", "proxy_pass http://127.0.0.1:3000;"),
+        (false, 0)
+    );
+    // The redirect has the header of the block, and so has what is no redirect.
+    let added = "add_header X-If yes; rewrite ^/a/(.*)$ /b/$1 permanent;";
+    assert_eq!(of(added, "proxy_pass http://127.0.0.1:3000;"), (true, 2));
+}
+
+#[test]
+fn rules_behind_a_condition_on_files_are_named() {
+    for (rest, expected) in [
+        ("return 200 ok;", "what stands behind it has no counterpart"),
+        (
+            "try_files /a$uri =403;",
+            "what stands behind it has no counterpart",
+        ),
+        ("try_files $uri =404;", "file counts as well"),
+        ("rewrite ^/a /b last;", "rules behind it come first"),
+        ("", "file counts as well"),
+    ] {
+        let (_, report) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; location / {{
+             if (!-d $request_filename) {{ rewrite ^ /index.php last; }} {rest} }} }} }}"
+        ));
+        assert!(report.contains(expected), "{rest}: {report}");
+    }
+}
+
+#[test]
+fn values_that_are_encoded_here_are_named() {
+    for (directive, note) in [
+        (
+            "return 301 https://a.test$uri;",
+            "`$uri` is percent-encoded in `Location`",
+        ),
+        (
+            "try_files $uri /index.php?q=$uri&$args;",
+            "percent-encoded where a character has",
+        ),
+        ("try_files $uri /index.php?$args;", ""),
+        (
+            "add_header X-S $status;",
+            "`$status` of a range is 206 or 416; nginx has 200",
+        ),
+        (
+            "rewrite ^/a/(.*)$ /b/$1 break; proxy_pass http://127.0.0.1:3000/x/;
+             proxy_set_header X-P $uri;",
+            "`$uri` in headers for the backend is the path that it gets",
+        ),
+    ] {
+        let (_, report) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; location / {{ {directive} }} }} }}"
+        ));
+        let is_named = if note.is_empty() {
+            "try_files: as it is"
+        } else {
+            note
+        };
+        assert!(report.contains(is_named), "{directive}: {report}");
+    }
+}
+
+#[test]
+fn a_page_that_redirects_has_the_status_of_its_redirect() {
+    for (page, location, expected) in [
+        (
+            "404 /login",
+            "= /login { return 302 https://a.test/; }",
+            true,
+        ),
+        (
+            "404 =302 /login",
+            "= /login { return 302 https://a.test/; }",
+            true,
+        ),
+        ("404 /login", "/login { return $scheme://a.test/; }", true),
+        ("404 /login", "= /login { return 200 ok; }", false),
+        (
+            "404 /login",
+            "= /other { return 302 https://a.test/; }",
+            false,
+        ),
+    ] {
+        let (yaml, _) = imported(&format!(
+            "http {{ server {{ listen 8080; root /srv; location / {{ error_page {page}; }}
+             location {location} }} }}"
+        ));
+        assert_eq!(
+            yaml.contains("own_status: true"),
+            expected,
+            "{page} {location}: {yaml}"
+        );
+    }
+}
