@@ -19,6 +19,9 @@ const NEXT_URL: &str = "next-url";
 /// Most paths that are looked at for one request; some milliseconds.
 const MOST_TARGETS: usize = 2000;
 
+/// Most cookies of one name that are compared; beyond them, one of them may have the value.
+const MOST_VALUES: usize = 8;
+
 /// Rewrites of the app's configuration, in the order in which the app tries them.
 #[derive(Debug, Default)]
 pub(super) struct InnerRewrites(pub(super) Box<[InnerRewrite]>);
@@ -164,7 +167,10 @@ impl ParameterSource {
                 let value = self.value((target, headers));
                 value.is_some_and(|value| fits(&value))
             }
-            "cookie" => query::cookies(headers, key).any(may_fit),
+            "cookie" => {
+                let mut values = query::cookies(headers, key);
+                values.by_ref().take(MOST_VALUES).any(may_fit) || values.next().is_some()
+            }
             "query" if is_first => {
                 let query = target.query.unwrap_or_default();
                 values(query, key).any(may_fit)
@@ -423,6 +429,13 @@ mod tests {
             (own("cookie", "vN"), "h", None, &["k=v7"], Some(1)),
             (own("cookie", "vN"), "h", None, &["k=v7; k=%767"], Some(80)),
             (own("cookie", "vN"), "h", None, &["kk=v7"], Some(0)),
+            (
+                own("cookie", "vN"),
+                "h",
+                None,
+                &["k=1; k=2; k=3; k=4; k=5; k=6; k=7; k=8; k=9"],
+                Some(80),
+            ),
             (own("query", "vN"), "h", Some("k=vx"), &[], Some(0)),
             (own("query", "vN"), "h", Some("k=v7"), &[], Some(1 + 72)),
         ] {
