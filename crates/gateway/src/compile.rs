@@ -23,7 +23,7 @@ use edgeway_core::{
     limits::Bans,
 };
 use edgeway_filters::{Entry, access_log::Redactor, error_pages::ErrorPages};
-use edgeway_routes::{Action, RouteProtection, RouteTable, Slashes};
+use edgeway_routes::{Action, HostHeader, RouteProtection, RouteTable, Slashes};
 use edgeway_script::kv::Owners;
 use edgeway_upstreams::{Protocol, Upstream};
 
@@ -182,6 +182,7 @@ impl Compiler<'_> {
             app_images: self.of_apps(&upstreams, |app| app.images.clone()),
             app_builds: self.of_apps(&upstreams, |app| app.build.clone()),
             app_releases: self.of_apps(&upstreams, |app| app.releases.clone()),
+            sends_hosts: routes.iter().all(|route| sends_host(&route.action)),
             listeners,
             acme,
             admin,
@@ -502,6 +503,12 @@ pub(super) fn pages_of<'r>(
     { routes }
         .chain([&fallback.error_pages])
         .filter_map(Option::as_deref)
+}
+
+/// Returns true unless the action names another host to its backend than that of the request.
+fn sends_host(action: &Action) -> bool {
+    let host = action.forward().and_then(|forward| forward.host.as_ref());
+    host.is_none_or(|host| matches!(host, HostHeader::Name))
 }
 
 /// Returns the upstreams that some internal route names.

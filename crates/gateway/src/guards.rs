@@ -126,8 +126,9 @@ impl Gateway {
         let lacks_guards = self.lacks_guards(literal.route, request, has_spellings);
         let (actions, pages) =
             lacks_guards.then(|| self.other_pages(target, request, literal.route))?;
+        let pages = pages.as_deref();
         self.table
-            .guarded(target, request, literal, (&actions, &pages), params)
+            .guarded(target, request, literal, (&actions, pages), params)
     }
 
     /// Returns true if another route may have to guard a request of this one: for another spelling of
@@ -145,22 +146,28 @@ impl Gateway {
     }
 
     /// Returns paths of the pages that have the server action of a request, which Next.js runs
-    /// whatever the path of the request is; and other paths of its page.
+    /// whatever the path of the request is; and other paths of its page, `None` if those are too many.
     fn other_pages(
         &self,
         target: &Target<'_>,
         request: &RequestHeader,
         route: usize,
-    ) -> (Vec<Box<[u8]>>, Vec<String>) {
+    ) -> (Vec<Box<[u8]>>, Option<Vec<String>>) {
         let id = action_of(request).map(HeaderValue::as_bytes);
         let route = self.route(route).filter(|route| !route.guarding.chooses);
         let app = route.and_then(|route| route.upstream.as_ref());
-        let (mut actions, mut pages) = (Vec::new(), Vec::new());
+        let (mut actions, mut pages) = (Vec::new(), Some(Vec::new()));
+        let host = if self.sends_hosts { target.host } else { "" };
+        let sent = Target { host, ..*target };
         self.each_build(|upstream, build| {
             let of_action = id.and_then(|id| build.pages_of_action(id));
             actions.extend_from_slice(of_action.unwrap_or_default());
             if app.is_none_or(|app| Arc::ptr_eq(app, upstream)) {
-                pages.extend(build.other_paths(target, &request.headers));
+                let others = build.other_paths(&sent, &request.headers);
+                pages = pages
+                    .take()
+                    .zip(others)
+                    .map(|(pages, others)| [pages, others].concat());
             }
         });
         (actions, pages)

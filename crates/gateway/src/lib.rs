@@ -144,6 +144,8 @@ pub struct Gateway {
     pub app_builds: Box<[(Arc<Upstream>, Arc<edgeway_cache::nextjs::BuildWatch>)]>,
     /// Releases of apps that have some.
     pub app_releases: Box<[(Arc<Upstream>, Arc<edgeway_cache::nextjs::Releases>)]>,
+    /// True if each app gets the host that its client names.
+    sends_hosts: bool,
     /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.
     pub accel_upstreams: Box<[Arc<str>]>,
     pub table: RouteTable,

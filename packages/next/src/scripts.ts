@@ -2,7 +2,8 @@
 //
 // `meta` holds the epoch (a random name of this data set), the version (a counter of
 // revalidations), the floor (entries stamped below it are misses) and the number of tags; and
-// `unknown` while gateways may have pages from before the epoch, whose paths nobody knows.
+// `unknown` while gateways may have pages from before the epoch, whose paths nobody knows; and
+// `data`, the id that Redis gives its data.
 // `tags` holds for each tag `expired:stale:until`: entries stamped below `expired` are misses,
 // those below `stale` are stale until the clock of Redis shows `until`, in milliseconds.
 // `order` holds the tags by their version, so that the oldest can be dropped.
@@ -187,7 +188,12 @@ return { 1 }
 `);
 
 /** KEYS meta, tags, order, leases, positions; ARGV epoch, the instance, the epoch and version that it applies, '1' if they count for all that it served; without these it ends. */
-export const RENEW = script(`${META}
+export const RENEW = script(`
+-- It changes with each restart and failover: the data may be from before confirmed revalidations.
+local data = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if (redis.call('HGET', KEYS[1], 'data') or data) ~= data then redis.call('DEL', KEYS[1]) end
+${META}
+redis.call('HSET', KEYS[1], 'data', data)
 local positions = KEYS[5] .. epoch
 redis.call('ZREM', KEYS[4], ARGV[2])
 redis.call('ZREM', positions, ARGV[2])

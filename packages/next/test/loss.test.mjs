@@ -143,6 +143,24 @@ test('after Redis has lost its data, gateways drop everything once, and no insta
   assert.equal(await read(lost, '/a'), undefined);
 });
 
+test('a Redis that crashes and returns with older data undoes no revalidation, also for a new instance', async () => {
+  await render(other, '/a', 'old');
+  await redis.client.sendCommand(['SAVE']);
+  assert.equal((await revalidateStore(other, { tags: ['t'] })).ok, true);
+  await render(other, '/b', 'new');
+  gateway.purges = [];
+  await redis.crash();
+  const fresh = await openStore(redis.url, { gateways: [gateway.url] });
+  for (const store of [fresh, lost, other]) {
+    assert.equal(await store.ready(5000), true);
+    assert.equal(await read(store, '/a'), undefined, 'it was revalidated');
+  }
+  await fresh.leave();
+  fresh.close();
+  assert.equal((await revalidateStore(other, { tags: ['t'] })).instances, 'reached');
+  assert.deepEqual(gateway.purges[0], ALL, 'Redis does not know their paths');
+});
+
 test('a connection on which nothing passes any more is replaced', async () => {
   await render(lost, '/a', 'old');
   network.stick();

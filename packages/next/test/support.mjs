@@ -28,12 +28,25 @@ export class Redis {
     redis.port = port ?? (await freePort());
     redis.url = `redis://127.0.0.1:${redis.port}`;
     redis.folder = mkdtempSync(join(tmpdir(), 'edgeway-next-'));
-    const args = ['--port', redis.port, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', redis.folder];
-    redis.process = spawn('redis-server', args.map(String), { stdio: 'ignore' });
+    redis.spawn();
     redis.client = createClient({ url: redis.url, socket: { reconnectStrategy: () => 20 } });
     redis.client.on('error', () => undefined);
     await redis.client.connect();
     return redis;
+  }
+
+  spawn() {
+    const args = ['--port', this.port, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', this.folder];
+    this.process = spawn('redis-server', args.map(String), { stdio: 'ignore' });
+  }
+
+  /** Ends it by a signal, and starts it with the data of the last `SAVE`. */
+  async crash() {
+    const exit = once(this.process, 'exit');
+    this.process.kill('SIGKILL');
+    await exit;
+    this.spawn();
+    await until(() => this.client.isReady, 'Redis does not start');
   }
 
   /** Empties it, as if it had known all pages of the gateways so far. */

@@ -277,15 +277,15 @@ impl RouteTable {
 
     /// Returns the guards of a request by the readings of its path, if some app treats the path as
     /// a guarded one. `actions` are the pages that have the server action of the request, `pages` other
-    /// paths of its page. `params` are set to those of the route that takes the request, and stay
-    /// unchanged if that is the route of the original path.
+    /// paths of its page; without these, each guard applies. `params` are set to those of
+    /// the route that takes the request, and stay unchanged if that is the route of the original path.
     #[cold]
     pub fn guarded(
         &self,
         target: &Target<'_>,
         request: &RequestHeader,
         literal: &LiteralMatch,
-        (actions, pages): (&[Box<[u8]>], &[String]),
+        (actions, pages): (&[Box<[u8]>], Option<&[String]>),
         params: &mut Params,
     ) -> Option<GuardSearchResult> {
         let guards = self.guards.as_ref()?;
@@ -298,12 +298,13 @@ impl RouteTable {
             .first()
             .filter(|_| !actions.iter().any(|page| is_open(page)));
         // `OPTIONS *` has no path.
-        let is_alone = action.is_none() && pages.is_empty();
+        let is_alone = action.is_none() && pages.is_some_and(<[_]>::is_empty);
         if is_alone && is_open(target.path) || target.path.first() != Some(&b'/') {
             return None;
         }
         let own = &guards.of[literal.route];
-        let pages = || pages.iter().map(String::as_bytes);
+        let known = pages;
+        let pages = || known.into_iter().flatten().map(String::as_bytes);
         let mut optimizers = iter::once(target.path).chain(pages());
         let source = optimizers.find_map(|path| image_source(path, request));
         let sources = source
@@ -356,6 +357,12 @@ impl RouteTable {
             };
             let of = (target, request);
             guards.search(&folded, of, literal.route, only_regexes, &mut visit);
+        }
+        if known.is_none() {
+            found.extend(0..guards.of.len());
+            let mut all = found.iter();
+            let lacked = all.find(|route| !guards.has_all(literal.route, **route));
+            first = first.or_else(|| Some((*lacked?, target.path.into())));
         }
         let (by, reading) = first?;
         let route = moved.unwrap_or(literal.route);

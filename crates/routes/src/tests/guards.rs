@@ -49,7 +49,7 @@ fn taken(compiled: &Compiled, line: &str, params: &mut Params) -> Option<(usize,
     let table = compiled.table.as_ref().unwrap();
     let literal = table.find(&target, &head, params)?;
     if table.lacks_guards(literal.route, normal.has_spellings)
-        && let Some(guarded) = table.guarded(&target, &head, &literal, (&[], &[]), params)
+        && let Some(guarded) = table.guarded(&target, &head, &literal, (&[], Some(&[])), params)
     {
         return Some((guarded.route, guarded.also));
     }
@@ -139,15 +139,16 @@ fn the_pages_of_an_action_are_guarded_unless_one_is_open() {
         &["", "a", "b"],
     );
     let table = all.table.as_ref().unwrap();
-    let guards_of = |path: &str, pages: &[&str]| {
+    let guards_with = |path: &str, pages: &[&str], others: Option<&[String]>| {
         let head = RequestHeader::build("POST", path.as_bytes(), None).unwrap();
         let target = Target::new("h", path.as_bytes());
         let mut params = Params::default();
         let literal = table.find(&target, &head, &mut params).unwrap();
         let pages: Vec<Box<[u8]>> = pages.iter().map(|page| page.as_bytes().into()).collect();
-        let guarded = table.guarded(&target, &head, &literal, (&pages, &[]), &mut params);
+        let guarded = table.guarded(&target, &head, &literal, (&pages, others), &mut params);
         guarded.map(|guarded| (guarded.route, guarded.also))
     };
+    let guards_of = |path: &str, pages: &[&str]| guards_with(path, pages, Some(&[]));
     assert_eq!(guards_of("/", &["/u/a"]), Some((0, vec![1])));
     assert_eq!(guards_of("/v/a", &["/u/a"]), Some((2, vec![1])));
     for open in [&["/u/a", "/open"][..], &["/open", "/u/a"], &["/open"], &[]] {
@@ -155,6 +156,9 @@ fn the_pages_of_an_action_are_guarded_unless_one_is_open() {
     }
     // From a page that has the action, whatever else has it.
     assert_eq!(guards_of("/u/b", &["/v/id", "/u/id"]), None);
+    // Other paths of the page are too many to look at: each guard applies.
+    assert_eq!(guards_with("/", &[], None), Some((0, vec![1, 2])));
+    assert_eq!(guards_with("/u/a", &[], None), Some((1, vec![2])));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod actions;
 mod assets;
 mod guards;
 mod identity;
+mod linked_rewrites;
 mod other_paths;
 mod rules;
 mod watch;
@@ -264,8 +265,8 @@ impl Build {
 
     /// Returns other paths of what the app runs for this request: of the page with or without a
     /// language, of pages that rewrites lead to, of layouts around a page that the app shows within
-    /// another one, and of the image optimizer at its own path.
-    pub fn other_paths(&self, target: &Target<'_>, headers: &HeaderMap) -> Vec<String> {
+    /// another one, and of the image optimizer at its own path. `None` if there are too many.
+    pub fn other_paths(&self, target: &Target<'_>, headers: &HeaderMap) -> Option<Vec<String>> {
         let base = &self.base_path;
         let languages = self.guards.languages.as_ref();
         let other = |path: &String| languages?.other_path(path, target.host, base);
@@ -277,8 +278,8 @@ impl Build {
             let read = readings(target.path).into_iter();
             let read = read.map(|own| String::from_utf8_lossy(own.path()).into_owned());
             let all: BTreeSet<String> = read.chain([path]).flat_map(both).collect();
-            let targets = |path: &String| self.rewrites.targets(path, (target, headers));
-            others.extend(all.iter().flat_map(targets).flat_map(both));
+            let targets = self.rewrites.targets(&all, (target, headers))?;
+            others.extend(targets.into_iter().flat_map(both));
             others.sort();
             others.dedup();
         }
@@ -287,7 +288,7 @@ impl Build {
         let is_optimizer =
             images.is_some_and(|own| own.path.as_bytes().eq_ignore_ascii_case(target.path));
         others.extend(is_optimizer.then(|| format!("{base}{}", paths::IMAGE)));
-        others
+        Some(others)
     }
 
     pub fn deployment(&self) -> Option<&str> {

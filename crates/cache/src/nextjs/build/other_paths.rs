@@ -1,6 +1,8 @@
 //! Other paths of the page that an app runs for a request. Guards of these paths are guards of the
 //! request too.
 
+use std::collections::BTreeSet;
+
 use http::HeaderMap;
 
 use super::rules::{Condition, Rules};
@@ -14,7 +16,13 @@ use crate::base::{
 /// Header in which the router names the page that its visitor comes from.
 const NEXT_URL: &str = "next-url";
 
-/// Rewrites of the app's configuration to its own paths, in the order in which the app tries them.
+/// Most paths that are looked at for one request; some milliseconds.
+const MOST_TARGETS: usize = 2000;
+
+/// Most cookies of one name that are compared; beyond them, one of them may have the value.
+const MOST_VALUES: usize = 8;
+
+/// Rewrites of the app's configuration, in the order in which the app tries them.
 #[derive(Debug, Default)]
 pub(super) struct InnerRewrites(pub(super) Box<[InnerRewrite]>);
 
@@ -25,13 +33,14 @@ pub(super) struct InnerRewrite {
     /// Names of the groups of `paths`.
     names: Box<[Box<str>]>,
     has: Box<[ParameterSource]>,
-    /// Path of a page, of the layout around a page that is shown within the page that the visitor
-    /// comes from, or of the source of an image.
-    destination: Box<str>,
+    /// Paths of the app: of a page, of the layout around a page that is shown within the page that the
+    /// visitor comes from, or of the source of an image.
+    destinations: Box<[Box<str>]>,
+    /// Places of the rewrites that the app may apply after it.
+    then: Box<[usize]>,
 }
 
-/// Part of a request with parameters of a destination. Whether it has the right value is decided for
-/// [`NEXT_URL`] alone.
+/// Condition of a rewrite, which may have parameters of a destination.
 #[derive(Debug)]
 struct ParameterSource {
     condition: Condition,
@@ -41,9 +50,8 @@ struct ParameterSource {
 
 impl InnerRewrites {
     pub(super) fn new(rules: &Rules) -> Self {
-        let rewrites = rules.all().filter(|(_, is_rewrite)| *is_rewrite);
-        let all = rewrites.flat_map(|(rule, _)| {
-            let mut parts = rule.destination.split(['?', '#']);
+        let all = rules.linked_rewrites().into_iter().map(|own| {
+            let mut parts = own.rule.destination.split(['?', '#']);
             let path = parts.next().unwrap_or_default();
             let query = parts.next().filter(|_| is_image(path.as_bytes()));
             let source = values(query.unwrap_or_default().as_bytes(), b"url").next();
@@ -51,37 +59,58 @@ impl InnerRewrites {
             // The mark of an intercepted page: `(.)`, `(..)` or `(...)`.
             let layout = path.find("/(.").map_or(path, |at| &path[..at.max(1)]);
             let all = [path.starts_with('/').then(|| layout.into()), source];
-            all.into_iter().flatten().map(|destination| InnerRewrite {
-                paths: rule.paths(),
-                names: group_names(&rule.source),
-                has: rule.has.iter().map(ParameterSource::new).collect(),
-                destination,
-            })
+            InnerRewrite {
+                paths: own.paths,
+                names: group_names(&own.rule.source),
+                has: own.rule.has.iter().map(ParameterSource::new).collect(),
+                destinations: all.into_iter().flatten().collect(),
+                then: own.then.into(),
+            }
         });
         Self(all.collect())
     }
 
-    /// Returns the paths that the app runs for this one, by up to two rewrites in a row.
-    pub(super) fn targets(&self, path: &str, request: (&Target<'_>, &HeaderMap)) -> Vec<String> {
-        let mut targets = Vec::new();
-        for (place, own) in self.0.iter().enumerate() {
-            if let Some(target) = own.target(path, request) {
-                let later = self.0[place + 1..].iter();
-                targets.extend(later.filter_map(|own| own.target(&target, request)));
-                targets.push(target);
+    /// Returns the paths that the app runs for one of these, by up to two rewrites in a row; `None` if
+    /// there are too many.
+    pub(super) fn targets(
+        &self,
+        paths: &BTreeSet<String>,
+        request: (&Target<'_>, &HeaderMap),
+    ) -> Option<BTreeSet<String>> {
+        let met = |is_first| -> Vec<bool> {
+            let all = self.0.iter().map(|own| own.may_be_met(request, is_first));
+            all.collect()
+        };
+        let (first, second) = (met(true), met(false));
+        let mut targets = BTreeSet::new();
+        let mut left = MOST_TARGETS;
+        for path in paths {
+            for (own, _) in self.0.iter().zip(&first).filter(|(_, is_met)| **is_met) {
+                for target in own.targets(path, request) {
+                    let then = own.then.iter().filter(|place| second[**place]);
+                    for later in then.map(|place| &self.0[*place]) {
+                        left = left.checked_sub(1)?;
+                        targets.extend(later.targets(&target, request));
+                    }
+                    left = left.checked_sub(1)?;
+                    targets.insert(target);
+                }
             }
         }
-        targets
+        Some(targets)
     }
 }
 
 impl InnerRewrite {
-    fn target(&self, path: &str, request: (&Target<'_>, &HeaderMap)) -> Option<String> {
-        if !self.has.iter().all(|own| own.may_be_met(request)) {
-            return None;
-        }
+    fn may_be_met(&self, request: (&Target<'_>, &HeaderMap), is_first: bool) -> bool {
+        let mut has = self.has.iter();
+        !self.destinations.is_empty() && has.all(|own| own.may_be_met(request, is_first))
+    }
+
+    fn targets(&self, path: &str, request: (&Target<'_>, &HeaderMap)) -> Vec<String> {
         let groups = match self.paths.as_ref().map(|paths| paths.groups(path)) {
-            Some(Ok(groups)) => Some(groups?),
+            Some(Ok(None)) => return Vec::new(),
+            Some(Ok(groups)) => groups,
             Some(Err(_)) | None => None,
         };
         let value = |name: &str| {
@@ -92,19 +121,22 @@ impl InnerRewrite {
                     Some(groups.as_ref()?.get(place + 1).to_owned())
                 })
         };
-        let mut parts = self.destination.split(':');
-        let mut target = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            let (name, rest) = part.split_at(end_of_name(part));
-            // A parameter without a value matches those of a route's path.
-            let value = value(name).unwrap_or_else(|| format!(":{name}"));
-            if value.is_empty() && target.len() > 1 && target.ends_with('/') {
-                target.pop();
+        let fill = |destination: &str| {
+            let mut parts = destination.split(':');
+            let mut target = parts.next().unwrap_or_default().to_owned();
+            for part in parts {
+                let (name, rest) = part.split_at(end_of_name(part));
+                // A parameter without a value matches those of a route's path.
+                let value = value(name).unwrap_or_else(|| format!(":{name}"));
+                if value.is_empty() && target.len() > 1 && target.ends_with('/') {
+                    target.pop();
+                }
+                target += &value;
+                target += rest.trim_start_matches(['*', '+']);
             }
-            target += &value;
-            target += rest.trim_start_matches(['*', '+']);
-        }
-        Some(target)
+            target
+        };
+        self.destinations.iter().map(|own| fill(own)).collect()
     }
 }
 
@@ -117,18 +149,34 @@ impl ParameterSource {
         }
     }
 
-    /// Returns true unless the request lacks the cookie or the parameter of the condition. Filters
-    /// may add a header, and apps decode values before they compare them.
-    fn may_be_met(&self, request: (&Target<'_>, &HeaderMap)) -> bool {
-        let is_match = |value: String| {
+    /// Returns false if the request does not meet the condition. Filters may add a header, and the
+    /// first rewrite parameters; apps decode values before they compare them.
+    fn may_be_met(&self, (target, headers): (&Target<'_>, &HeaderMap), is_first: bool) -> bool {
+        let fits = |value: &str| {
             let values = self.values.as_ref();
-            values.is_none_or(|own| own.is_match(&value).unwrap_or(true))
+            values.is_none_or(|own| own.is_match(value).unwrap_or(true))
         };
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        let may_fit = |value: &[u8]| match std::str::from_utf8(value) {
+            Ok(value) if value.bytes().all(|byte| is_plain(&byte)) => fits(value),
+            _ => true,
+        };
+        let key = self.condition.key.as_bytes();
         match &*self.condition.r#type {
             "header" if self.condition.key.eq_ignore_ascii_case(NEXT_URL) => {
-                self.value(request).is_some_and(is_match)
+                let value = self.value((target, headers));
+                value.is_some_and(|value| fits(&value))
             }
-            "cookie" | "query" => self.value(request).is_some(),
+            "cookie" => {
+                let mut values = query::cookies(headers, key);
+                values.by_ref().take(MOST_VALUES).any(may_fit) || values.next().is_some()
+            }
+            "query" if is_first => {
+                let query = target.query.unwrap_or_default();
+                values(query, key).any(may_fit)
+            }
+            // Without a name the app may get any.
+            "host" => target.host.is_empty() || may_fit(target.host.as_bytes()),
             _ => true,
         }
     }
@@ -218,8 +266,9 @@ mod tests {
             headers.append(name, value);
         }
         let target = Target::new("a.test", line.as_bytes());
-        let path = std::str::from_utf8(target.path).expect("text");
-        all.targets(path, (&target, &headers)).join(" ")
+        let path = String::from_utf8(target.path.to_vec()).expect("text");
+        let targets = all.targets(&BTreeSet::from([path]), (&target, &headers));
+        Vec::from_iter(targets.expect("few")).join(" ")
     }
 
     #[test]
@@ -313,6 +362,12 @@ mod tests {
                 "^/thumb(?:/([^/]+?))$",
                 "",
             ),
+            rule(
+                "/members/:n.png",
+                "/private/:n.png",
+                "^/members(?:/([^/]+?)\\\\.png)(?:/)?$",
+                "",
+            ),
         ];
         let manifest = format!(r#"{{ "rewrites": [{}] }}"#, rules.join(","));
         let all = InnerRewrites::new(&serde_json::from_str(&manifest).unwrap());
@@ -325,17 +380,78 @@ mod tests {
             ("/shop/a/b%20c", "/members/a/b%20c"),
             ("/de/x/12/bc-z", "/members/z/bc/de"),
             ("/de/x/y/bc-z", ""),
-            ("/first/1", "/third/1/end /second/1"),
+            ("/first/1", "/second/1 /third/1/end"),
             ("/second/1", "/fourth /third/1/end"),
             ("/by?id=1&id=2", "/a/2/ada/new"),
             ("/by?%69d=1", "/a/1/ada/new"),
             ("/by", ""),
             ("/at", "/a.test"),
-            ("/thumb/a", "/_next/image /members/a.png"),
+            ("/thumb/a", "/_next/image /members/a.png /private/a.png"),
         ] {
             assert_eq!(targets(&all, line, &lines), expected, "{line}");
         }
         assert_eq!(targets(&all, "/by?id=1", &lines[1..]), "", "no cookie");
+    }
+
+    /// Invariant: no request is compared with more paths than some for each rewrite.
+    #[test]
+    fn many_rewrites_of_any_path_cost_little() {
+        let regex = "^(?:/((?:[^/]+?)(?:/(?:[^/]+?))*))?(?:/)?$";
+        let of = |condition: &dyn Fn(usize) -> String| {
+            let rule = |number: usize| {
+                format!(
+                    r#"{{ "source": "/:path*", "destination": "/t{number}/:path*", "regex": "{regex}",
+                    "has": [{}] }}"#,
+                    condition(number)
+                )
+            };
+            let rules: Vec<_> = (0..80).map(rule).collect();
+            let rules = format!(r#"{{ "rewrites": [{}] }}"#, rules.join(","));
+            InnerRewrites::new(&serde_json::from_str(&rules).expect("a manifest"))
+        };
+        let own = |kind: &str, value: &str| {
+            of(&|number| {
+                let value = value.replace('N', &number.to_string());
+                format!(r#"{{ "type": "{kind}", "key": "k", "value": "{value}" }}"#)
+            })
+        };
+        for (all, host, query, lines, expected) in [
+            (
+                own("host", "tN\\\\.test"),
+                "t7.test",
+                None,
+                &[][..],
+                Some(1),
+            ),
+            (own("host", "tN\\\\.test"), "", None, &[], Some(80)),
+            (own("header", "N"), "h", None, &[], Some(80)),
+            (own("header", "N.*"), "h", None, &[], None),
+            (own("cookie", "vN"), "h", None, &["k=v7"], Some(1)),
+            (own("cookie", "vN"), "h", None, &["k=v7; k=%767"], Some(80)),
+            (own("cookie", "vN"), "h", None, &["kk=v7"], Some(0)),
+            (
+                own("cookie", "vN"),
+                "h",
+                None,
+                &["k=1; k=2; k=3; k=4; k=5; k=6; k=7; k=8; k=9"],
+                Some(80),
+            ),
+            (own("query", "vN"), "h", Some("k=vx"), &[], Some(0)),
+            (own("query", "vN"), "h", Some("k=v7"), &[], Some(1 + 72)),
+        ] {
+            let query = query.map(str::as_bytes);
+            let target = Target {
+                query,
+                ..Target::new(host, b"/a")
+            };
+            let named = lines
+                .iter()
+                .map(|line| (http::header::COOKIE, line.parse().unwrap()));
+            let headers: HeaderMap = named.collect();
+            let targets = all.targets(&BTreeSet::from(["/a".to_owned()]), (&target, &headers));
+            let case = format!("{:?} {host} {query:?} {lines:?}", all.0[0].has);
+            assert_eq!(targets.map(|own| own.len()), expected, "{case}");
+        }
     }
 
     #[test]
@@ -394,8 +510,10 @@ mod tests {
             }
             let build = Build::read(folder.path(), false).unwrap();
             let headers = HeaderMap::new();
-            let others_of =
-                |path: &str| build.other_paths(&Target::new("h", path.as_bytes()), &headers);
+            let others_of = |path: &str| {
+                let others = build.other_paths(&Target::new("h", path.as_bytes()), &headers);
+                others.expect("few")
+            };
             assert_eq!(build.may_have_other_paths(), !others.is_empty());
             if build.may_have_other_paths() {
                 assert_eq!(others_of(path), others);

@@ -1,6 +1,8 @@
 //! Rules of an app's configuration in `routes-manifest.json`, and what they look at in a request:
 //! headers, cookies and the visitor's language decide about a response that says nothing of them.
 
+use std::collections::BTreeSet;
+
 use http::{HeaderMap, HeaderName, header};
 use serde::Deserialize;
 
@@ -173,49 +175,6 @@ impl Rule {
         // Next.js compares these without regard to case, unless it is told otherwise.
         Expression::parse(self.regex.as_deref()?, true).ok()
     }
-
-    /// Returns true if this rewrite may lead to a path that matches the `later` one. Parameters of
-    /// either may be any text.
-    fn leads_to(&self, later: &Self) -> bool {
-        let end = self.destination.find(['?', '#']);
-        let path = &self.destination[..end.unwrap_or(self.destination.len())];
-        if !path.starts_with('/') {
-            // Another server gets the request.
-            return false;
-        }
-        let start = fixed_start(path);
-        if start == path {
-            let paths = later.paths();
-            return paths.is_none_or(|paths| paths.is_match(path).unwrap_or(true));
-        }
-        let [start, other] = [start, fixed_start(&later.source)]
-            .map(|start| start.trim_end_matches('/').to_lowercase());
-        start.starts_with(&other) || other.starts_with(&start)
-    }
-}
-
-/// Returns the part of a path before its first parameter, group or modifier.
-fn fixed_start(path: &str) -> &str {
-    let end = path.find([':', '(', '{', '*', '+', '\\']);
-    &path[..end.unwrap_or(path.len())]
-}
-
-impl Rules {
-    /// All rules, and whether each is a rewrite.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&Rule, bool)> {
-        let rewrites = match &self.rewrites {
-            Some(Rewrites::ByPhase {
-                before_files,
-                after_files,
-                fallback,
-            }) => [&before_files[..], after_files, fallback],
-            Some(Rewrites::List(rules)) => [&rules[..], &[], &[]],
-            None => [&[][..]; 3],
-        };
-        let others = [&self.headers, &self.on_match_headers, &self.redirects];
-        let others = others.into_iter().flatten().map(|rule| (rule, false));
-        others.chain(rewrites.into_iter().flatten().map(|rule| (rule, true)))
-    }
 }
 
 /// Conditions of all rules on headers and cookies.
@@ -272,40 +231,20 @@ impl Deciders {
                 ..Decider::default()
             });
         }
-        let mut rewrites: Vec<(&Rule, usize)> = Vec::new();
+        let others = [&rules.headers, &rules.on_match_headers, &rules.redirects];
         // The key has the router's header already.
-        let counted = rules.all().filter(|(rule, _)| !rule.is_for_router());
-        for (rule, is_rewrite) in counted {
-            let mut decider = Decider {
-                paths: rule.paths().map_or(DecidedPaths::All, DecidedPaths::Like),
-                is_rewrite,
-                ..Decider::default()
-            };
-            for Condition { r#type, key, .. } in rule.has.iter().chain(&rule.missing) {
-                let name = key.to_ascii_lowercase();
-                match r#type.as_str() {
-                    "cookie" => decider.cookies.push(key.as_str().into()),
-                    "header" if KEYED.contains(&&*name) => {}
-                    "header" if names_a_written_header(&name) => decider.is_unknown = true,
-                    "header" => decider.headers.extend(HeaderName::try_from(name)),
-                    // Host and query are in every key.
-                    _ => {}
-                }
-            }
-            let is_by_condition =
-                decider.is_unknown || !decider.headers.is_empty() || !decider.cookies.is_empty();
-            if is_rewrite {
-                let before = rewrites.iter().filter(|(before, _)| before.leads_to(rule));
-                let place = all.len();
-                for (_, earlier) in before {
-                    all[*earlier].leads_to.push(place);
-                }
-                rewrites.push((rule, all.len()));
-            }
-            if is_rewrite || is_by_condition {
-                all.push(decider);
-            }
-        }
+        let counted = others
+            .into_iter()
+            .flatten()
+            .filter(|rule| !rule.is_for_router());
+        let deciders = counted.map(|rule| Decider::new(rule, rule.paths()));
+        all.extend(deciders.filter(Decider::has_conditions));
+        let start = all.len();
+        all.extend(rules.linked_rewrites().into_iter().map(|own| Decider {
+            is_rewrite: true,
+            leads_to: own.then.iter().map(|place| start + place).collect(),
+            ..Decider::new(own.rule, own.paths)
+        }));
         Self {
             all,
             has_languages: languages.is_some(),
@@ -331,7 +270,9 @@ impl Deciders {
         let page_path = [base.as_bytes(), page].concat();
         let forms = [path, &decoded, &page_path].map(std::str::from_utf8);
         let may_be_another = paths::may_be_another(path);
-        let mut reached: Vec<usize> = Vec::new();
+        let mut reached: BTreeSet<usize> = BTreeSet::new();
+        // Each once, however many rules look at it.
+        let (mut names, mut cookies) = (BTreeSet::new(), BTreeSet::new());
         for (place, decider) in self.all.iter().enumerate() {
             let is_for = match &decider.paths {
                 _ if is_file && decider.is_rewrite => false,
@@ -345,31 +286,59 @@ impl Deciders {
                 }
             };
             if is_for || reached.contains(&place) {
-                decider.put(headers, &mut decided);
+                decided.is_unknown |= decider.is_unknown;
+                decided.is_rewritten |= decider.is_rewrite;
+                names.extend(decider.headers.iter().map(HeaderName::as_str));
+                cookies.extend(decider.cookies.iter().map(|name| &**name));
                 reached.extend(&decider.leads_to);
             }
         }
+        decided.put(headers, &names, &cookies);
         decided
     }
 }
 
 impl Decider {
-    fn put(&self, headers: &HeaderMap, decided: &mut Decided) {
-        decided.is_unknown |= self.is_unknown;
-        decided.is_rewritten |= self.is_rewrite;
-        for name in &self.headers {
-            for value in headers.get_all(name) {
-                decided.key.part("decides", name.as_str().as_bytes());
-                decided.key.part("=", value.as_bytes());
+    fn new(rule: &Rule, paths: Option<Expression>) -> Self {
+        let mut decider = Self {
+            paths: paths.map_or(DecidedPaths::All, DecidedPaths::Like),
+            ..Self::default()
+        };
+        for Condition { r#type, key, .. } in rule.has.iter().chain(&rule.missing) {
+            let name = key.to_ascii_lowercase();
+            match r#type.as_str() {
+                "cookie" => decider.cookies.push(key.as_str().into()),
+                "header" if KEYED.contains(&&*name) => {}
+                "header" if names_a_written_header(&name) => decider.is_unknown = true,
+                "header" => decider.headers.extend(HeaderName::try_from(name)),
+                // Host and query are in every key.
+                _ => {}
             }
         }
-        if self.cookies.is_empty() {
+        decider
+    }
+
+    fn has_conditions(&self) -> bool {
+        self.is_unknown || !self.headers.is_empty() || !self.cookies.is_empty()
+    }
+}
+
+impl Decided {
+    /// Puts the values of these headers and cookies into the key.
+    fn put(&mut self, headers: &HeaderMap, names: &BTreeSet<&str>, cookies: &BTreeSet<&str>) {
+        for name in names {
+            for value in headers.get_all(*name) {
+                self.key.part("decides", name.as_bytes());
+                self.key.part("=", value.as_bytes());
+            }
+        }
+        if cookies.is_empty() {
             return;
         }
         let mut put = |name: &str, value: &[u8]| {
-            decided.key.part("decides", name.as_bytes());
-            decided.key.part("=", value);
-            decided.has_cookies = true;
+            self.key.part("decides", name.as_bytes());
+            self.key.part("=", value);
+            self.has_cookies = true;
         };
         let lines = headers.get_all(header::COOKIE).iter();
         if !query::are_cookies_clear(headers) {
@@ -377,7 +346,7 @@ impl Decider {
             lines.for_each(|line| put("cookie", line.as_bytes()));
             return;
         }
-        for name in &self.cookies {
+        for name in cookies {
             query::cookies(headers, name.as_bytes()).for_each(|value| put(name, value));
         }
     }
@@ -419,6 +388,25 @@ mod tests {
             assert_eq!(key != KeyBuilder::default(), differs, "{rules} {path}");
             assert!(is_known);
         }
+    }
+
+    #[test]
+    fn a_header_is_in_the_key_once() {
+        let rule = |number: usize| {
+            let has = r#"{ "type": "cookie", "key": "ab" }, { "type": "header", "key": "x-ab" }"#;
+            format!(r#"{{ "source": "/:a*", "destination": "/{number}", "has": [{has}] }}"#)
+        };
+        let rules = |count: usize| {
+            let all: Vec<_> = (0..count).map(rule).collect();
+            format!(
+                r#"{{ "rewrites": [{0}], "redirects": [{0}] }}"#,
+                all.join(",")
+            )
+        };
+        let lines = [("cookie", "ab=1; ab=2"), ("x-ab", "3")];
+        let own = |count| decided(&rules(count), "", "/a", &lines).0;
+        assert_eq!(own(1), own(300));
+        assert_ne!(own(1), own(0));
     }
 
     #[test]
