@@ -35,62 +35,62 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the configuration
-    Run(run::Options),
+    Run(run::RunOptions),
     /// Find every problem of a configuration
-    Check(check::Options),
+    Check(check::CheckOptions),
     /// Say which route, filters and upstream a request would meet, and why
-    Explain(explain::Options),
+    Explain(explain::ExplainOptions),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Hash a password or make an API key, for files that hold no secret
-    Hash(hash::Options),
+    Hash(hash::HashOptions),
     /// Serve an app with no configuration file
-    Proxy(proxy::Options),
+    Proxy(proxy::ProxyOptions),
     /// Write an edgeway.yaml for the app in a folder
     ///
     /// The framework, the ports and the WebSockets are read from package.json, an ecosystem file of
     /// PM2, a compose file and the code.
-    Init(init::Options),
+    Init(init::InitOptions),
     /// Run the `dev` script of an app behind the gateway
     ///
     /// The script gets a free port and ends with the gateway. The routes are those of edgeway.yaml,
     /// which is watched.
-    Dev(dev::Options),
+    Dev(dev::DevOptions),
     /// Make and trust a CA of this machine, for HTTPS while you develop
-    Ca(ca::Options),
+    Ca(ca::CaOptions),
     /// Serve a small demonstration with built-in apps behind it; needs no configuration
-    Demo(demo::Options),
+    Demo(demo::DemoOptions),
     /// Check this machine, the configuration, backends, Redis and the running gateway
     ///
     /// Each problem comes with what to do about it. The exit status is 0 without errors, 78 for a
     /// configuration with errors, and 1 for any other error.
-    Doctor(doctor::Options),
+    Doctor(doctor::DoctorOptions),
     /// Convert the setup of nginx or PM2 into a configuration and units
-    Import(import::Options),
+    Import(import::ImportOptions),
     /// Show what the running gateway does
-    Status(status::Options),
+    Status(status::StatusOptions),
     /// Print the latest requests of the running gateway, and follow them
     ///
     /// They come from the gateway's memory, also where there is no access log. Errors and refusals
     /// are kept apart, so that traffic does not push them out.
-    Logs(Box<logs::Options>),
+    Logs(Box<logs::LogsOptions>),
     /// Watch the running gateway in the terminal: rates, routes, backends, units, limits
     ///
     /// The key `?` shows the other keys. Without a terminal, and with --once, everything is printed
     /// once as text.
-    Top(top::Options),
+    Top(top::TopOptions),
     /// Print a link that opens the status page of the running gateway in a browser
     ///
     /// The link works once, within a minute. Without the admin token it is the only way to the page
     /// over TCP.
-    Page(page::Options),
+    Page(page::PageOptions),
     /// Make the running gateway read its configuration again
     ///
     /// If it has errors, they are printed as by `check`, nothing changes, and the exit status is
     /// 78. Any other failure has 1.
-    Reload(reload::Options),
+    Reload(reload::ReloadOptions),
     /// Send a backend no new requests, and wait for those in flight
-    Drain(drain::Options),
+    Drain(drain::DrainOptions),
     /// Send a drained backend requests again
     Undrain(drain::UndrainOptions),
     /// Restart the apps behind an upstream, one after the other
@@ -100,13 +100,13 @@ enum Command {
     ///
     /// With --watch the command runs until SIGTERM, and restarts each app whose memory reaches
     /// `restart_at` of the upstream, one at a time.
-    Rollout(rollout::Options),
+    Rollout(rollout::RolloutOptions),
     /// Put a release of an app beside the running one, and switch to it once it is healthy
     ///
     /// The folder is copied into `releases.folder` of the upstream, its instances are started, and
     /// requests go to it when their checks are good. The replaced release stays for `linger`, for
     /// browsers that have its pages. If the new one never gets healthy, nothing has changed.
-    Deploy(Box<deploy::Options>),
+    Deploy(Box<deploy::DeployOptions>),
     /// List the releases of an app
     Deploys(deploy::ListOptions),
     /// Go back to an earlier release of an app
@@ -130,56 +130,56 @@ enum Command {
     ///
     /// For each missing backend a systemd unit is started, and it gets requests once its checks are
     /// good. If there are too many, the last ones are drained, removed and stopped.
-    Scale(Box<scale::Options>),
+    Scale(Box<scale::ScaleOptions>),
     /// Add and remove backends of the running gateway
-    Upstream(upstream::Options),
+    Upstream(upstream::UpstreamOptions),
     /// List the profiles of the running gateway, or switch one on or off
-    Profile(profile::Options),
+    Profile(profile::ProfileOptions),
     /// List the presets, or print one
-    Preset(preset::Options),
+    Preset(preset::PresetOptions),
     /// List the clients that are banned
     Bans(ban::ListOptions),
     /// Ban a client for some time: refuse all of its requests
-    Ban(ban::Options),
+    Ban(ban::BanOptions),
     /// Lift a client's ban
     Unban(ban::LiftOptions),
     /// Purge stored responses from the cache, on every gateway
     ///
     /// The exit status is 0 once every gateway that holds a lease and every instance of the app has
     /// completed it.
-    Purge(purge::Options),
+    Purge(purge::PurgeOptions),
     /// Fetch the URLs in a file, so that the cache has them before clients send requests
     ///
     /// Each URL is fetched plain and as browsers request it. The exit status is 1 if one of them
     /// failed.
-    Warm(warm::Options),
+    Warm(warm::WarmOptions),
     /// Probe the gateway, apps, Redis and MongoDB, and restart units that fail
     ///
     /// The result is one line of JSON. The exit status is 1 if a probe failed. A timer runs this
     /// each five minutes; the pauses between restarts of a unit grow.
-    Healthcheck(Box<healthcheck::Options>),
+    Healthcheck(Box<healthcheck::HealthcheckOptions>),
     /// Print CPU, memory, disks, network and processes of this machine as one line of JSON
-    Monitor(monitor::Options),
+    Monitor(monitor::MonitorOptions),
     /// Print the availability of a site, from the log of `healthcheck`
     ///
     /// The exit status is 1 if it is below the target.
-    Uptime(uptime::Options),
+    Uptime(uptime::UptimeOptions),
     /// Create, test and run plugins
-    Plugin(plugin::Options),
+    Plugin(plugin::PluginOptions),
     /// Replace the running gateway with a new process, without losing a request
     ///
     /// The new one takes over the listening sockets; the old one finishes what it has. If the
     /// new one does not serve, the old one goes on and the exit status is 1.
-    Upgrade(upgrade::Options),
+    Upgrade(upgrade::UpgradeOptions),
     /// Print the completions of a shell
     ///
     /// Packages install them. For bash: edgeway completions bash >
     /// ~/.local/share/bash-completion/completions/edgeway
-    Completions(completions::Options),
+    Completions(completions::CompletionsOptions),
     /// Write the manual pages to a folder
     ///
     /// Packages install them; man -l FOLDER/edgeway.1 shows one.
-    Man(man::Options),
+    Man(man::ManOptions),
 }
 
 /// Commands that read `/proc` or need handles of processes, systemd or control groups.
@@ -187,8 +187,8 @@ const NEED_LINUX: &str = "rollout deploy rollback switch resume supervise-instan
     retire-releases scale healthcheck monitor upgrade";
 
 /// Same as [`main`], for a program with filters of its own beside the built-in ones.
-pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
-    if let Err(error) = edgeway_filters::custom::register(own) {
+pub fn main_with(filters: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
+    if let Err(error) = edgeway_filters::custom::register(filters) {
         out::note(&format!("edgeway: {error}"));
         return ExitCode::FAILURE;
     }

@@ -12,7 +12,7 @@ use std::{
 
 use edgeway_base::{clock::Clock, metrics::Metrics, secret::Secret};
 use edgeway_cache::purge::{
-    Caches, PeerStates, Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, Trust,
+    Caches, PeerStates, Purge, PurgeEffect, PurgeLink, PurgeSource, PurgeTarget, Receipt, Trust,
     WaitScope,
 };
 use edgeway_net::{
@@ -153,7 +153,7 @@ impl Gateway {
     }
 
     async fn purge(&self, url: &str) -> Receipt {
-        self.link.purge(vec![purge(url)], Source::Admin).await
+        self.link.purge(vec![purge(url)], PurgeSource::Admin).await
     }
 
     fn fill(&self, key: &str, version: u64) {

@@ -39,17 +39,17 @@ pub fn preferred(accept: &[u8], offers: &[&str]) -> Option<usize> {
 /// Returns the narrowest range that matches `offer`, and its weight. A range with an invalid weight
 /// counts as not acceptable.
 fn range_of(accept: &[u8], offer: &str) -> Option<(Specificity, Weight)> {
-    let mut found: Option<(Specificity, Weight)> = None;
+    let mut best: Option<(Specificity, Weight)> = None;
     for range in accept.split(|b| *b == b',').take(MAX_RANGES) {
         let (name, weight) = weighted(range).unwrap_or((essence(range), Weight::NONE));
         let Some(reach) = reach(name, offer.as_bytes()) else {
             continue;
         };
-        if found.is_none_or(|(r, _)| reach > r) {
-            found = Some((reach, weight));
+        if best.is_none_or(|(r, _)| reach > r) {
+            best = Some((reach, weight));
         }
     }
-    found
+    best
 }
 
 fn reach(range: &[u8], offer: &[u8]) -> Option<Specificity> {

@@ -23,10 +23,10 @@ pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Returns a part of the limit, such as the sixteenth, and at most `most`.
-pub fn part(divisor: u64, most: u32) -> u32 {
-    let part = limit().map(|limit| u32::try_from(limit / divisor).unwrap_or(most));
-    part.map_or(most, |part| part.min(most))
+/// Returns a part of the limit, such as the sixteenth, and at most `max`.
+pub fn part(divisor: u64, max: u32) -> u32 {
+    let part = limit().map(|limit| u32::try_from(limit / divisor).unwrap_or(max));
+    part.map_or(max, |part| part.min(max))
 }
 
 /// Returns true if `error` means that none was left. [`were_lacking`] then says so for a while.

@@ -100,12 +100,12 @@ impl GatewayHeaders {
     }
 }
 
-fn is_alike(name: &HeaderName, own: &HeaderName) -> bool {
-    let (name, own) = (name.as_str().as_bytes(), own.as_str().as_bytes());
-    name.len() == own.len()
+fn is_alike(name: &HeaderName, added: &HeaderName) -> bool {
+    let (name, added) = (name.as_str().as_bytes(), added.as_str().as_bytes());
+    name.len() == added.len()
         && name
             .iter()
-            .zip(own)
+            .zip(added)
             .all(|(byte, wanted)| byte == wanted || (*byte == b'_' && *wanted == b'-'))
 }
 

@@ -117,7 +117,7 @@ impl Geo {
         let mut place = None;
         for database in &self.0 {
             let record = database.0.lookup(address);
-            match record.and_then(|found| found.decode::<Record<'_>>()) {
+            match record.and_then(|network| network.decode::<Record<'_>>()) {
                 Ok(Some(record)) => place.get_or_insert_with(Place::default).add(&record),
                 Ok(None) => {}
                 Err(error) => log::debug!(error:%; "cannot read the record of an address"),
@@ -165,7 +165,7 @@ struct LocationCell {
 }
 
 impl ClientLocation {
-    pub fn of(geo: Arc<Geo>, address: IpAddr) -> Self {
+    pub fn new(geo: Arc<Geo>, address: IpAddr) -> Self {
         Self(Arc::new(LocationCell {
             of: Some((geo, address)),
             place: OnceLock::new(),

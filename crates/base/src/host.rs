@@ -59,12 +59,12 @@ pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, InvalidTarget> {
     }
     let mut end = authority.len();
     let mut has_upper = false;
-    for (at, byte) in authority.iter().enumerate() {
+    for (index, byte) in authority.iter().enumerate() {
         match HOST[usize::from(*byte)] {
             PLAIN => {}
             UPPER => has_upper = true,
-            COLON if at > 0 && is_port(&authority[at + 1..]) => {
-                end = at;
+            COLON if index > 0 && is_port(&authority[index + 1..]) => {
+                end = index;
                 break;
             }
             _ => return Err(InvalidTarget::Host),

@@ -42,9 +42,9 @@ impl<T> Lanes<T> {
     /// Locks this thread's own lane, or the next free one. With twice as many lanes as cores one is
     /// practically always free; otherwise it waits for its own.
     pub fn enter(&self) -> MutexGuard<'_, T> {
-        let own = lane_of_this_thread();
+        let first = lane_of_this_thread();
         // The number of lanes is a power of two.
-        let lane = |step: usize| &self.0[own.wrapping_add(step) & (self.0.len() - 1)].0;
+        let lane = |step: usize| &self.0[first.wrapping_add(step) & (self.0.len() - 1)].0;
         (0..self.0.len())
             .find_map(|step| lane(step).try_lock())
             .unwrap_or_else(|| lane(0).lock())

@@ -301,7 +301,7 @@ impl IpText {
     /// Longest text: `::ffff:255.255.255.255` is shorter than eight full groups.
     pub const MAX: usize = 39;
 
-    pub fn of(address: IpAddr) -> Self {
+    pub fn new(address: IpAddr) -> Self {
         let mut text = Self {
             bytes: [0; Self::MAX],
             length: 0,
@@ -527,7 +527,7 @@ mod tests {
             let v4 = IpAddr::from(Ipv4Addr::from_bits(v4));
             let v6 = IpAddr::from(Ipv6Addr::from_bits(v6));
             for address in [v4, v6] {
-                let text = IpText::of(address);
+                let text = IpText::new(address);
                 prop_assert_eq!(text.as_str(), address.to_string());
             }
         }

@@ -20,11 +20,11 @@ impl<'a> Origin<'a> {
         if !is_scheme(scheme) {
             return None;
         }
-        Self::of(scheme, authority)
+        Self::new(scheme, authority)
     }
 
     /// Returns the origin of `HOST[:PORT]` under a scheme.
-    pub fn of(scheme: &'a str, authority: &'a str) -> Option<Self> {
+    pub fn new(scheme: &'a str, authority: &'a str) -> Option<Self> {
         let (host, port) = split_port(authority)?;
         let port = match port {
             Some(digits) => Some(digits.parse().ok().filter(|port| *port > 0)?),
@@ -95,7 +95,7 @@ impl OriginPattern {
                 "`*` stands for all that comes before a domain: `https://*.example.com`".into(),
             ));
         }
-        let Some(origin) = Origin::of(scheme, domain) else {
+        let Some(origin) = Origin::new(scheme, domain) else {
             return Err(refuse(
                 "has no host, or an invalid host or port",
                 "write `https://HOST` or `https://HOST:PORT`, a name beyond ASCII in punycode"
@@ -243,13 +243,13 @@ mod tests {
     #[test]
     fn hosts_under_a_scheme_are_origins_too() {
         let page = Origin::parse(b"https://shop.test").unwrap();
-        assert_eq!(Some(page), Origin::of("https", "SHOP.test:443"));
-        assert_ne!(Some(page), Origin::of("http", "shop.test"));
-        assert_ne!(Some(page), Origin::of("https", "shop.test:8443"));
-        assert!(Origin::of("https", "").is_none());
-        assert!(Origin::of("https", "shop.test:").is_none());
-        assert!(Origin::of("https", "shop.test:0").is_none());
-        assert!(Origin::of("https", "shop.test:70000").is_none());
+        assert_eq!(Some(page), Origin::new("https", "SHOP.test:443"));
+        assert_ne!(Some(page), Origin::new("http", "shop.test"));
+        assert_ne!(Some(page), Origin::new("https", "shop.test:8443"));
+        assert!(Origin::new("https", "").is_none());
+        assert!(Origin::new("https", "shop.test:").is_none());
+        assert!(Origin::new("https", "shop.test:0").is_none());
+        assert!(Origin::new("https", "shop.test:70000").is_none());
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
         ) {
             let origin = Origin::parse(text.as_bytes());
             Origin::parse(&bytes);
-            Origin::of("https", &text);
+            Origin::new("https", &text);
             if let (Ok(pattern), Some(origin)) = (OriginPattern::parse(&text), origin) {
                 prop_assert!(pattern.matches(&origin));
             }

@@ -19,8 +19,8 @@ pub fn query_of(target: &[u8]) -> Option<&[u8]> {
 /// decodes `%74oken` before it compares.
 pub fn values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     query.split(|byte| *byte == b'&').filter_map(move |pair| {
-        let (own, value) = parted(pair);
-        is_called(own, name).then_some(value)
+        let (key, value) = parted(pair);
+        is_called(key, name).then_some(value)
     })
 }
 
@@ -38,9 +38,9 @@ pub fn decoded(value: &[u8]) -> Cow<'_, [u8]> {
 /// it has none of them.
 pub fn without(target: &[u8], names: &[impl AsRef<str>]) -> Option<Vec<u8>> {
     let is_doomed = |pair: &[u8]| {
-        let (own, _) = parted(pair);
+        let (key, _) = parted(pair);
         let mut names = names.iter().map(AsRef::as_ref);
-        names.any(|name| is_called(own, name.as_bytes()))
+        names.any(|name| is_called(key, name.as_bytes()))
     };
     let query = query_of(target)?;
     if !query.split(|byte| *byte == b'&').any(is_doomed) {
@@ -65,9 +65,9 @@ pub fn without(target: &[u8], names: &[impl AsRef<str>]) -> Option<Vec<u8>> {
 /// Returns the values of the cookie `name`, over all lines: HTTP/2 may split them.
 pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     cookie_pairs(headers).filter_map(move |pair| {
-        let (own, value) = parted(pair.trim_ascii());
+        let (key, value) = parted(pair.trim_ascii());
         // Frameworks trim the space around `=`.
-        (own.trim_ascii_end() == name).then_some(value.trim_ascii_start())
+        (key.trim_ascii_end() == name).then_some(value.trim_ascii_start())
     })
 }
 
@@ -83,9 +83,9 @@ pub fn form_values<'a>(
     name: &'a [u8],
 ) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
     query.split(|byte| *byte == b'&').filter_map(move |pair| {
-        let (own, value) = parted(pair);
-        let own = form_decoded(own);
-        let rest = own.strip_prefix(name)?;
+        let (key, value) = parted(pair);
+        let key = form_decoded(key);
+        let rest = key.strip_prefix(name)?;
         matches!(rest, [] | [b'[', ..]).then(|| form_decoded(value))
     })
 }
@@ -109,8 +109,8 @@ pub fn cookie_values<'a>(
     name: &'a [u8],
 ) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
     cookie_pairs(headers).filter_map(move |pair| {
-        let (own, value) = parted(pair);
-        (own.trim_ascii() == name).then(|| cookie_decoded(value))
+        let (key, value) = parted(pair);
+        (key.trim_ascii() == name).then(|| cookie_decoded(value))
     })
 }
 
@@ -205,10 +205,10 @@ fn without_spaces(pair: &[u8]) -> &[u8] {
 }
 
 fn is_clear_pair(pair: &[u8]) -> bool {
-    let Some(at) = pair.iter().position(|byte| *byte == b'=') else {
+    let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
         return false;
     };
-    let (name, value) = (&pair[..at], &pair[at + 1..]);
+    let (name, value) = (&pair[..equals], &pair[equals + 1..]);
     // Some parsers treat `$Version` and the like as attributes of the neighbouring cookies (RFC
     // 2965).
     let is_name =

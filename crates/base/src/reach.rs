@@ -70,14 +70,14 @@ const fn v6([first, second]: [u16; 2], length: u8) -> Ipv6Net {
 
 impl Reach {
     /// Returns the reach of an address. One of IPv6 that stands for one of IPv4 has that one's.
-    pub fn of(address: IpAddr) -> Self {
+    pub fn classify(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(address) => Self::of_v4(address),
-            IpAddr::V6(address) => Self::of_v6(address),
+            IpAddr::V4(address) => Self::classify_v4(address),
+            IpAddr::V6(address) => Self::classify_v6(address),
         }
     }
 
-    fn of_v4(address: Ipv4Addr) -> Self {
+    fn classify_v4(address: Ipv4Addr) -> Self {
         let is_in = |all: &[Ipv4Net]| all.iter().any(|prefix| prefix.contains(&address));
         // From 224.0.0.0 on there are groups, what is reserved, and the broadcast address.
         if address.octets()[0] >= 224 || is_in(&SPECIAL_V4) {
@@ -89,7 +89,7 @@ impl Reach {
         }
     }
 
-    fn of_v6(address: Ipv6Addr) -> Self {
+    fn classify_v6(address: Ipv6Addr) -> Self {
         let is_private = LOCAL_V6.contains(&address) && !AWS_V6.contains(&address);
         if address == Ipv6Addr::LOCALHOST || is_private {
             return Self::Local;
@@ -130,7 +130,7 @@ mod tests {
         ] {
             for address in addresses.split_whitespace() {
                 let parsed = address.parse().expect("an address");
-                assert_eq!(Reach::of(parsed), reach, "{address}");
+                assert_eq!(Reach::classify(parsed), reach, "{address}");
             }
         }
     }

@@ -21,7 +21,7 @@ pub struct Fingerprint(u128);
 pub struct RecentValues<V> {
     seed: [u8; 16],
     /// Limit on the values in one generation of one shard.
-    most: usize,
+    max: usize,
     shards: [Mutex<Shard<V>>; SHARDS],
 }
 
@@ -40,14 +40,14 @@ impl<V> Default for Shard<V> {
 }
 
 impl<V: Clone> RecentValues<V> {
-    /// Creates a memory that keeps at least half of `most` values and never more than `most`.
-    pub fn new(most: usize) -> Self {
+    /// Creates a memory that keeps at least half of `max` values and never more than `max`.
+    pub fn new(max: usize) -> Self {
         let mut seed = [0; 16];
         let filled = SystemRandom::new().fill(&mut seed);
         filled.expect("the system has randomness: TLS could not do without it either");
         Self {
             seed,
-            most: (most / 2 / SHARDS).max(1),
+            max: (max / 2 / SHARDS).max(1),
             shards: std::array::from_fn(|_| Mutex::default()),
         }
     }
@@ -97,7 +97,7 @@ impl<V: Clone> RecentValues<V> {
     }
 
     fn put(&self, shard: &mut Shard<V>, of: Fingerprint, value: V) {
-        if shard.young.len() >= self.most {
+        if shard.young.len() >= self.max {
             shard.old = std::mem::take(&mut shard.young);
         }
         shard.young.insert(of, value);

@@ -123,7 +123,7 @@ struct FoldedName {
 
 impl FoldedName {
     /// Folds `name`, or its beginning if it is longer.
-    fn of(name: &[u8]) -> Self {
+    fn fold(name: &[u8]) -> Self {
         let mut bytes = [0; MAX_NAME_LEN];
         let length = name.len().min(MAX_NAME_LEN);
         for (folded, byte) in bytes.iter_mut().zip(name) {
@@ -163,7 +163,7 @@ impl ReservedHeaders {
     ) -> Self {
         let own: BTreeSet<Box<[u8]>> = own
             .into_iter()
-            .map(|name| FoldedName::of(name.as_str().as_bytes()).bytes().into())
+            .map(|name| FoldedName::fold(name.as_str().as_bytes()).bytes().into())
             .collect();
         let passing: Vec<&str> = passing.into_iter().collect();
         let passing: BTreeSet<&'static str> = OVERRIDES
@@ -210,7 +210,7 @@ impl ReservedHeaders {
         if name == b"content-length" {
             return None;
         }
-        let folded = FoldedName::of(name);
+        let folded = FoldedName::fold(name);
         let folded = folded.bytes();
         let is = |known: &str| known.as_bytes() == folded;
         if FROM_PROXIES.iter().any(|known| known.as_bytes() == name) {
@@ -240,7 +240,7 @@ impl ReservedHeaders {
 
 /// Returns true if the name has a predefined meaning, whatever the configuration.
 pub fn is_known(name: &HeaderName) -> bool {
-    let folded = FoldedName::of(name.as_str().as_bytes());
+    let folded = FoldedName::fold(name.as_str().as_bytes());
     begins_as_claim(folded.bytes()) || OVERRIDES.contains(&name.as_str())
 }
 
@@ -250,7 +250,7 @@ pub fn is_claim(name: &HeaderName) -> bool {
     let is_written = WRITTEN.iter().any(|known| text.starts_with(known));
     !is_written
         && !FROM_PROXIES.contains(&text)
-        && begins_as_claim(FoldedName::of(text.as_bytes()).bytes())
+        && begins_as_claim(FoldedName::fold(text.as_bytes()).bytes())
 }
 
 fn begins_as_claim(folded: &[u8]) -> bool {

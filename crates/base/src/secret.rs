@@ -45,7 +45,7 @@ static QUERY: LazyLock<Regex> =
 
 /// Returns the parts of a text that look like secrets.
 pub fn shapes(text: &str) -> Vec<Range<usize>> {
-    let mut found: Vec<_> = SHAPES
+    let mut spans: Vec<_> = SHAPES
         .captures_iter(text)
         .flat_map(|shape| {
             let groups = shape.iter().skip(1).flatten();
@@ -53,33 +53,33 @@ pub fn shapes(text: &str) -> Vec<Range<usize>> {
         })
         .collect();
     for url in QUERY.find_iter(text) {
-        let mut at = url.start() + url.as_str().find('?').unwrap_or_default() + 1;
-        for pair in text[at..url.end()].split('&') {
+        let mut start = url.start() + url.as_str().find('?').unwrap_or_default() + 1;
+        for pair in text[start..url.end()].split('&') {
             if let Some((name, value)) = pair.split_once('=')
                 && !value.is_empty()
                 // A placeholder, or redacted already.
                 && !value.starts_with(['{', '$', '*', '['])
                 && shown(name, "x") == REDACTED
             {
-                let from = at + name.len() + 1;
-                found.push(from..from + value.len());
+                let from = start + name.len() + 1;
+                spans.push(from..from + value.len());
             }
-            at += pair.len() + 1;
+            start += pair.len() + 1;
         }
     }
-    found.sort_by_key(|span| span.start);
-    found
+    spans.sort_by_key(|span| span.start);
+    spans
 }
 
 /// Redacts the parts of a text that look like secrets.
 pub fn without_shapes(text: &str) -> Cow<'_, str> {
-    let found = shapes(text);
-    if found.is_empty() {
+    let spans = shapes(text);
+    if spans.is_empty() {
         return text.into();
     }
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
-    for span in found {
+    for span in spans {
         if span.start < from {
             continue;
         }

@@ -9,9 +9,9 @@ use bytes::Bytes;
 pub fn shared_copy(bytes: &[u8]) -> Bytes {
     match bytes.len() {
         0 => Bytes::new(),
-        1..=64 => Bytes::from_owner(Short::<64>::of(bytes)),
-        65..=512 => Bytes::from_owner(Short::<512>::of(bytes)),
-        513..=2048 => Bytes::from_owner(Short::<2048>::of(bytes)),
+        1..=64 => Bytes::from_owner(Short::<64>::new(bytes)),
+        65..=512 => Bytes::from_owner(Short::<512>::new(bytes)),
+        513..=2048 => Bytes::from_owner(Short::<2048>::new(bytes)),
         _ => Bytes::copy_from_slice(bytes),
     }
 }
@@ -23,7 +23,7 @@ struct Short<const N: usize> {
 }
 
 impl<const N: usize> Short<N> {
-    fn of(text: &[u8]) -> Self {
+    fn new(text: &[u8]) -> Self {
         let mut bytes = [0; N];
         bytes[..text.len()].copy_from_slice(text);
         Self {

@@ -13,8 +13,8 @@ const SIGNED_HEADERS: &[u8] = b"SignedHeaders=";
 /// `Authorization`, or in the query of a presigned URL.
 pub fn has_signed_headers(headers: &HeaderMap, query: Option<&str>) -> bool {
     let is_more_than_host = |text: &[u8]| {
-        let at = memmem::find(text, SIGNED_HEADERS);
-        let list = at.map(|at| &text[at + SIGNED_HEADERS.len()..]);
+        let start = memmem::find(text, SIGNED_HEADERS);
+        let list = start.map(|start| &text[start + SIGNED_HEADERS.len()..]);
         list.is_some_and(|list| {
             !matches!(list, b"host" | [b'h', b'o', b's', b't', b'&' | b',', ..])
         })

@@ -61,8 +61,8 @@ const DECODINGS: [Decoding; 5] = [
 
 /// Returns the distinct readings of a path in normal form; the one that changes least comes first.
 pub fn readings(path: &[u8]) -> Vec<Reading> {
-    let most = if path.contains(&b'%') { 5 } else { 1 };
-    readings_by(path, &DECODINGS[..most])
+    let count = if path.contains(&b'%') { 5 } else { 1 };
+    readings_by(path, &DECODINGS[..count])
 }
 
 /// Returns the readings as [`readings`] does, of apps that remove percent-encoding: those to compare
@@ -94,7 +94,7 @@ fn readings_by(path: &[u8], decodings: &[Decoding]) -> Vec<Reading> {
 }
 
 fn readings_without_host(path: &[u8], decodings: &[Decoding]) -> Vec<Reading> {
-    let mut found: Vec<Reading> = Vec::new();
+    let mut readings: Vec<Reading> = Vec::new();
     let mut last = DecodedPath::new();
     for decoding in decodings {
         let text = decoded(path, *decoding);
@@ -116,20 +116,20 @@ fn readings_without_host(path: &[u8], decodings: &[Decoding]) -> Vec<Reading> {
         for parameters in parameters {
             for dots in dots {
                 let reading = read(&text, path.len(), *parameters, *dots);
-                if found.iter().all(|known| known.path != reading.path) {
-                    found.push(reading);
+                if readings.iter().all(|known| known.path != reading.path) {
+                    readings.push(reading);
                 }
             }
         }
         last = text;
     }
-    let pages: Vec<Reading> = found.iter().filter_map(Reading::page).collect();
+    let pages: Vec<Reading> = readings.iter().filter_map(Reading::page).collect();
     for page in pages {
-        if found.iter().all(|known| known.path != page.path) {
-            found.push(page);
+        if readings.iter().all(|known| known.path != page.path) {
+            readings.push(page);
         }
     }
-    found
+    readings
 }
 
 /// Returns true if the path may be an address that Next.js derives from another path.
@@ -227,11 +227,11 @@ impl Reading {
 
     /// Maps a part of the reading to its place in the original path.
     pub fn origin(&self, part: Range<usize>) -> Range<usize> {
-        let at = |place: usize| self.from.get(place).copied().unwrap_or(self.end);
+        let offset = |place: usize| self.from.get(place).copied().unwrap_or(self.end);
         if part.is_empty() {
             return 0..0;
         }
-        at(part.start)..at(part.end)
+        offset(part.start)..offset(part.end)
     }
 }
 
@@ -250,14 +250,14 @@ fn decoded(path: &[u8], decoding: Decoding) -> DecodedPath {
 
 fn once(text: &DecodedPath, protected: &[u8]) -> DecodedPath {
     let mut out = DecodedPath::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(&(byte, from)) = text.get(at) {
-        if let Some(code) = code_at(text, at).filter(|code| !protected.contains(code)) {
+    let mut index = 0;
+    while let Some(&(byte, from)) = text.get(index) {
+        if let Some(code) = code_at(text, index).filter(|code| !protected.contains(code)) {
             out.push((code, from));
-            at += 3;
+            index += 3;
         } else {
             out.push((byte, from));
-            at += 1;
+            index += 1;
         }
     }
     out
@@ -327,11 +327,11 @@ fn folded(text: &DecodedPath) -> DecodedPath {
         return out;
     }
     let bytes: Vec<u8> = text.iter().map(|(byte, _)| *byte).collect();
-    let mut at = 0;
+    let mut index = 0;
     for chunk in bytes.utf8_chunks() {
         for letter in chunk.valid().chars() {
-            let from = text[at].1;
-            at += letter.len_utf8();
+            let from = text[index].1;
+            index += letter.len_utf8();
             // Letters with the same capital (σ and ς, s and ſ) count as one letter.
             let capitals = letter.to_uppercase();
             for small in capitals.flat_map(char::to_lowercase) {
@@ -341,8 +341,8 @@ fn folded(text: &DecodedPath) -> DecodedPath {
             }
         }
         for byte in chunk.invalid() {
-            out.push((*byte, text[at].1));
-            at += 1;
+            out.push((*byte, text[index].1));
+            index += 1;
         }
     }
     out
@@ -356,12 +356,12 @@ fn read(text: &DecodedPath, end: usize, parameters: Parameters, dots: Dots) -> R
     };
     // Start of the segment whose bytes follow, if one has begun.
     let mut slash = Some(0);
-    let mut begun = 0;
+    let mut start = 0;
     let mut is_skipped = false;
     for &(byte, from) in text {
         match byte {
             b'/' | b'\\' => {
-                reading.finish(begun, dots);
+                reading.finish(start, dots);
                 slash = slash.or(Some(from));
                 is_skipped = false;
                 continue;
@@ -382,14 +382,14 @@ fn read(text: &DecodedPath, end: usize, parameters: Parameters, dots: Dots) -> R
             continue;
         }
         if let Some(slash) = slash.take() {
-            begun = reading.path.len();
+            start = reading.path.len();
             reading.path.push(b'/');
             reading.from.push(slash);
         }
         reading.path.push(byte);
         reading.from.push(from);
     }
-    reading.finish(begun, dots);
+    reading.finish(start, dots);
     if let Some(slash) = slash {
         reading.end = slash;
     }
@@ -401,15 +401,15 @@ fn read(text: &DecodedPath, end: usize, parameters: Parameters, dots: Dots) -> R
 }
 
 impl Reading {
-    /// Ends the segment that began at `begun`.
-    fn finish(&mut self, begun: usize, dots: Dots) {
+    /// Ends the segment that began at `start`.
+    fn finish(&mut self, start: usize, dots: Dots) {
         if dots == Dots::Keep {
             return;
         }
-        let keep = match self.path.get(begun..) {
-            Some(b"/.") => begun,
+        let keep = match self.path.get(start..) {
+            Some(b"/.") => start,
             Some(b"/..") => {
-                let before = &self.path[..begun];
+                let before = &self.path[..start];
                 before.iter().rposition(|byte| *byte == b'/').unwrap_or(0)
             }
             _ => return,

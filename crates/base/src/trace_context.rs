@@ -51,7 +51,7 @@ impl TraceFlags {
 
 impl TraceContext {
     /// Returns the context in `headers`, if there is exactly one and it is valid.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn read(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         match (values.next(), values.next()) {
             (Some(value), None) => Self::parse(value.as_bytes()),
@@ -149,10 +149,10 @@ fn without_space(mut entry: &[u8]) -> &[u8] {
 }
 
 fn is_entry(entry: &[u8]) -> bool {
-    let Some(at) = entry.iter().position(|byte| *byte == b'=') else {
+    let Some(equals) = entry.iter().position(|byte| *byte == b'=') else {
         return false;
     };
-    let (key, value) = (&entry[..at], &entry[at + 1..]);
+    let (key, value) = (&entry[..equals], &entry[equals + 1..]);
     let is_key_byte =
         |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-*/@".contains(byte);
     let begins_well = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -212,11 +212,11 @@ mod tests {
     #[test]
     fn two_contexts_are_none() {
         let mut headers = HeaderMap::new();
-        assert_eq!(TraceContext::of(&headers), None);
+        assert_eq!(TraceContext::read(&headers), None);
         headers.append(TRACEPARENT, HeaderValue::from_static(VALID));
-        assert_eq!(TraceContext::of(&headers), parse(VALID));
+        assert_eq!(TraceContext::read(&headers), parse(VALID));
         headers.append(TRACEPARENT, HeaderValue::from_static(VALID));
-        assert_eq!(TraceContext::of(&headers), None);
+        assert_eq!(TraceContext::read(&headers), None);
     }
 
     #[test]

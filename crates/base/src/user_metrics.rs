@@ -121,8 +121,8 @@ impl UserMetrics {
         }
         let labels = names.iter().cloned().zip(values.iter().cloned());
         let labels = labels.chain([(OWNER.to_owned(), self.owner.clone())]);
-        let made = Series::new(kind, name, labels.collect())?;
-        made.count(value);
+        let series = Series::new(kind, name, labels.collect())?;
+        series.count(value);
         state.series += 1;
         let family = state
             .families
@@ -132,7 +132,7 @@ impl UserMetrics {
                 labels: names,
                 series: HashMap::new(),
             });
-        family.series.insert(values, made);
+        family.series.insert(values, series);
         Ok(())
     }
 
@@ -151,14 +151,14 @@ impl Series {
             UserKind::Histogram => format!("{PREFIX}{name}"),
         };
         let opts = Opts::new(full_name, HELP).const_labels(labels);
-        let made = match kind {
+        let metric = match kind {
             UserKind::Counter => Counter::with_opts(opts).map(Self::Counter),
             UserKind::Histogram => {
                 let opts = HistogramOpts::from(opts).buckets(SECONDS.to_vec());
                 Histogram::with_opts(opts).map(Self::Histogram)
             }
         };
-        made.map_err(|error| format!("cannot register the metric `{name}`: {error}"))
+        metric.map_err(|error| format!("cannot register the metric `{name}`: {error}"))
     }
 
     fn count(&self, value: f64) {
@@ -188,8 +188,8 @@ fn check(
         ));
     }
     // Suffixes that the gateway and the text format append would be ambiguous.
-    let taken = ["_total", "_bucket", "_sum", "_count"];
-    if let Some(end) = taken.iter().find(|end| name.ends_with(**end)) {
+    let reserved = ["_total", "_bucket", "_sum", "_count"];
+    if let Some(end) = reserved.iter().find(|end| name.ends_with(**end)) {
         return Err(format!(
             "invalid metric name `{name}`: it must not end with `{end}`"
         ));

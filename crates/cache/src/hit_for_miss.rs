@@ -50,10 +50,10 @@ impl HitForMiss {
     ) -> Fingerprint {
         // Where nothing is stored, no `Vary` is known.
         let variance = variance.unwrap_or_default().0.to_be_bytes();
-        let own = unusual_headers(headers);
-        let own = own.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let lines = unusual_headers(headers);
+        let lines = lines.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         self.0
-            .fingerprint([key.as_bytes(), &variance].into_iter().chain(own))
+            .fingerprint([key.as_bytes(), &variance].into_iter().chain(lines))
     }
 }
 

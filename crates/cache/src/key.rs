@@ -44,19 +44,19 @@ impl Key {
         let query_len = query.map_or(0, |query| query.len() + 1);
         let len = scheme.len() + 3 + authority.len() + path.len() + query_len + extra.len() + 1;
         let mut text = Vec::with_capacity(len);
-        let at = |text: &Vec<u8>| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        let offset = |text: &Vec<u8>| u32::try_from(text.len()).unwrap_or(u32::MAX);
         text.extend_from_slice(scheme.as_bytes());
         text.extend_from_slice(b"://");
-        let authority_at = at(&text);
+        let authority_at = offset(&text);
         text.extend_from_slice(authority.as_bytes());
-        let path_at = at(&text);
+        let path_at = offset(&text);
         text.extend_from_slice(path);
-        let query_at = at(&text);
+        let query_at = offset(&text);
         if let Some(query) = query {
             text.push(b'?');
             text.extend_from_slice(query);
         }
-        let target_end = at(&text);
+        let target_end = offset(&text);
         // A target never contains a line feed.
         text.push(b'\n');
         text.extend_from_slice(extra);

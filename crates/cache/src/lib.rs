@@ -33,7 +33,7 @@ pub use self::hit_for_miss::HitForMiss;
 use self::{
     key::Key,
     policy::{Lifetime, Variance},
-    purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope, stamps::Stamp},
+    purge::{Position, Purge, PurgeLink, PurgeSource, SuccessorPurge, WaitScope, stamps::Stamp},
     store::{Entry, Store},
     tier::{CacheDiskStatus, DiskSettings, Tiers, WaitHistograms},
 };
@@ -268,7 +268,7 @@ impl Cache {
         match note {
             // The predecessor no longer sends it to the other gateways, so `begin` does.
             SuccessorPurge::Purged(purges) => {
-                drop(self.link().begin(purges, Source::Gateway).await);
+                drop(self.link().begin(purges, PurgeSource::Gateway).await);
             }
             SuccessorPurge::Removed(key) => {
                 if let Some(key) = Key::parse(&key) {

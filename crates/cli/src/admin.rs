@@ -81,8 +81,8 @@ impl AdminOption {
     }
 
     /// Returns the place of the configuration, which is looked for like the running gateway itself.
-    pub fn place(&self) -> Place {
-        Place::find(&self.config.config, Path::new(INSTALLED), || {
+    pub fn place(&self) -> ConfigPlace {
+        ConfigPlace::find(&self.config.config, Path::new(INSTALLED), || {
             self.admin.is_some() || self.listening_socket()
         })
     }
@@ -127,7 +127,7 @@ impl AdminOption {
         T: Serialize,
         F: Future<Output = Result<T, ClientError>>,
     {
-        let form = OutputFormat::of(is_json);
+        let form = OutputFormat::from_flag(is_json);
         form.print(&self.ask(form, question)?, text);
         Ok(())
     }
@@ -164,7 +164,7 @@ impl AdminOption {
 
 /// Place of the configuration that a command is about.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ConfigPlace {
     /// The file that is named, or that of the current folder.
     File(PathBuf),
     /// A gateway that runs, whatever its configuration is.
@@ -175,7 +175,7 @@ pub enum Place {
     Nowhere(String),
 }
 
-impl Place {
+impl ConfigPlace {
     fn find(path: &Path, installed: &Path, is_running: impl Fn() -> bool) -> Self {
         if path != Path::new(HERE) || path.exists() {
             return Self::File(path.to_owned());
@@ -202,7 +202,7 @@ pub enum OutputFormat {
 }
 
 impl OutputFormat {
-    pub fn of(is_json: bool) -> Self {
+    pub fn from_flag(is_json: bool) -> Self {
         if is_json { Self::Json } else { Self::Text }
     }
 
@@ -516,20 +516,21 @@ mod tests {
     fn a_configuration_is_looked_for_like_its_gateway() {
         let folder = tempfile::tempdir().unwrap();
         let installed = folder.path().join("edgeway.yaml");
-        let find = |path: &str, is_running| Place::find(Path::new(path), &installed, || is_running);
+        let find =
+            |path: &str, is_running| ConfigPlace::find(Path::new(path), &installed, || is_running);
         // The tests run where no such file is.
-        assert_eq!(find(HERE, true), Place::Running);
-        let Place::Nowhere(why) = find(HERE, false) else {
+        assert_eq!(find(HERE, true), ConfigPlace::Running);
+        let ConfigPlace::Nowhere(why) = find(HERE, false) else {
             panic!("there is no file");
         };
         assert!(why.contains("--config FILE"), "{why}");
         std::fs::write(&installed, "").unwrap();
-        assert_eq!(find(HERE, true), Place::Running);
-        assert_eq!(find(HERE, false), Place::Installed(installed.clone()));
+        assert_eq!(find(HERE, true), ConfigPlace::Running);
+        assert_eq!(find(HERE, false), ConfigPlace::Installed(installed.clone()));
         // A file that is named is the one that counts.
         assert_eq!(
             find("/nowhere.yaml", true),
-            Place::File("/nowhere.yaml".into())
+            ConfigPlace::File("/nowhere.yaml".into())
         );
     }
 

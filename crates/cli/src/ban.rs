@@ -22,7 +22,7 @@ pub struct ListOptions {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct BanOptions {
     /// The client's address, such as 192.0.2.7; an IPv6 address stands for its /64
     #[arg(value_name = "ADDRESS")]
     address: Address,
@@ -62,7 +62,7 @@ pub fn run_list(options: &ListOptions) -> Result<(), Failure> {
     )
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &BanOptions) -> Result<(), Failure> {
     let new = NewBan {
         address: options.address.to_string(),
         lasts: options.lasts,

@@ -12,7 +12,7 @@ use edgeway_gateway::{self as gateway, Gateway, Loaded, World, print};
 use super::{ConfigOption, Failure, admin::OutputFormat, out};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct CheckOptions {
     #[command(flatten)]
     config: ConfigOption,
     /// Output format of problems
@@ -98,7 +98,7 @@ pub fn note_of(sources: &Sources) -> Box<dyn Fn(&Diagnostics)> {
     Box::new(move |diagnostics| out::note(&render(&sources, diagnostics)))
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &CheckOptions) -> Result<(), Failure> {
     let checked = load(&options.config.config);
     let (sources, diagnostics) = (&checked.loaded.sources, &checked.loaded.diagnostics);
     if options.format == OutputFormat::Json {

@@ -8,12 +8,12 @@ use edgeway_status::client::READ_TIMEOUT;
 
 use super::{
     Failure,
-    admin::{AdminOption, OutputFormat, Place},
+    admin::{AdminOption, ConfigPlace, OutputFormat},
     check, out,
 };
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ExplainOptions {
     /// The request's method, such as GET
     method: String,
     /// A path, or a whole http URL
@@ -37,7 +37,7 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &ExplainOptions) -> Result<(), Failure> {
     let question = ExplainRequest {
         method: options.method.clone(),
         url: options.url.clone(),
@@ -49,19 +49,19 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         return live(options, &question);
     }
     let path = match options.admin.place() {
-        Place::File(path) => path,
-        Place::Installed(path) => {
+        ConfigPlace::File(path) => path,
+        ConfigPlace::Installed(path) => {
             out::note(&format!(
                 "edgeway: there is no edgeway.yaml here, so this is by {}",
                 path.display()
             ));
             path
         }
-        Place::Running => {
+        ConfigPlace::Running => {
             out::note("edgeway: there is no edgeway.yaml here, so the running gateway explains");
             return live(options, &question);
         }
-        Place::Nowhere(why) => {
+        ConfigPlace::Nowhere(why) => {
             out::note(&why);
             return Err(Failure::CONFIG);
         }
@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// Lets the running gateway explain, which also knows its cache.
-fn live(options: &Options, question: &ExplainRequest) -> Result<(), Failure> {
+fn live(options: &ExplainOptions, question: &ExplainRequest) -> Result<(), Failure> {
     options.admin.print(
         options.format == OutputFormat::Json,
         async |client| client.post("/v1/explain", question, READ_TIMEOUT).await,

@@ -11,7 +11,7 @@ use super::{Failure, out};
 const MAX_INPUT_LEN: u64 = 4096;
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct HashOptions {
     #[command(subcommand)]
     command: HashCommand,
 }
@@ -38,7 +38,7 @@ enum HashCommand {
     },
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &HashOptions) -> Result<(), Failure> {
     out::data(&match &options.command {
         HashCommand::Password { user } => password(user.as_deref())?,
         HashCommand::ApiKey { name, stdin } => api_key(name, *stdin)?,
@@ -95,7 +95,7 @@ fn api_key(name: &str, from_input: bool) -> Result<String, String> {
         out::note(&format!("The key of {name}, shown only this once: {key}"));
         key
     };
-    Ok(format!("{name} {}", ApiKeyHash::of(key.as_bytes())))
+    Ok(format!("{name} {}", ApiKeyHash::from_key(key.as_bytes())))
 }
 
 /// Reads the first line of the input, without its line ending.

@@ -18,12 +18,12 @@ const OF_PROGRAM: &[u8] = include_bytes!("man_program.roff");
 const EXIT_STATUS: &[u8] = include_bytes!("man_exit.roff");
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ManOptions {
     /// The folder, which is created if it does not exist
     folder: PathBuf,
 }
 
-pub fn run(options: &Options, command: clap::Command) -> Result<(), Failure> {
+pub fn run(options: &ManOptions, command: clap::Command) -> Result<(), Failure> {
     write(&options.folder, command).map_err(|error| {
         let folder = options.folder.display();
         format!("cannot write manual pages to `{folder}`: {error}").into()
@@ -44,9 +44,9 @@ fn write(folder: &Path, command: clap::Command) -> io::Result<()> {
 /// Returns the pages of a command and of all commands below it, with their names.
 fn pages(command: &clap::Command) -> io::Result<Vec<(String, Vec<u8>)>> {
     let program = "edgeway";
-    let mut found = Vec::new();
+    let mut list = Vec::new();
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
-        found.extend(pages(below)?);
+        list.extend(pages(below)?);
     }
     let man = page_of(command);
     let mut text = Vec::new();
@@ -71,8 +71,8 @@ fn pages(command: &clap::Command) -> io::Result<Vec<(String, Vec<u8>)>> {
         .text(version)
         .to_roff();
     text.extend(version.into_bytes());
-    found.push((man.get_filename(), text));
-    Ok(found)
+    list.push((man.get_filename(), text));
+    Ok(list)
 }
 
 fn page_of(command: &clap::Command) -> Man {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Failure, admin::AdminOption, out};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct PageOptions {
     #[command(flatten)]
     admin: AdminOption,
     /// Open it in the browser of this machine
@@ -19,7 +19,7 @@ pub struct Options {
     json: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &PageOptions) -> Result<(), Failure> {
     let mut is_opened = true;
     options.admin.print(
         options.json,

@@ -10,7 +10,7 @@ use edgeway_config::{
 use super::{Failure, out};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct PresetOptions {
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -24,7 +24,7 @@ enum Command {
     },
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &PresetOptions) -> Result<(), Failure> {
     let Some(Command::Show { name }) = &options.command else {
         out::data(list().trim_end());
         out::note("`edgeway preset show NAME` prints one; `extends: preset:NAME` uses it");

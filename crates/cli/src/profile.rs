@@ -8,7 +8,7 @@ use edgeway_status::{
 use super::{Failure, admin::AdminOption, out};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ProfileOptions {
     /// The profile to switch on; without a name all are listed
     #[arg(value_name = "NAME")]
     name: Option<String>,
@@ -22,7 +22,7 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &ProfileOptions) -> Result<(), Failure> {
     if options.name.is_none() && !options.off {
         return options.admin.print(
             options.json,

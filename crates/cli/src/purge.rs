@@ -10,7 +10,7 @@ use super::{
 };
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct PurgeOptions {
     #[command(flatten)]
     arguments: PurgeArguments,
     /// Mark matching responses as stale instead of dropping them
@@ -43,7 +43,7 @@ struct PurgeArguments {
     all: bool,
 }
 
-impl Options {
+impl PurgeOptions {
     fn order(&self) -> Value {
         let arguments = &self.arguments;
         let named = [
@@ -63,9 +63,9 @@ impl Options {
     }
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &PurgeOptions) -> Result<(), Failure> {
     let order = options.order();
-    let form = OutputFormat::of(options.json);
+    let form = OutputFormat::from_flag(options.json);
     let outcome = options
         .admin
         .ask(form, async |client| client.purge(&order).await);
@@ -86,7 +86,7 @@ mod tests {
     #[derive(Debug, Parser)]
     struct OutputLine {
         #[command(flatten)]
-        options: Options,
+        options: PurgeOptions,
     }
 
     fn order(arguments: &[&str]) -> Result<PurgeRequest, String> {

@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ReloadOptions {
     /// Show the configuration to a share of the clients for this time, such as `10min`, and go back
     /// to the previous one if a route is slower with it or fails more often; the command waits for
     /// the verdict
@@ -48,8 +48,8 @@ struct Reloaded {
     verdict: Option<ConfigVerdictStatus>,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
-    let form = OutputFormat::of(options.json);
+pub fn run(options: &ReloadOptions) -> Result<(), Failure> {
+    let form = OutputFormat::from_flag(options.json);
     let body = match options.canary {
         Some(canary) => json!({ "canary": canary, "share": options.share }),
         None => json!({}),

@@ -18,7 +18,7 @@ use edgeway_status::admin_socket;
 use super::{ConfigOption, Failure, check, foreground, out};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct RunOptions {
     #[command(flatten)]
     config: ConfigOption,
     /// Worker threads, at most 255; one for each core if absent
@@ -38,7 +38,7 @@ pub struct Options {
     last_good: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &RunOptions) -> Result<(), Failure> {
     log::init_with(options.log_format, log::DEFAULT);
     let birth = foreground::launched()?;
     // The predecessor receives the same error message as the terminal.
@@ -98,20 +98,20 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// Loads the configuration, with the notes to print once it serves.
-fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodError> {
+fn load(options: &RunOptions) -> Result<(Loaded, Vec<String>), last_good::LastGoodError> {
     let path = &options.config.config;
     if !options.last_good {
         return Ok((gateway::load(path), Vec::new()));
     }
-    let found = last_good::find(path)?;
+    let stored = last_good::find(path)?;
     let shown = path.display();
-    let since = found.since();
+    let since = stored.since();
     ::log::warn!(since:%, file:? = path; "starting from the last good configuration");
     let hello = format!(
         "edgeway: this is the last good configuration of `{shown}`, which began to serve at {since}\n\
          help: repair the file and reload"
     );
-    Ok((gateway::load_stored(path, &found.kept), vec![hello]))
+    Ok((gateway::load_stored(path, &stored.kept), vec![hello]))
 }
 
 /// Returns what is served, for the person who started it in a terminal.
@@ -178,7 +178,7 @@ fn admin(file: &File) -> String {
 }
 
 /// Prints the available fallback.
-fn refused(options: &Options, sources: &Sources) -> Failure {
+fn refused(options: &RunOptions, sources: &Sources) -> Failure {
     let path = options.config.config.display();
     if options.last_good {
         out::note(
@@ -187,10 +187,10 @@ fn refused(options: &Options, sources: &Sources) -> Failure {
              help: only the configuration's own text is kept; restore the file or the value that \
              is shown above",
         );
-    } else if let Ok(found) = last_good::find(&options.config.config) {
-        let since = found.since();
+    } else if let Ok(stored) = last_good::find(&options.config.config) {
+        let since = stored.since();
         // A hint to start from the same refused texts would be useless.
-        let note = if found.kept == SourceTexts::new(sources) {
+        let note = if stored.kept == SourceTexts::new(sources) {
             format!(
                 "edgeway: the configuration is refused, but its text is the same as that of the \
                  last good one, of {since}: something that it names has changed since\n\

@@ -9,7 +9,7 @@ use super::{
 };
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct StatusOptions {
     #[command(flatten)]
     admin: AdminOption,
     /// Print everything as JSON
@@ -21,7 +21,7 @@ pub struct Options {
     ready: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &StatusOptions) -> Result<(), Failure> {
     if options.ready {
         let asked = options
             .admin

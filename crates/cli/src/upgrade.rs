@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Failure, admin::AdminOption, out};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct UpgradeOptions {
     /// The program to start; the file that the gateway was started from if absent
     binary: Option<PathBuf>,
     #[command(flatten)]
@@ -18,7 +18,7 @@ pub struct Options {
     json: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &UpgradeOptions) -> Result<(), Failure> {
     // The gateway's working directory may differ from ours.
     let binary = options.binary.as_deref().map(std::path::absolute);
     let binary = binary.transpose();

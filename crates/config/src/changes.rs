@@ -114,8 +114,8 @@ impl Delta {
             .filter_map(|(name, node)| {
                 let others = before.get_mut(&name);
                 let same = others.and_then(|others| {
-                    let at = others.iter().position(|other| other.has_same_value(node))?;
-                    Some(others.swap_remove(at))
+                    let index = others.iter().position(|other| other.has_same_value(node))?;
+                    Some(others.swap_remove(index))
                 });
                 same.is_none().then_some(name)
             })

@@ -33,7 +33,7 @@ pub struct OpenResponseHeaders {
 
 impl OpenRequestHeaders {
     /// Takes `head` apart and reserves capacity for `more` additional names.
-    pub fn of(head: &mut RequestHeader, more: usize) -> Self {
+    pub fn take(head: &mut RequestHeader, more: usize) -> Self {
         let target = is_unusual(head).then(|| head.raw_path().into());
         let end_stream = head.send_end_stream();
         let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
@@ -65,7 +65,7 @@ impl OpenRequestHeaders {
 
 impl OpenResponseHeaders {
     /// Takes `head` apart and reserves capacity for `more` additional names.
-    pub fn of(head: &mut ResponseHeader, more: usize) -> Self {
+    pub fn take(head: &mut ResponseHeader, more: usize) -> Self {
         let phrase = head
             .get_reason_phrase()
             .filter(|phrase| !is_usual(phrase, head.status))
@@ -154,7 +154,7 @@ mod tests {
             request.set_send_end_stream(false);
             request.insert_header("X-One", "1").unwrap();
             let is_utf8 = request.raw_path_is_utf8();
-            let mut open = OpenRequestHeaders::of(&mut request, 1);
+            let mut open = OpenRequestHeaders::take(&mut request, 1);
             let host = HeaderValue::from_static("example.com");
             open.headers().insert(header::HOST, host);
             open.close(&mut request);
@@ -201,7 +201,7 @@ mod tests {
         let mut copy = roomy_copy(&request, 10);
         let capacity = copy.headers.capacity();
         assert!(capacity >= 11);
-        let open = OpenRequestHeaders::of(&mut copy, 10);
+        let open = OpenRequestHeaders::take(&mut copy, 10);
         assert_eq!(open.parts.headers.capacity(), capacity);
         open.close(&mut copy);
     }
@@ -213,7 +213,7 @@ mod tests {
         response.set_reason_phrase(Some("Nowhere")).unwrap();
         response.append_header("Set-Cookie", "a=1").unwrap();
         response.append_header("Set-Cookie", "b=2").unwrap();
-        let mut open = OpenResponseHeaders::of(&mut response, 1);
+        let mut open = OpenResponseHeaders::take(&mut response, 1);
         let server = HeaderValue::from_static("edgeway");
         open.parts.headers.insert(header::SERVER, server);
         open.close(&mut response);

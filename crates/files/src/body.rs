@@ -18,7 +18,7 @@ use rustix::io::pread;
 use crate::{
     blocking,
     segment::{self, PAGE, SEGMENT, Segment, SentSegment, Transfer},
-    served::{Content, Kind, Representation, Stamp},
+    served::{Content, FileKind, FileStamp, Representation},
 };
 
 /// Size of a chunk. It is also the memory that a slow reader occupies.
@@ -30,17 +30,17 @@ const STAYS_CACHED: Duration = Duration::from_millis(100);
 /// Body of a response from a file.
 #[derive(Debug)]
 pub struct FileBody {
-    source: Source,
+    source: BodySource,
     at: u64,
     end: u64,
 }
 
 #[derive(Debug)]
-enum Source {
+enum BodySource {
     Memory(Bytes),
     Open {
         file: Arc<OwnedFd>,
-        stamp: Stamp,
+        stamp: FileStamp,
         transfer: Transfer,
         /// End of what the kernel had in its cache, and the time of that, if it is known.
         cached: (u64, Option<Instant>),
@@ -55,8 +55,8 @@ impl FileBody {
     /// Prepares the bytes from `start` up to `end` of `of`.
     pub(crate) fn new(of: &Representation, start: u64, end: u64) -> Self {
         let source = match &of.content {
-            Content::Memory(bytes) => Source::Memory(bytes.clone()),
-            Content::Open(file, transfer) => Source::Open {
+            Content::Memory(bytes) => BodySource::Memory(bytes.clone()),
+            Content::Open(file, transfer) => BodySource::Open {
                 file: Arc::clone(file),
                 stamp: of.stamp,
                 // One write of headers and body costs less than two calls.
@@ -78,7 +78,7 @@ impl FileBody {
     }
 
     pub(crate) fn is_in_memory(&self) -> bool {
-        matches!(self.source, Source::Memory(_))
+        matches!(self.source, BodySource::Memory(_))
     }
 
     /// Number of bytes that are left to send.
@@ -89,7 +89,7 @@ impl FileBody {
     /// Reads the first chunk now, or has the kernel read it. An error means that the file has
     /// changed since it was opened, or cannot be read; no part of a response is sent yet.
     pub async fn begin(&mut self) -> io::Result<()> {
-        if let Source::Open {
+        if let BodySource::Open {
             file,
             stamp,
             transfer: Transfer::Sendfile,
@@ -102,11 +102,11 @@ impl FileBody {
             *cached = (end, None);
             return check(file, stamp);
         }
-        if let Source::Open { .. } = self.source {
+        if let BodySource::Open { .. } = self.source {
             let at = self.at;
             let chunk = self.next().await?;
             self.at = at;
-            if let Source::Open { first, .. } = &mut self.source {
+            if let BodySource::Open { first, .. } = &mut self.source {
                 *first = Some(chunk);
             }
         }
@@ -120,7 +120,7 @@ impl FileBody {
     /// # Errors
     /// Fails as [`Self::next`] does.
     pub async fn segment(&mut self, now: Instant) -> io::Result<Option<Segment>> {
-        let Source::Open {
+        let BodySource::Open {
             file,
             transfer: Transfer::Sendfile,
             cached,
@@ -153,7 +153,7 @@ impl FileBody {
     /// Fails if the file has changed: the response is then to be broken off.
     pub fn sent(&mut self, sent: SentSegment) -> io::Result<()> {
         self.at += sent.bytes;
-        let Source::Open {
+        let BodySource::Open {
             file,
             stamp,
             transfer,
@@ -176,9 +176,9 @@ impl FileBody {
     pub async fn next(&mut self) -> io::Result<Bytes> {
         let left = self.end - self.at;
         let chunk = match &mut self.source {
-            Source::Memory(bytes) => slice(bytes, self.at, self.end),
-            Source::Open { .. } if left == 0 => Bytes::new(),
-            Source::Open {
+            BodySource::Memory(bytes) => slice(bytes, self.at, self.end),
+            BodySource::Open { .. } if left == 0 => Bytes::new(),
+            BodySource::Open {
                 file,
                 stamp,
                 first,
@@ -223,15 +223,15 @@ pub(crate) fn changed() -> io::Error {
 }
 
 /// Checks that the file still has the content it had when it was opened.
-pub(crate) fn check(file: &OwnedFd, stamp: &Stamp) -> io::Result<()> {
-    match Stamp::read(file, SystemTime::UNIX_EPOCH)? {
-        Kind::File(now) if now.has_same_content(stamp) => Ok(()),
+pub(crate) fn check(file: &OwnedFd, stamp: &FileStamp) -> io::Result<()> {
+    match FileStamp::read(file, SystemTime::UNIX_EPOCH)? {
+        FileKind::File(now) if now.has_same_content(stamp) => Ok(()),
         _ => Err(changed()),
     }
 }
 
 /// Checks the same after `read` bytes of it were read, and that it has not ended.
-fn check_read(file: &OwnedFd, read: usize, stamp: &Stamp) -> io::Result<usize> {
+fn check_read(file: &OwnedFd, read: usize, stamp: &FileStamp) -> io::Result<usize> {
     check(file, stamp)?;
     if read == 0 { Err(changed()) } else { Ok(read) }
 }
@@ -241,10 +241,10 @@ fn check_read(file: &OwnedFd, read: usize, stamp: &Stamp) -> io::Result<usize> {
 fn read_ready(
     file: &OwnedFd,
     buffer: &mut [u8],
-    at: u64,
-    stamp: &Stamp,
+    offset: u64,
+    stamp: &FileStamp,
 ) -> io::Result<Option<usize>> {
-    match read_cached(file, buffer, at)? {
+    match read_cached(file, buffer, offset)? {
         Some(read) => check_read(file, read, stamp).map(Some),
         None => Ok(None),
     }
@@ -270,12 +270,12 @@ async fn read_blocking(
     file: &Arc<OwnedFd>,
     mut buffer: BytesMut,
     size: usize,
-    at: u64,
-    stamp: Stamp,
+    offset: u64,
+    stamp: FileStamp,
 ) -> io::Result<(BytesMut, usize)> {
     let file = Arc::clone(file);
     let read = blocking::run(move || {
-        let read = retry(|| pread(&*file, &mut buffer[..size], at))?;
+        let read = retry(|| pread(&*file, &mut buffer[..size], offset))?;
         let read = check_read(&file, read, &stamp)?;
         Ok((buffer, read))
     });

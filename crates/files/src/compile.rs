@@ -64,12 +64,8 @@ impl Files {
 
 /// Returns the folder, after a check that it is one and is meant to be seen.
 fn root(config: &FilesConfig, place: Place, cx: &mut CompileContext<'_>) -> Option<PathBuf> {
-    let Spanned { value, place: own } = &config.root;
-    let place = if *own == Place::default() {
-        place
-    } else {
-        *own
-    };
+    let Spanned { value, place: at } = &config.root;
+    let place = if *at == Place::default() { place } else { *at };
     let shown = value.display();
     if value.as_os_str().is_empty() {
         let help = "write the folder whose files are served, such as `/srv/www`";
@@ -123,8 +119,8 @@ fn index(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Box<[Strin
 
 fn types(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<MediaTypes> {
     let common = cx.shared.get::<MediaTypes>();
-    let own = MediaTypes::of_config(&config.types, config.charset.as_ref(), CODE, cx)?;
-    Some(own.with(common))
+    let types = MediaTypes::of_config(&config.types, config.charset.as_ref(), CODE, cx)?;
+    Some(types.with(common))
 }
 
 /// Returns the headers of single files by their paths in normal form.

@@ -121,7 +121,7 @@ enum Comparison {
 fn has_tag(
     headers: &HeaderMap,
     name: http::HeaderName,
-    own: Option<&HeaderValue>,
+    etag: Option<&HeaderValue>,
     by: Comparison,
 ) -> bool {
     let mut lines = headers.get_all(name).iter();
@@ -130,13 +130,13 @@ fn has_tag(
         if line == b"*" {
             return true;
         }
-        let Some(own) = own.map(HeaderValue::as_bytes) else {
+        let Some(etag) = etag.map(HeaderValue::as_bytes) else {
             return false;
         };
         entity_tags(line).any(|tag| match (tag.strip_prefix(b"W/"), by) {
             (Some(_), Comparison::Strong) => false,
-            (Some(opaque), Comparison::Weak) => opaque == own,
-            (None, _) => tag == own,
+            (Some(opaque), Comparison::Weak) => opaque == etag,
+            (None, _) => tag == etag,
         })
     })
 }
@@ -167,20 +167,20 @@ fn range_of(value: &[u8], size: u64) -> Selection {
     if !is_bytes || value.len() < 7 {
         return Selection::Whole;
     }
-    let mut found = None;
+    let mut range = None;
     let mut has_several = false;
     for spec in value[6..].split(|byte| *byte == b',') {
         let Some((start, end)) = spec_of(spec, size) else {
             return Selection::Unsatisfiable;
         };
         if start < end {
-            has_several |= found.is_some();
-            found = Some((start, end));
+            has_several |= range.is_some();
+            range = Some((start, end));
         } else if start == 0 {
             return Selection::Whole;
         }
     }
-    match found {
+    match range {
         Some(_) if has_several => Selection::Whole,
         Some((start, end)) => Selection::Range(start, end),
         None => Selection::Unsatisfiable,

@@ -105,8 +105,8 @@ impl MediaTypes {
             let named = types.own.get(&ending).filter(|_| !ending.is_empty());
             named.or_else(|| types.own.get(OTHERS)).cloned()
         };
-        if let Some(own) = all().find_map(written) {
-            return own;
+        if let Some(kind) = all().find_map(written) {
+            return kind;
         }
         let guess = registered(&ending).or_else(|| mime_guess::from_ext(&ending).first_raw());
         let Some(guess) = guess else {

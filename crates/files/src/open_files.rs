@@ -27,7 +27,7 @@ use crate::{
     patterns::Patterns,
     root::{Root, Symlinks},
     segment::Transfer,
-    served::{Content, Kind, Representation, ServedFile, Stamp},
+    served::{Content, FileKind, FileStamp, Representation, ServedFile},
 };
 
 const SHARDS: usize = 16;
@@ -47,7 +47,7 @@ pub struct Files(Arc<Inner>);
 struct Inner {
     settings: Settings,
     clock: Clock,
-    begun: Instant,
+    start: Instant,
     hasher: RandomState,
     /// Files by the path of the request.
     open: Box<[Shard]>,
@@ -131,7 +131,7 @@ pub enum FileLookup {
 }
 
 /// Result of looking for a path alone, without `fallback`.
-enum Resolved {
+enum ResolvedPath {
     File(Arc<ServedFile>),
     Folder,
     /// A folder without an index.
@@ -191,7 +191,7 @@ impl Files {
         let each = NonZeroUsize::new(each).unwrap_or(NonZeroUsize::MIN);
         let shard = || Mutex::new(LruCache::new(each));
         Self(Arc::new(Inner {
-            begun: clock.now(),
+            start: clock.now(),
             clock: clock.clone(),
             hasher: RandomState::new(),
             open: std::iter::repeat_with(shard).take(SHARDS).collect(),
@@ -213,17 +213,17 @@ impl Files {
     /// Finds the file on disk for `path`, the path of a request in normal form, of which
     /// [`Self::kept`] has none.
     pub async fn find(&self, path: &[u8]) -> FileLookup {
-        let found = self.look(path).await;
-        self.or_page(path, found).await
+        let lookup = self.look(path).await;
+        self.or_page(path, lookup).await
     }
 
-    /// Returns the page of `fallback` or `not_found` if `found` says that `path` has no file.
-    pub async fn or_page(&self, path: &[u8], found: FileLookup) -> FileLookup {
+    /// Returns the page of `fallback` or `not_found` if `lookup` says that `path` has no file.
+    pub async fn or_page(&self, path: &[u8], lookup: FileLookup) -> FileLookup {
         let settings = &self.0.settings;
-        if !matches!(found, FileLookup::NotFound | FileLookup::Forbidden) {
-            return found;
+        if !matches!(lookup, FileLookup::NotFound | FileLookup::Forbidden) {
+            return lookup;
         }
-        let is_missing = matches!(found, FileLookup::NotFound);
+        let is_missing = matches!(lookup, FileLookup::NotFound);
         // A page in place of a script that is gone would be stored as that script.
         if let Some(fallback) = &settings.fallback
             && !self.is_immutable(path)
@@ -237,7 +237,7 @@ impl Files {
         {
             return FileLookup::NotFoundPage(file);
         }
-        found
+        lookup
     }
 
     /// Returns true if there is a file on disk for `path`. May block.
@@ -285,7 +285,7 @@ impl Inner {
     }
 
     fn millis(&self) -> u64 {
-        let passed = self.clock.now().saturating_duration_since(self.begun);
+        let passed = self.clock.now().saturating_duration_since(self.start);
         u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -324,13 +324,13 @@ impl Inner {
             }
         }
         match resolved {
-            Ok(Resolved::File(file)) => FileLookup::File(self.keep(path, file)),
+            Ok(ResolvedPath::File(file)) => FileLookup::File(self.keep(path, file)),
             Ok(other) => {
                 self.shard(&path).lock().pop(&path);
                 match other {
-                    Resolved::Folder => FileLookup::Folder,
-                    Resolved::Closed | Resolved::Forbidden => FileLookup::Forbidden,
-                    Resolved::NotFound | Resolved::File(_) => FileLookup::NotFound,
+                    ResolvedPath::Folder => FileLookup::Folder,
+                    ResolvedPath::Closed | ResolvedPath::Forbidden => FileLookup::Forbidden,
+                    ResolvedPath::NotFound | ResolvedPath::File(_) => FileLookup::NotFound,
                 }
             }
             Err(error) => {
@@ -376,18 +376,18 @@ impl Inner {
         file
     }
 
-    fn resolve(&self, path: &[u8]) -> io::Result<Resolved> {
+    fn resolve(&self, path: &[u8]) -> io::Result<ResolvedPath> {
         let Some(relative) = RelativePath::parse(path, self.settings.serves_dot_files) else {
-            return Ok(Resolved::NotFound);
+            return Ok(ResolvedPath::NotFound);
         };
         if self.settings.index.is_empty() {
             // Files alone are served, as by `try_files $uri =404` of nginx.
             if relative.is_folder {
-                return Ok(Resolved::NotFound);
+                return Ok(ResolvedPath::NotFound);
             }
             return Ok(match self.resolve_at(&relative.bytes)? {
-                Resolved::Folder => Resolved::NotFound,
-                found => found,
+                ResolvedPath::Folder => ResolvedPath::NotFound,
+                resolved => resolved,
             });
         }
         if !relative.is_folder {
@@ -395,37 +395,37 @@ impl Inner {
         }
         for index in &self.settings.index {
             match self.resolve_at(&relative.join(index))? {
-                Resolved::NotFound => {}
+                ResolvedPath::NotFound => {}
                 // A folder of that name is no index.
-                Resolved::Folder | Resolved::Closed => return Ok(Resolved::NotFound),
-                found @ (Resolved::File(_) | Resolved::Forbidden) => return Ok(found),
+                ResolvedPath::Folder | ResolvedPath::Closed => return Ok(ResolvedPath::NotFound),
+                hit @ (ResolvedPath::File(_) | ResolvedPath::Forbidden) => return Ok(hit),
             }
         }
         Ok(match self.resolve_at(&relative.bytes)? {
-            Resolved::Folder => Resolved::Closed,
-            Resolved::File(_) => Resolved::NotFound,
+            ResolvedPath::Folder => ResolvedPath::Closed,
+            ResolvedPath::File(_) => ResolvedPath::NotFound,
             other => other,
         })
     }
 
-    fn resolve_at(&self, relative: &[u8]) -> io::Result<Resolved> {
+    fn resolve_at(&self, relative: &[u8]) -> io::Result<ResolvedPath> {
         let wall = self.clock.wall();
         let (fd, stamp) = match self.open(relative, wall) {
-            Ok(Some((fd, Kind::File(stamp)))) => (fd, stamp),
-            Ok(Some((_, Kind::Folder))) => return Ok(Resolved::Folder),
-            Ok(Some((_, Kind::Other)) | None) => return Ok(Resolved::NotFound),
-            Err(error) if is_forbidden(&error) => return Ok(Resolved::Forbidden),
+            Ok(Some((fd, FileKind::File(stamp)))) => (fd, stamp),
+            Ok(Some((_, FileKind::Folder))) => return Ok(ResolvedPath::Folder),
+            Ok(Some((_, FileKind::Other)) | None) => return Ok(ResolvedPath::NotFound),
+            Err(error) if is_forbidden(&error) => return Ok(ResolvedPath::Forbidden),
             Err(error) => return Err(error),
         };
         let file = self.serve(relative, fd, stamp, wall)?;
-        Ok(Resolved::File(Arc::new(file)))
+        Ok(ResolvedPath::File(Arc::new(file)))
     }
 
     /// Opens what is at `relative`; `None` if there is nothing.
-    fn open(&self, relative: &[u8], wall: SystemTime) -> io::Result<Option<(OwnedFd, Kind)>> {
+    fn open(&self, relative: &[u8], wall: SystemTime) -> io::Result<Option<(OwnedFd, FileKind)>> {
         match self.settings.root.open(relative, self.clock.now()) {
             Ok(fd) => {
-                let kind = Stamp::read(&fd, wall)?;
+                let kind = FileStamp::read(&fd, wall)?;
                 Ok(Some((fd, kind)))
             }
             Err(error) if is_missing(&error) => Ok(None),
@@ -437,7 +437,7 @@ impl Inner {
         &self,
         relative: &[u8],
         fd: OwnedFd,
-        stamp: Stamp,
+        stamp: FileStamp,
         wall: SystemTime,
     ) -> io::Result<ServedFile> {
         let mut common = HeaderMap::with_capacity(8);
@@ -446,8 +446,8 @@ impl Inner {
         if let Some(policy) = self.policy(relative) {
             common.insert(header::CACHE_CONTROL, policy);
         }
-        let mut own = self.settings.headers.iter();
-        if let Some((_, headers)) = own.find(|(path, _)| **path == *relative) {
+        let mut rules = self.settings.headers.iter();
+        if let Some((_, headers)) = rules.find(|(path, _)| **path == *relative) {
             for (name, value) in headers {
                 common.insert(name, value.clone());
             }
@@ -463,15 +463,15 @@ impl Inner {
         for (encoding, fd, stamp) in beside {
             let mut headers = common.clone();
             headers.insert(header::CONTENT_ENCODING, encoding.header_value());
-            let mut own = Representation::from_file(fd, stamp, transfer, &headers)?;
-            let is_taken = own.etag().is_some_and(|tag| {
+            let mut copy = Representation::from_file(fd, stamp, transfer, &headers)?;
+            let is_taken = copy.etag().is_some_and(|tag| {
                 let mut others = encoded.iter().map(|(_, other)| other).chain([&plain]);
                 others.any(|other| other.etag() == Some(tag))
             });
             if is_taken {
-                own.extend_etag(encoding.name());
+                copy.extend_etag(encoding.name());
             }
-            encoded.push((encoding, own));
+            encoded.push((encoding, copy));
         }
         Ok(ServedFile {
             plain,
@@ -486,14 +486,14 @@ impl Inner {
     fn beside(
         &self,
         relative: &[u8],
-        plain: &Stamp,
+        plain: &FileStamp,
         wall: SystemTime,
-    ) -> Vec<(Encoding, OwnedFd, Stamp)> {
+    ) -> Vec<(Encoding, OwnedFd, FileStamp)> {
         let encodings = self.settings.encodings.iter();
         let open = |encoding: &Encoding| {
             let path = [relative, ending(*encoding)].concat();
             match self.open(&path, wall) {
-                Ok(Some((fd, Kind::File(stamp)))) => {
+                Ok(Some((fd, FileKind::File(stamp)))) => {
                     let behind = plain.seconds.saturating_sub(stamp.seconds);
                     (behind <= MAX_BEHIND).then_some((*encoding, fd, stamp))
                 }

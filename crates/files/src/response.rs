@@ -38,11 +38,11 @@ impl FileResponse {
     /// Returns the response to a `GET` or `HEAD` for `file`.
     pub fn select(file: Arc<ServedFile>, method: &Method, headers: &HeaderMap) -> Outcome {
         let encoded = chosen(&file, headers);
-        let own = representation(&file, encoded);
-        let size = own.stamp.size;
+        let served = representation(&file, encoded);
+        let size = served.stamp.size;
         let validators = Validators {
-            etag: own.etag(),
-            modified: own.stamp.modified(),
+            etag: served.etag(),
+            modified: served.stamp.modified(),
             dates: file.dates,
             size,
         };
@@ -72,8 +72,8 @@ impl FileResponse {
     ) -> Self {
         let (start, end) = range;
         let has_body = *method != Method::HEAD && start < end;
-        let own = representation(&file, encoded);
-        let body = has_body.then(|| FileBody::new(own, start, end));
+        let chosen = representation(&file, encoded);
+        let body = has_body.then(|| FileBody::new(chosen, start, end));
         Self {
             file,
             encoded,
@@ -106,14 +106,14 @@ impl FileResponse {
     /// Writes status and headers into `head`, and returns the body, if there is one. A 304 has the
     /// type and the length of the file, which its client does not get.
     pub fn write(self, head: &mut response::Parts) -> Option<FileBody> {
-        let own = representation(&self.file, self.encoded);
+        let chosen = representation(&self.file, self.encoded);
         head.status = self.status;
-        head.headers.clone_from(&own.headers);
+        head.headers.clone_from(&chosen.headers);
         let headers = &mut head.headers;
         match self.status {
             StatusCode::PARTIAL_CONTENT => {
                 let (start, end) = self.range;
-                if let Some(range) = content_range(start, end, own.stamp.size) {
+                if let Some(range) = content_range(start, end, chosen.stamp.size) {
                     headers.insert(header::CONTENT_RANGE, range);
                 }
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
@@ -151,7 +151,7 @@ fn chosen(file: &ServedFile, headers: &HeaderMap) -> Option<usize> {
         return None;
     }
     let offered = file.encoded.iter().map(|(encoding, _)| *encoding);
-    let chosen = AcceptedEncodings::of(headers).choose(offered)?;
+    let chosen = AcceptedEncodings::from_headers(headers).choose(offered)?;
     let mut encoded = file.encoded.iter();
     encoded.position(|(encoding, _)| *encoding == chosen)
 }

@@ -226,6 +226,6 @@ fn kind(fd: &OwnedFd) -> Result<FileType, Errno> {
     clippy::unnecessary_cast,
     reason = "the types differ between systems"
 )]
-fn id(at: &rustix::fs::Stat) -> (u64, u64) {
-    (at.st_dev as u64, at.st_ino as u64)
+fn id(stat: &rustix::fs::Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
 }

@@ -131,14 +131,14 @@ pub(crate) fn is_cached(file: &OwnedFd, from: u64, end: u64) -> io::Result<bool>
 /// them. May block.
 fn read_ahead(file: &OwnedFd, from: u64, end: u64) -> io::Result<()> {
     let mut room = vec![0; body::CHUNK];
-    let mut at = from;
-    while at < end {
-        let wanted = usize::try_from(end - at).map_or(room.len(), |left| left.min(room.len()));
-        let read = body::retry(|| rustix::io::pread(file, &mut room[..wanted], at))?;
+    let mut offset = from;
+    while offset < end {
+        let wanted = usize::try_from(end - offset).map_or(room.len(), |left| left.min(room.len()));
+        let read = body::retry(|| rustix::io::pread(file, &mut room[..wanted], offset))?;
         if read == 0 {
             return Err(body::changed());
         }
-        at += read as u64;
+        offset += read as u64;
     }
     if let Err(error) = system::read_ahead(file, end, SEGMENT) {
         log::debug!(error:%; "file not read ahead");
@@ -159,7 +159,7 @@ mod tests {
     use crate::{
         FileBody,
         base::clock::Clock,
-        served::{Kind, Representation, Stamp},
+        served::{FileKind, FileStamp, Representation},
     };
 
     /// Returns a file of this size, and its content.
@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn body(fd: OwnedFd, start: u64, end: u64) -> FileBody {
-        let Kind::File(stamp) = Stamp::read(&fd, Clock::machine().wall()).unwrap() else {
+        let FileKind::File(stamp) = FileStamp::read(&fd, Clock::machine().wall()).unwrap() else {
             panic!("it is a file");
         };
         let none = http::HeaderMap::new();

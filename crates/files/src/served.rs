@@ -42,7 +42,7 @@ pub struct ServedFile {
 pub(crate) struct Representation {
     pub(crate) headers: HeaderMap,
     pub(crate) content: Content,
-    pub(crate) stamp: Stamp,
+    pub(crate) stamp: FileStamp,
 }
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(crate) enum Content {
 
 /// State of a file on disk, compared to notice that it was written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStamp {
     device: u64,
     number: u64,
     pub(crate) size: u64,
@@ -68,14 +68,14 @@ pub(crate) struct Stamp {
 }
 
 /// Type of what is at a path.
-pub(crate) enum Kind {
-    File(Stamp),
+pub(crate) enum FileKind {
+    File(FileStamp),
     Folder,
     /// A device, pipe or socket, none of which is served.
     Other,
 }
 
-impl Stamp {
+impl FileStamp {
     /// Reads the state of an open file.
     #[allow(
         clippy::cast_possible_wrap,
@@ -83,24 +83,24 @@ impl Stamp {
         clippy::unnecessary_cast,
         reason = "the types differ between systems"
     )]
-    pub(crate) fn read(fd: &OwnedFd, wall: SystemTime) -> io::Result<Kind> {
-        let at = fstat(fd)?;
-        match FileType::from_raw_mode(at.st_mode) {
+    pub(crate) fn read(fd: &OwnedFd, wall: SystemTime) -> io::Result<FileKind> {
+        let stat = fstat(fd)?;
+        match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
-            FileType::Directory => return Ok(Kind::Folder),
-            _ => return Ok(Kind::Other),
+            FileType::Directory => return Ok(FileKind::Folder),
+            _ => return Ok(FileKind::Other),
         }
-        let seconds = at.st_mtime as i64;
+        let seconds = stat.st_mtime as i64;
         let settled = wall.checked_sub(SETTLED).unwrap_or(SystemTime::UNIX_EPOCH);
         let settled = settled.duration_since(SystemTime::UNIX_EPOCH);
         let settled = settled.unwrap_or_default().as_secs();
-        Ok(Kind::File(Self {
-            device: at.st_dev as u64,
-            number: at.st_ino as u64,
-            size: u64::try_from(at.st_size).unwrap_or_default(),
+        Ok(FileKind::File(Self {
+            device: stat.st_dev as u64,
+            number: stat.st_ino as u64,
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
             seconds,
-            nanos: at.st_mtime_nsec as i64,
-            changed: (at.st_ctime as i64, at.st_ctime_nsec as i64),
+            nanos: stat.st_mtime_nsec as i64,
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
             is_young: u64::try_from(seconds).is_ok_and(|seconds| seconds > settled),
         }))
     }
@@ -143,7 +143,7 @@ impl Representation {
     /// Reads what is needed to serve the open file `fd`. May block.
     pub(crate) fn from_file(
         fd: OwnedFd,
-        stamp: Stamp,
+        stamp: FileStamp,
         transfer: Transfer,
         common: &HeaderMap,
     ) -> io::Result<Self> {

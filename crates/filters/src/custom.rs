@@ -20,7 +20,7 @@ impl CustomFilter {
     /// Places the filter right before the kind `name` on requests, and right after it on responses.
     pub const fn before<K: FilterKind>(name: &'static str) -> Self {
         Self {
-            entry: Entry::of::<K>(),
+            entry: Entry::new::<K>(),
             before: Some(name),
         }
     }
@@ -28,7 +28,7 @@ impl CustomFilter {
     /// Places the filter after all others on requests, and before them on responses.
     pub const fn last<K: FilterKind>() -> Self {
         Self {
-            entry: Entry::of::<K>(),
+            entry: Entry::new::<K>(),
             before: None,
         }
     }
@@ -48,8 +48,8 @@ pub enum CustomFilterError {
 static ALL: OnceLock<Box<[Entry]>> = OnceLock::new();
 
 /// Adds these filters to the filters of this process.
-pub fn register(own: impl IntoIterator<Item = CustomFilter>) -> Result<(), CustomFilterError> {
-    let all = with(own)?;
+pub fn register(filters: impl IntoIterator<Item = CustomFilter>) -> Result<(), CustomFilterError> {
+    let all = with(filters)?;
     ALL.set(all).map_err(|_| CustomFilterError::TooLate)
 }
 
@@ -57,9 +57,9 @@ pub(super) fn all() -> &'static [Entry] {
     ALL.get_or_init(|| FILTERS.into())
 }
 
-fn with(own: impl IntoIterator<Item = CustomFilter>) -> Result<Box<[Entry]>, CustomFilterError> {
+fn with(list: impl IntoIterator<Item = CustomFilter>) -> Result<Box<[Entry]>, CustomFilterError> {
     let mut all = FILTERS.to_vec();
-    for CustomFilter { entry, before } in own {
+    for CustomFilter { entry, before } in list {
         let is_taken = all.iter().any(|other| other.name == entry.name);
         if is_taken || ROUTE_KEYS.contains(&entry.name) {
             return Err(CustomFilterError::Taken(entry.name));

@@ -80,7 +80,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub const fn of<K: FilterKind>() -> Self {
+    pub const fn new<K: FilterKind>() -> Self {
         Self {
             name: K::NAME,
             on_by_default: K::ON_BY_DEFAULT,
@@ -112,35 +112,35 @@ impl Entry {
 
 /// Every built-in kind of filter. The list's order is the chain's order on requests.
 pub const FILTERS: &[Entry] = &[
-    Entry::of::<request_id::RequestId>().shareable(),
-    Entry::of::<timing::Timing>().shareable(),
-    Entry::of::<access_log::AccessLogKind>().shareable(),
-    Entry::of::<plugins::Plugins>(),
+    Entry::new::<request_id::RequestId>().shareable(),
+    Entry::new::<timing::Timing>().shareable(),
+    Entry::new::<access_log::AccessLogKind>().shareable(),
+    Entry::new::<plugins::Plugins>(),
     // Before all that guards, as nginx looks at its own conditions first.
-    Entry::of::<conditions::Conditions>().shareable(),
-    Entry::of::<methods::Methods>().shareable(),
-    Entry::of::<access::Access>().shareable(),
-    Entry::of::<client_cert::ClientCert>(),
-    Entry::of::<in_flight::InFlight>(),
-    Entry::of::<rate_limit::RateLimit>(),
-    Entry::of::<body_limit::BodyLimit>().shareable(),
-    Entry::of::<csrf::Csrf>().shareable(),
-    Entry::of::<cors::Cors>().shareable(),
-    Entry::of::<api_key::ApiKey>(),
-    Entry::of::<basic_auth::BasicAuth>(),
-    Entry::of::<jwt::Jwt>(),
-    Entry::of::<forward_auth::ForwardAuth>(),
-    Entry::of::<upstream_by::UpstreamBy>().shareable(),
-    Entry::of::<response_rewrite::ResponseRewrite>().shareable(),
-    Entry::of::<headers::Headers>().shareable(),
+    Entry::new::<conditions::Conditions>().shareable(),
+    Entry::new::<methods::Methods>().shareable(),
+    Entry::new::<access::Access>().shareable(),
+    Entry::new::<client_cert::ClientCert>(),
+    Entry::new::<in_flight::InFlight>(),
+    Entry::new::<rate_limit::RateLimit>(),
+    Entry::new::<body_limit::BodyLimit>().shareable(),
+    Entry::new::<csrf::Csrf>().shareable(),
+    Entry::new::<cors::Cors>().shareable(),
+    Entry::new::<api_key::ApiKey>(),
+    Entry::new::<basic_auth::BasicAuth>(),
+    Entry::new::<jwt::Jwt>(),
+    Entry::new::<forward_auth::ForwardAuth>(),
+    Entry::new::<upstream_by::UpstreamBy>().shareable(),
+    Entry::new::<response_rewrite::ResponseRewrite>().shareable(),
+    Entry::new::<headers::Headers>().shareable(),
     // After `cache` on responses, whose `browser_ttl` it overrides.
-    Entry::of::<cache_control::CacheControl>().shareable(),
-    Entry::of::<cache::Cache>(),
-    Entry::of::<compression::Compression>().shareable(),
+    Entry::new::<cache_control::CacheControl>().shareable(),
+    Entry::new::<cache::Cache>(),
+    Entry::new::<compression::Compression>().shareable(),
     // First on responses: the other filters then add to a map that has capacity.
-    Entry::of::<security_headers::SecurityHeaders>().shareable(),
+    Entry::new::<security_headers::SecurityHeaders>().shareable(),
     // Before them, while a response has the headers of its backend alone.
-    Entry::of::<error_pages::ErrorPages>().shareable(),
+    Entry::new::<error_pages::ErrorPages>().shareable(),
 ];
 
 /// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.

@@ -80,7 +80,7 @@ impl AppFiles {
         path: &'p [u8],
         release: Option<(&str, bool)>,
     ) -> Option<(&Files, Cow<'p, [u8]>)> {
-        let (kind, found) = match &self.builds {
+        let (kind, file) = match &self.builds {
             Builds::Folder(build) => {
                 let (kind, below) = build.now().asset(path)?;
                 (kind, Cow::Borrowed(below))
@@ -93,7 +93,7 @@ impl AppFiles {
                 let build = releases.build(name)?;
                 let (kind, below) = match build.asset(path) {
                     Some((AssetKind::Public, _)) if !has_public => return None,
-                    Some(found) => found,
+                    Some(asset) => asset,
                     // Rules of the configuration are the app's, as long as that runs.
                     None if is_up => return None,
                     None => (AssetKind::Static, build.output(path)?),
@@ -108,6 +108,6 @@ impl AppFiles {
             AssetKind::Static => &self.output,
             AssetKind::Public => &self.public,
         };
-        Some((files, found))
+        Some((files, file))
     }
 }

@@ -27,7 +27,7 @@ use edgeway_filters::{
     compression::CompressionRules,
 };
 use edgeway_net::redis::Redis;
-use edgeway_routes::{Action, ParamNames, Slot};
+use edgeway_routes::{Action, ParamNames, ParamSlot};
 use edgeway_upstreams::Upstream;
 use http::HeaderName;
 
@@ -53,7 +53,7 @@ pub struct RouteCache {
     pub policy: Arc<RouteCachePolicy>,
     /// Settings as the filter has them, with the values that requests go by.
     compiled: Arc<CompiledCache>,
-    pub tags: Box<[TagTemplate<Slot>]>,
+    pub tags: Box<[TagTemplate<ParamSlot>]>,
     pub cache: Arc<Cache>,
     pub metrics: RouteCacheMetrics,
     /// Time limits of its requests for level 2, if that is used.
@@ -67,7 +67,7 @@ pub struct RouteCache {
     /// Request headers that the origin gets unchanged.
     pub unchanged: Arc<UnchangedHeaders>,
     /// Prefix of its keys for requests to the route's own upstream.
-    pub(super) own: Option<RouteKeyParts>,
+    pub(super) key_parts: Option<RouteKeyParts>,
     /// Digest of everything that the route changes in requests and in stored responses.
     pub(super) identity: RouteIdentity,
     /// True if some cookie names are part of the key or bypass the cache.
@@ -96,7 +96,7 @@ impl RouteCache {
 
     pub fn upstream(&self, name: &str) -> Option<&UpstreamFetch> {
         let mut all = self.upstreams.iter();
-        all.find(|(own, _)| **own == *name).map(|(_, found)| found)
+        all.find(|(own, _)| **own == *name).map(|(_, fetch)| fetch)
     }
 }
 
@@ -168,7 +168,7 @@ impl Compiler<'_> {
     }
 
     /// Returns the largest body in level 2, if there is one.
-    fn shared_cache(&mut self, config: &Spanned<SharedConfig>, most: u64) -> Option<u64> {
+    fn shared_cache(&mut self, config: &Spanned<SharedConfig>, max: u64) -> Option<u64> {
         let Spanned { value, place } = config;
         if value.place == SharedPlace::None {
             return None;
@@ -187,12 +187,12 @@ impl Compiler<'_> {
                  every other command waits for it",
             );
         }
-        Some(max_object.0.min(most))
+        Some(max_object.0.min(max))
     }
 
     /// Returns the disk settings. The folder itself is not checked: the gateway must serve even if
     /// the folder is unusable.
-    fn disk_cache(&mut self, config: &Spanned<DiskConfig>, most: u64) -> Option<DiskSettings> {
+    fn disk_cache(&mut self, config: &Spanned<DiskConfig>, max: u64) -> Option<DiskSettings> {
         let value = &config.value;
         if value.folder.value.trim().is_empty() {
             return self.at(value.folder.place, "edgeway::cache::disk").refuse(
@@ -208,11 +208,11 @@ impl Compiler<'_> {
             );
         }
         let max_object = value.max_object.as_ref();
-        if let Some(given) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
-            return self.at(given.place, "edgeway::cache::disk").refuse(
+        if let Some(limit) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
+            return self.at(limit.place, "edgeway::cache::disk").refuse(
                 format!(
                     "`max_object: {}` must be above 0 and at most `size: {}`",
-                    given.value, value.size.value
+                    limit.value, value.size.value
                 ),
                 "write a smaller `max_object`, or leave it out",
             );
@@ -220,7 +220,7 @@ impl Compiler<'_> {
         Some(DiskSettings {
             folder: self.folder.join(&value.folder.value),
             size,
-            max_object: max_object.map_or(most.min(size), |it| it.value.0.min(most)),
+            max_object: max_object.map_or(max.min(size), |it| it.value.0.min(max)),
         })
     }
 
@@ -268,7 +268,7 @@ impl Compiler<'_> {
         };
         let identity = self.route_identity(node, chain, passing);
         let upstream = node.config.upstream.as_ref();
-        let own = upstream.map(|name| RouteKeyParts::new(&name.value, identity));
+        let key_parts = upstream.map(|name| RouteKeyParts::new(&name.value, identity));
         let upstreams = self.fetching(&policy);
         let is_nextjs = |(name, fetch): &(Arc<str>, UpstreamFetch)| {
             fetch.nextjs.is_some() && upstream.is_some_and(|own| *own.value == **name)
@@ -279,9 +279,9 @@ impl Compiler<'_> {
             &policy.plain
         };
         Some(RouteCache {
-            written: WrittenValues::of(action, chain),
+            written: WrittenValues::collect(action, chain),
             unchanged: Arc::new(unchanged),
-            own,
+            key_parts,
             identity,
             goes_by_cookies: policy.goes_by_cookies()
                 || compiled
@@ -430,11 +430,11 @@ impl Compiler<'_> {
     pub(super) fn of_apps<T>(
         &self,
         upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
-        own: impl Fn(&App) -> Option<T>,
+        part_of: impl Fn(&App) -> Option<T>,
     ) -> Box<[(Arc<Upstream>, T)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
         let of =
-            |(name, app): &(Arc<str>, App)| Some((Arc::clone(upstreams.get(name)?), own(app)?));
+            |(name, app): &(Arc<str>, App)| Some((Arc::clone(upstreams.get(name)?), part_of(app)?));
         apps.0.iter().filter_map(of).collect()
     }
 

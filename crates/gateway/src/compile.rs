@@ -86,7 +86,7 @@ pub fn compile_with(
         file,
         folder,
         world,
-        profile: profile.of(file, &world.zones),
+        profile: profile.select(file, &world.zones),
         names: file
             .upstreams
             .iter()
@@ -129,7 +129,7 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(Owners::default()));
         self.geo();
         let trusted = self.trusted();
-        let bans = Bans::of(&self.world.zones, &self.world.clock, &self.world.metrics);
+        let bans = Bans::get(&self.world.zones, &self.world.clock, &self.world.metrics);
         let flood_guard = self.flood_guard();
         self.maps();
         self.rate_limits();
@@ -422,7 +422,7 @@ impl Compiler<'_> {
     fn alternatives(&mut self, node: &RouteNode, filters: &[CompiledFilter]) -> Option<Arc<AnyOf>> {
         let satisfy = node.config.satisfy.as_ref();
         let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
-        let any = AnyOf::of(filters).map(Arc::new);
+        let any = AnyOf::from_filters(filters).map(Arc::new);
         // One that is refused is reported already.
         let written = effective::filters(self.file, node.place, &node.filters);
         let written = written.filter(|(entry, _)| ALTERNATIVES.contains(&entry.name));
@@ -467,13 +467,13 @@ impl Compiler<'_> {
         &mut self,
         place: Place,
         route: &str,
-        own: &[(Key, Node)],
+        written: &[(Key, Node)],
     ) -> (Vec<CompiledFilter>, Box<[DetachedGuard]>, BTreeSet<u32>) {
         let mut filters = Vec::new();
         let mut guards = Vec::new();
         let mut open = BTreeSet::new();
         let secret_names = Arc::clone(&self.secret_names);
-        for (entry, mut node) in effective::filters(self.file, place, own) {
+        for (entry, mut node) in effective::filters(self.file, place, written) {
             if let Some((_, profile)) = self.profile
                 && entry.name == "cache"
             {

@@ -14,15 +14,15 @@ use edgeway_filters::{self as filters, Entry};
 pub(super) fn filters<'a>(
     file: &'a File,
     place: Place,
-    own: &'a [(Key, Node)],
+    written: &'a [(Key, Node)],
 ) -> impl Iterator<Item = (&'static Entry, Node)> + use<'a> {
     filters::all()
         .iter()
-        .filter_map(move |entry| Some((entry, node(file, place, entry, own)?)))
+        .filter_map(move |entry| Some((entry, node(file, place, entry, written)?)))
 }
 
 /// Returns the node that a filter is compiled from, or `None` if it is off.
-fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option<Node> {
+fn node(file: &File, place: Place, entry: &Entry, written: &[(Key, Node)]) -> Option<Node> {
     let find = |nodes: &[(Key, Node)]| {
         nodes
             .iter()
@@ -39,7 +39,7 @@ fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option
     let is_on = |node: &Node| flag(node) == Some(true) || node.value == Value::Null;
     let shared = || find(&file.defaults).or_else(top);
     // `true` on a route means: use the defaults.
-    let node = match find(own) {
+    let node = match find(written) {
         Some(own) if is_on(&own) => shared()
             .filter(|node| !is_off(node) && !is_on(node))
             .unwrap_or_else(|| empty(own.place)),

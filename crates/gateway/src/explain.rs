@@ -208,13 +208,13 @@ pub fn explain(
     let guarded = literal
         .as_ref()
         .and_then(|literal| gateway.guarded((&target, &head, has_spellings), literal, &mut params));
-    let (found, also) = match (&guarded, literal) {
+    let (matched, also) = match (&guarded, literal) {
         (Some(guarded), _) => (Some(guarded.route), guarded.also.clone()),
         (None, Some(literal)) => (Some(literal.route), literal.also),
         (None, None) => (None, Vec::new()),
     };
     let name_of = |route: &usize| gateway.route(*route).map(|route| route.name.to_string());
-    let route = found.and_then(|index| gateway.route(index));
+    let route = matched.and_then(|index| gateway.route(index));
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
     let app = route.and_then(|route| {
@@ -228,7 +228,7 @@ pub fn explain(
         let plain = file.unwrap_or_else(|| action_text(route, &target, &params, &head));
         explain_rules::with_rules(gateway, route, &head, &mut facts, plain)
     });
-    let without_route = match found {
+    let without_route = match matched {
         Some(_) => None,
         None if gateway.table.serves_host(&host) => Some(404),
         None => Some(421),
@@ -269,7 +269,7 @@ pub fn explain(
         upstream_request: route.and_then(sent_as),
         release: app.as_ref().and_then(AppRequest::release),
         image: app.as_ref().and_then(AppRequest::image),
-        parameters: found
+        parameters: matched
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),
         filters: explained,
@@ -305,7 +305,7 @@ fn of_chain(chain: &Chain, ex: &Exchange<'_>) -> Vec<ExplainedFilter> {
         .filters()
         .iter()
         .map(|named| {
-            let mut explained = ExplainedFilter::of(named, ex);
+            let mut explained = ExplainedFilter::new(named, ex);
             if alternatives.contains(&named.name) {
                 let note = format!("one of {} is enough", alternatives.join(", "));
                 explained.notes.push(note);
@@ -344,7 +344,7 @@ fn request<'u>(
 }
 
 impl ExplainedFilter {
-    fn of(named: &CompiledFilter, ex: &Exchange<'_>) -> Self {
+    fn new(named: &CompiledFilter, ex: &Exchange<'_>) -> Self {
         let phases = named.traits.phases;
         Self {
             name: named.name.to_owned(),

@@ -54,8 +54,8 @@ impl<'a> AppRequest<'a> {
     /// Returns what `apps` keeps for the upstream's app.
     fn kept_in<T>(&self, apps: &'a [(Arc<Upstream>, T)]) -> Option<&'a T> {
         let mut apps = apps.iter();
-        let (_, own) = apps.find(|(upstream, _)| Arc::ptr_eq(upstream, self.upstream))?;
-        Some(own)
+        let (_, app) = apps.find(|(upstream, _)| Arc::ptr_eq(upstream, self.upstream))?;
+        Some(app)
     }
 
     /// Returns the release whose app or files the request gets, and whether a backend of it is up.

@@ -82,8 +82,8 @@ pub(super) fn explain(
 ) -> Option<ExplainedCache> {
     let cache = route.cache.as_ref()?;
     let chosen = route.chain.on_route(ex);
-    let own = || Some(&*route.upstream.as_ref()?.name);
-    let upstream = chosen.as_deref().or_else(own);
+    let route_upstream = || Some(&*route.upstream.as_ref()?.name);
+    let upstream = chosen.as_deref().or_else(route_upstream);
     let rewritten = rewritten.map(str::as_bytes);
     let seen = cache.recognise(ex, upstream, rewritten, &route.chain);
     let is_nextjs = upstream.is_some_and(|name| cache.nextjs(name).is_some());
@@ -252,9 +252,9 @@ fn stored(
     let store = cache.cache.store();
     // There is no connection and nothing is forwarded, so the client's own headers are used.
     let client = SentHeaders::whole(&ex.head.headers);
-    let (found, variants) = store.peek(&seen.key, client);
-    let Some(entry) = found.entry else {
-        let (outcome, why) = match found.vary {
+    let (lookup, variants) = store.peek(&seen.key, client);
+    let Some(entry) = lookup.entry else {
+        let (outcome, why) = match lookup.vary {
             _ if seen.wants.only_if_cached => (CacheOutcome::Miss, ONLY_IF_CACHED),
             _ if is_partial && !cache.policy.fetches_whole => {
                 let is_head = ex.head.method == Method::HEAD;
@@ -303,7 +303,7 @@ fn stored(
         outcome: outcome.name().to_owned(),
         why: why.map(str::to_owned),
         variants,
-        entry: Some(StoredEntry::of(&entry, now)),
+        entry: Some(StoredEntry::new(&entry, now)),
     }
 }
 
@@ -319,7 +319,7 @@ impl StoredLookup {
 }
 
 impl StoredEntry {
-    fn of(entry: &Entry, now: SystemTime) -> Self {
+    fn new(entry: &Entry, now: SystemTime) -> Self {
         let lifetime = entry.lifetime();
         let since = |at| now.duration_since(at).unwrap_or_default().as_secs();
         Self {

@@ -68,8 +68,8 @@ pub(super) fn settle(
     facts: &RequestFacts,
 ) -> Result<(), ExplainError> {
     let is_reserved = |name: &&HeaderName| {
-        let found = gateway.reserved.find(name.as_str().as_bytes());
-        matches!(found, Some(Reserved::Always | Reserved::Untrusted))
+        let reserved = gateway.reserved.find(name.as_str().as_bytes());
+        matches!(reserved, Some(Reserved::Always | Reserved::Untrusted))
     };
     let mut doomed: Vec<HeaderName> = request
         .headers

@@ -44,7 +44,7 @@ struct FanOutNotice {
 }
 
 impl FanOutNotice {
-    fn of(purges: &[Purge]) -> Self {
+    fn new(purges: &[Purge]) -> Self {
         let mut notice = Self::default();
         for purge in purges {
             match &purge.target {
@@ -82,7 +82,7 @@ impl FanOut {
     /// Notifies every known instance, drained or not, but for those that were `notified` before.
     /// Returns the result of each.
     pub async fn notify(&self, purges: &[Purge], notified: &[Instance]) -> Vec<Instance> {
-        let notice = serde_json::to_vec(&FanOutNotice::of(purges)).expect("plain data");
+        let notice = serde_json::to_vec(&FanOutNotice::new(purges)).expect("plain data");
         let notice = Bytes::from(notice);
         let backends = self.upstream.backends();
         let each = backends.iter().filter_map(|backend| {
@@ -209,12 +209,12 @@ mod tests {
             json!({ "tag": "posts" }),
         ];
         let purges = purges.map(|json| Purge::from_json(&json).unwrap());
-        let notice = serde_json::to_value(FanOutNotice::of(&purges)).unwrap();
+        let notice = serde_json::to_value(FanOutNotice::new(&purges)).unwrap();
         assert_eq!(
             notice,
             json!({ "paths": ["/", "/blog"], "prefixes": ["/", "/blog"], "tags": ["posts"] })
         );
-        let all = FanOutNotice::of(&[Purge::ALL]);
+        let all = FanOutNotice::new(&[Purge::ALL]);
         assert_eq!(Vec::from_iter(all.prefixes), ["/"]);
     }
 }

@@ -92,7 +92,7 @@ impl Compiler<'_> {
         })?;
         let world = self.world;
         let clients = usize::try_from(value.clients.value).unwrap_or(usize::MAX);
-        let windows = Windows::of(&world.zones, &world.clock, requests.value.per, clients);
+        let windows = Windows::get(&world.zones, &world.clock, requests.value.per, clients);
         let turning = Arc::clone(&windows);
         self.work.add_about("flood guard", &windows, move || {
             Arc::clone(&turning).turn_on()
@@ -101,7 +101,7 @@ impl Compiler<'_> {
             requests: u64::from(requests.value.count),
             in_flight: u64::from(value.in_flight.value),
             windows,
-            in_flight_counts: InFlightCounts::of(&world.zones),
+            in_flight_counts: InFlightCounts::get(&world.zones),
             exempt: value.exempt.iter().copied().collect(),
             ban,
             challenge,

@@ -18,18 +18,18 @@ const ZONE: &str = "geo";
 
 /// Files that some configuration uses. A reload reads only those that have changed.
 #[derive(Default)]
-struct Databases(Mutex<HashMap<PathBuf, (Stamp, Weak<Database>)>>);
+struct Databases(Mutex<HashMap<PathBuf, (FileStamp, Weak<Database>)>>);
 
 impl Zone for Databases {}
 
 /// Properties of a file that reveal a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     changed: SystemTime,
     bytes: u64,
 }
 
-impl Stamp {
+impl FileStamp {
     fn read(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
@@ -42,7 +42,7 @@ impl Stamp {
 impl Databases {
     fn get(&self, path: PathBuf) -> Result<Arc<Database>, String> {
         // Taken before reading: a file that is written meanwhile is read again the next time.
-        let stamp = Stamp::read(&path).map_err(|error| error.to_string())?;
+        let stamp = FileStamp::read(&path).map_err(|error| error.to_string())?;
         let mut all = self.0.lock();
         all.retain(|_, (_, database)| database.strong_count() > 0);
         if let Some((known, database)) = all.get(&path)

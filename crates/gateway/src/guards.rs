@@ -327,20 +327,20 @@ pub(super) fn ways_around(
     sites: &[(Key, Spanned<SiteConfig>)],
 ) -> Diagnostics {
     let open = OpenRoutes::new(all, sites);
-    let mut found = Diagnostics::default();
+    let mut problems = Diagnostics::default();
     for (guarded, guarding) in all {
         let guards = &guarding.guards;
         if let Some(spelling) = &guarded.config.spelling
             && open.of_any_app(guards).is_none()
             && guarding.open.is_empty()
         {
-            found.push(needless(spelling.place));
+            problems.push(needless(spelling.place));
         }
         if guarding.is_exact {
             continue;
         }
         if let Some(other) = open.without_code_of(guarded, guarding) {
-            found.push(beside_code(all[other].0, guarded));
+            problems.push(beside_code(all[other].0, guarded));
         }
         if guards.is_empty() {
             continue;
@@ -351,15 +351,15 @@ pub(super) fn ways_around(
         if let Some(regex) = matches.path_regex.as_ref().or(regex)
             && let Some(other) = open.of_other_spellings(guarded, guarding)
         {
-            found.push(beside_regex(regex.place, all[other].0));
+            problems.push(beside_regex(regex.place, all[other].0));
         }
         if let Some(other) = open.of_other_hosts(guarded, guarding) {
-            found.push(beside_host(all[other].0, guarded));
+            problems.push(beside_host(all[other].0, guarded));
         }
         // The files of a route that rewrites are at other paths than its own.
         let is_moved = guarding.rewrites && guarded.config.upstream.is_none();
         if !is_moved && let Some(other) = open.rewritten_into(guarded, guarding) {
-            found.push(behind_rewrite(open.rewrites[other], guarded));
+            problems.push(behind_rewrite(open.rewrites[other], guarded));
         }
         let rules = guarded.config.rules.iter();
         for name in rules.filter_map(|rule| rule.value.route.as_ref()) {
@@ -368,11 +368,11 @@ pub(super) fn ways_around(
                 && theirs.upstream == guarding.upstream
                 && !guards.is_subset(&theirs.guards)
             {
-                found.push(behind_rule(name.place, other, guarded));
+                problems.push(behind_rule(name.place, other, guarded));
             }
         }
     }
-    found
+    problems
 }
 
 pub(super) fn needless(place: Place) -> Diagnostic {

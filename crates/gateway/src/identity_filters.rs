@@ -80,19 +80,19 @@ impl Compiler<'_> {
             let Some(Route { chain, cache, .. }) = route else {
                 continue;
             };
-            let mut by = cache.iter().flat_map(|own| own.policy.key.sources());
+            let mut by = cache.iter().flat_map(|route| route.policy.key.sources());
             let is_keyed = by.any(Source::needs_identity);
             let waits = chain.filters().iter().any(|each| {
                 each.name == "in_flight" && each.traits.phases.wants(Phase::Authorized)
             });
-            for (entry, own) in effective::filters(self.file, node.place, &node.filters) {
+            for (entry, config) in effective::filters(self.file, node.place, &node.filters) {
                 let mut words = Vec::new();
-                texts(&own, &mut words);
+                texts(&config, &mut words);
                 for (word, place) in words {
                     let (what, place) = match entry.name {
                         "rate_limit" if is_by_identity(word) => (format!("limit `{word}`"), place),
-                        "in_flight" if waits => ("the key of `in_flight`".to_owned(), own.place),
-                        "cache" if is_keyed => ("`key.by` of `cache`".to_owned(), own.place),
+                        "in_flight" if waits => ("the key of `in_flight`".to_owned(), config.place),
+                        "cache" if is_keyed => ("`key.by` of `cache`".to_owned(), config.place),
                         "headers" if word.contains("{user}") => ("`{user}`".to_owned(), place),
                         _ => continue,
                     };

@@ -40,12 +40,12 @@ impl Compiler<'_> {
                 "write a time such as `10s`, or `body_rate: 0` for no such limit",
             );
         }
-        for (key, most) in [
+        for (key, max) in [
             ("connections", limits.connections),
             ("connections_per_ip", limits.connections_per_ip),
             ("connections_per_network", limits.connections_per_network),
         ] {
-            if most == Some(0) {
+            if max == Some(0) {
                 self.at(place, CODE).error(
                     format!("`{key}: 0` lets no client connect"),
                     "write a number, or leave the key out",

@@ -59,7 +59,7 @@ pub enum ProfileSelection<'a> {
 
 impl ProfileSelection<'_> {
     /// Returns the selected profile of `file`.
-    pub(super) fn of<'f>(self, file: &'f File, zones: &Zones) -> Option<&'f (Key, Node)> {
+    pub(super) fn select<'f>(self, file: &'f File, zones: &Zones) -> Option<&'f (Key, Node)> {
         let name = match self {
             Self::Nothing => return None,
             Self::Named(name) => name.to_owned(),
@@ -119,10 +119,10 @@ pub(super) fn overlaid(mut cache: Node, profile: &Node, route: &str) -> Node {
                 continue;
             };
             let is_empty = matches!(node.value, Value::Null);
-            let own = entries.iter_mut().find(|(own, _)| own.name == key.name);
-            match own {
+            let entry = entries.iter_mut().find(|(entry, _)| entry.name == key.name);
+            match entry {
                 _ if is_empty => {}
-                Some((_, own)) => *own = node.clone(),
+                Some((_, value)) => *value = node.clone(),
                 None if is_for_all && TTL_KEYS.contains(&key.name.as_str()) => {}
                 None => entries.push((key.clone(), node.clone())),
             }

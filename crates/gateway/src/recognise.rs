@@ -39,7 +39,7 @@ struct CacheHeaders {
 }
 
 impl CacheHeaders {
-    fn of(headers: &HeaderMap) -> Self {
+    fn from_headers(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for name in headers.keys() {
             match *name {
@@ -107,7 +107,7 @@ impl RouteCache {
         }
         let mut parts = KeyBuilder::roomy();
         let mut shape = None;
-        match (&self.own, upstream) {
+        match (&self.key_parts, upstream) {
             (Some(own), Some(upstream)) if own.is_of(upstream) => parts.framed(&own.parts),
             _ => self.identity.put(upstream, &mut parts),
         }
@@ -128,7 +128,7 @@ impl RouteCache {
         if policy.bypass(ex).is_some() {
             return Err("route");
         }
-        let seen = CacheHeaders::of(&head.headers);
+        let seen = CacheHeaders::from_headers(&head.headers);
         if seen.has_precondition {
             return Err("precondition");
         }

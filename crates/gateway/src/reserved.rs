@@ -28,13 +28,13 @@ impl Compiler<'_> {
     pub(super) fn reserved(&mut self, routes: &[Option<Route>]) -> ReservedHeaders {
         let compiled = || routes.iter().flatten();
         let filters = |route: &'_ Route| route.chain.filters().to_vec();
-        let mut own: Vec<HeaderName> = Vec::new();
+        let mut names: Vec<HeaderName> = Vec::new();
         let mut read: Vec<HeaderName> = Vec::new();
         for filter in compiled().flat_map(filters) {
-            own.extend_from_slice(&filter.traits.own_headers);
+            names.extend_from_slice(&filter.traits.own_headers);
             read.extend(filter.traits.credential_headers());
         }
-        own.retain(|name| !CREDENTIALS.contains(name));
+        names.retain(|name| !CREDENTIALS.contains(name));
         for route in compiled() {
             let filters = route.chain.filters().iter();
             let read_here = { filters }.flat_map(|each| each.traits.credential_headers());
@@ -67,7 +67,7 @@ impl Compiler<'_> {
         }
         let passing = compiled().flat_map(|route| &route.pass_headers);
         let passing: Vec<&str> = passing.map(HeaderName::as_str).collect();
-        let reserved = ReservedHeaders::new(&own, passing, self.reads_written_headers());
+        let reserved = ReservedHeaders::new(&names, passing, self.reads_written_headers());
         self.check_header_predicates(&reserved);
         reserved
     }
@@ -102,8 +102,8 @@ impl Compiler<'_> {
     }
 
     /// Returns the same for the filters of a route with the settings `own`.
-    fn read_written(&self, place: Place, own: &[(Key, Node)]) -> bool {
-        let mut filters = super::effective::filters(self.file, place, own);
+    fn read_written(&self, place: Place, written: &[(Key, Node)]) -> bool {
+        let mut filters = super::effective::filters(self.file, place, written);
         filters.any(|(entry, node)| entry.name == "plugins" || names_one(&node))
     }
 
@@ -194,7 +194,7 @@ impl Compiler<'_> {
             }
             let filters = super::effective::filters(file, node.place, &node.filters);
             let filters = { filters }.find(|(entry, _)| entry.name == "client_cert");
-            let Some((_, wanted)) = filters else { continue };
+            let Some((_, filter)) = filters else { continue };
             let takes = |listener: &&Arc<Listener>| {
                 bound.is_empty() || bound.iter().any(|name| *name.value == *listener.name)
             };
@@ -202,7 +202,7 @@ impl Compiler<'_> {
                 listener.tls.as_ref().is_some_and(|tls| tls.asks_clients)
             };
             if !listeners.iter().filter(takes).any(asks_clients) {
-                self.at(wanted.place, "edgeway::client_cert::nobody_asks").error(
+                self.at(filter.place, "edgeway::client_cert::nobody_asks").error(
                     "no listener of this route asks clients for a certificate: no request could \
                      pass",
                     "write `client_ca: ca.pem` in a listener's `tls`",

@@ -45,8 +45,8 @@ impl Compiler<'_> {
         let Some(site) = &node.config.site else {
             return (rules, None);
         };
-        let own = sites.get(&site.value);
-        if own.is_none() {
+        let site_rules = sites.get(&site.value);
+        if site_rules.is_none() {
             let help = match closest(&site.value, sites.keys().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("add it: `sites: {{ {}: {{ rules: … }} }}`", site.value),
@@ -55,7 +55,7 @@ impl Compiler<'_> {
             self.at(site.place, "edgeway::route::unknown_site")
                 .error(message, help);
         }
-        (rules, own.cloned().flatten())
+        (rules, site_rules.cloned().flatten())
     }
 
     /// Returns the routes that only their names lead to, and reports names that no such route has.
@@ -89,8 +89,8 @@ impl Compiler<'_> {
             .map(|(name, place)| (Arc::clone(name), place))
             .collect();
         for route in routes.iter().flatten() {
-            let own = route.rules.iter().chain(route.site.as_deref());
-            wanted.extend(own.flat_map(Rules::names).cloned());
+            let rules = route.rules.iter().chain(route.site.as_deref());
+            wanted.extend(rules.flat_map(Rules::names).cloned());
             if let Action::Files(serve) = &route.action
                 && let Some(Otherwise::Named(name, place)) = &serve.otherwise
             {

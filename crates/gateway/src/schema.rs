@@ -238,9 +238,9 @@ fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
     filters::all()
         .iter()
         .map(|entry| {
-            let own = (entry.schema)(generator);
+            let config = (entry.schema)(generator);
             let schema = json!({
-                "anyOf": [own, { "type": ["boolean", "null"] }, { "const": "off" }],
+                "anyOf": [config, { "type": ["boolean", "null"] }, { "const": "off" }],
             });
             (entry.name.to_owned(), schema)
         })
@@ -249,8 +249,8 @@ fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
 
 /// Returns the schema of a route: its own keys, and the filters besides them.
 fn route(generator: &mut SchemaGenerator, filters: &Map<String, Value>) -> Schema {
-    let own = generator.root_schema_for::<RouteConfig>();
-    for (name, definition) in own
+    let schema = generator.root_schema_for::<RouteConfig>();
+    for (name, definition) in schema
         .get("$defs")
         .and_then(Value::as_object)
         .into_iter()
@@ -261,7 +261,7 @@ fn route(generator: &mut SchemaGenerator, filters: &Map<String, Value>) -> Schem
             .entry(name.clone())
             .or_insert_with(|| definition.clone());
     }
-    let mut properties = own
+    let mut properties = schema
         .get("properties")
         .and_then(Value::as_object)
         .cloned()

@@ -51,11 +51,11 @@ impl Compiler<'_> {
     /// Returns the redactor for queries: what any route's access log leaves out, spans do as well.
     fn span_redactor(&self) -> Redactor {
         let file = self.file;
-        let mut own: Vec<&[_]> = file.routes.iter().map(|node| &node.filters[..]).collect();
-        own.push(&[]);
-        let words = own
+        let mut filters: Vec<&[_]> = file.routes.iter().map(|node| &node.filters[..]).collect();
+        filters.push(&[]);
+        let words = filters
             .into_iter()
-            .flat_map(|own| effective::filters(file, Place::default(), own))
+            .flat_map(|filters| effective::filters(file, Place::default(), filters))
             .filter(|(entry, _)| entry.name == "access_log")
             .flat_map(|(_, node)| access_log::redacted_words(&node));
         let secret = self.secret_names.iter().map(|name| format!("={name}"));

@@ -59,7 +59,7 @@ pub struct WarmUpList {
 }
 
 /// Parts of a request that a key names.
-struct Named {
+struct KeyedRequest {
     scheme: Scheme,
     /// Host and port in the browser's address bar.
     public: String,
@@ -69,8 +69,8 @@ struct Named {
 }
 
 impl Gateway {
-    /// Returns requests for at most `most` stored responses of `release`.
-    pub fn warm_up(&self, upstream: &Upstream, release: &str, most: usize) -> WarmUpList {
+    /// Returns requests for at most `max` stored responses of `release`.
+    pub fn warm_up(&self, upstream: &Upstream, release: &str, max: usize) -> WarmUpList {
         let mut list = WarmUpList::default();
         let mut apps = self.app_releases.iter();
         let releases = apps.find(|(own, _)| own.name == upstream.name);
@@ -83,15 +83,15 @@ impl Gateway {
             let mut parts = KeyBuilder::parts(entry.key().extra());
             entry.status.is_success() && parts.any(|part| part == (&b"build"[..], &mark[..]))
         };
-        let mut found: Vec<Arc<Entry>> = Vec::new();
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
         cache.store().for_each(|entry| {
             if is_of_release(entry) {
-                found.push(Arc::clone(entry));
+                entries.push(Arc::clone(entry));
             }
         });
-        found.sort_by_key(|entry| std::cmp::Reverse(entry.popularity()));
-        for entry in found.iter().take(most.saturating_mul(LOOKS)) {
-            if list.requests.len() == most {
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.popularity()));
+        for entry in entries.iter().take(max.saturating_mul(LOOKS)) {
+            if list.requests.len() == max {
                 break;
             }
             match self.request_for(entry, upstream, release) {
@@ -109,7 +109,7 @@ impl Gateway {
         upstream: &Upstream,
         release: &str,
     ) -> Option<WarmUpRequest> {
-        let named = Named::by(entry.key())?;
+        let named = KeyedRequest::by(entry.key())?;
         let mut listeners = self.listeners.iter();
         listeners.find_map(|listener| self.request_to(listener, &named, entry, upstream, release))
     }
@@ -117,7 +117,7 @@ impl Gateway {
     fn request_to(
         &self,
         listener: &Listener,
-        named: &Named,
+        named: &KeyedRequest,
         entry: &Entry,
         upstream: &Upstream,
         release: &str,
@@ -127,9 +127,9 @@ impl Gateway {
         }
         let peer = peer_of(listener)?;
         let is_tls = listener.tls.is_some();
-        let own = if is_tls { Scheme::Https } else { Scheme::Http };
+        let scheme = if is_tls { Scheme::Https } else { Scheme::Http };
         let mut headers = named.headers.clone();
-        if own != named.scheme {
+        if scheme != named.scheme {
             headers.push(("x-forwarded-proto", named.scheme.as_str().to_owned()));
         }
         if named.host != named.public {
@@ -158,7 +158,7 @@ impl Gateway {
             }
             let url = format!(
                 "{}://{}{}",
-                own.as_str(),
+                scheme.as_str(),
                 named.host,
                 std::str::from_utf8(&named.target).ok()?
             );
@@ -190,8 +190,8 @@ impl Gateway {
             ..Target::new(&host, head.raw_path())
         };
         let mut params = Params::default();
-        let found = self.table.find(&target, head, &mut params)?;
-        let route = self.route(found.route)?;
+        let matched = self.table.find(&target, head, &mut params)?;
+        let route = self.route(matched.route)?;
         let is_to_it = |own: &Arc<Upstream>| own.name == upstream.name;
         let cache = route.cache.as_ref()?;
         if !route.upstream.as_ref().is_some_and(is_to_it) {
@@ -242,7 +242,7 @@ pub fn address_on_machine(address: IpAddr) -> IpAddr {
     }
 }
 
-impl Named {
+impl KeyedRequest {
     /// Returns the request that a key describes; `None` if it is of no use for another release.
     fn by(key: &Key) -> Option<Self> {
         let public = std::str::from_utf8(key.authority()).ok()?.to_owned();

@@ -18,7 +18,7 @@ pub(super) struct WrittenValues {
 }
 
 impl WrittenValues {
-    pub(super) fn of(action: &Action, chain: &Chain) -> Self {
+    pub(super) fn collect(action: &Action, chain: &Chain) -> Self {
         let changes = chain.extension::<Changes>().unwrap_or_default();
         let mut values: Vec<(HeaderName, Template)> = changes.written().cloned().collect();
         if let Action::Forward(forward) = action

@@ -19,10 +19,10 @@ pub(crate) fn is_srgb(profile: &[u8]) -> bool {
     let profile = Profile(profile);
     profile.is_matrix() == Some(true)
         && SRGB.iter().all(|(name, expected)| {
-            let found = profile.tag(name).and_then(xyz);
-            found.is_some_and(|found| {
-                let mut pairs = found.iter().zip(expected);
-                pairs.all(|(found, expected)| (found - expected).abs() <= PRIMARIES)
+            let primary = profile.tag(name).and_then(xyz);
+            primary.is_some_and(|primary| {
+                let mut pairs = primary.iter().zip(expected);
+                pairs.all(|(primary, expected)| (primary - expected).abs() <= PRIMARIES)
             })
         })
         && [&b"rTRC"[..], b"gTRC", b"bTRC"].into_iter().all(|name| {
@@ -34,13 +34,13 @@ pub(crate) fn is_srgb(profile: &[u8]) -> bool {
 /// Reader of a profile.
 struct Profile<'p>(&'p [u8]);
 
-fn long(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+fn long(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
 /// Reads a number with 16 bits of fractions.
-fn fixed(bytes: &[u8], at: usize) -> Option<f64> {
-    Some(f64::from(long(bytes, at)?.cast_signed()) / 65536.0)
+fn fixed(bytes: &[u8], offset: usize) -> Option<f64> {
+    Some(f64::from(long(bytes, offset)?.cast_signed()) / 65536.0)
 }
 
 impl<'p> Profile<'p> {
@@ -82,7 +82,7 @@ fn linear(value: f64) -> f64 {
 
 /// Returns true for the curve of sRGB, as a table or as a function.
 fn has_curve_of_srgb(tag: &[u8]) -> Option<bool> {
-    let is_near = |found: f64, value: f64| (found - linear(value)).abs() <= CURVE;
+    let is_near = |sample: f64, value: f64| (sample - linear(value)).abs() <= CURVE;
     if tag.starts_with(b"para") {
         let kind = tag.get(8..10)?;
         // (scale * value + offset) ^ gamma, and slope * value below the limit.
@@ -109,8 +109,8 @@ fn has_curve_of_srgb(tag: &[u8]) -> Option<bool> {
         return Some(false);
     }
     let mut values = table.iter().take(count as usize).zip(0u32..);
-    Some(values.all(|(found, index)| {
-        let found = f64::from(u16::from_be_bytes(*found)) / 65535.0;
-        is_near(found, f64::from(index) / f64::from(count - 1))
+    Some(values.all(|(sample, index)| {
+        let sample = f64::from(u16::from_be_bytes(*sample)) / 65535.0;
+        is_near(sample, f64::from(index) / f64::from(count - 1))
     }))
 }

@@ -33,16 +33,16 @@ impl Orientation {
             b"MM" => false,
             _ => return None,
         };
-        let short = |at: usize| {
-            let bytes = *tiff.get(at..)?.first_chunk()?;
+        let short = |offset: usize| {
+            let bytes = *tiff.get(offset..)?.first_chunk()?;
             Some(if is_little {
                 u16::from_le_bytes(bytes)
             } else {
                 u16::from_be_bytes(bytes)
             })
         };
-        let long = |at: usize| {
-            let bytes = *tiff.get(at..)?.first_chunk()?;
+        let long = |offset: usize| {
+            let bytes = *tiff.get(offset..)?.first_chunk()?;
             Some(if is_little {
                 u32::from_le_bytes(bytes)
             } else {

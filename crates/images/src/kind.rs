@@ -38,11 +38,11 @@ const SIGNATURES: [(Kind, &[u8]); 12] = [
 impl Kind {
     /// Returns the type of an image; `None` if another detector has to tell.
     pub fn detect(bytes: &[u8]) -> Option<Self> {
-        let found = SIGNATURES.iter().find(|(kind, signature)| {
+        let signature = SIGNATURES.iter().find(|(kind, signature)| {
             bytes.starts_with(signature)
                 && (*kind != Self::WebP || bytes.get(8..12) == Some(b"WEBP"))
         });
-        if let Some((kind, _)) = found {
+        if let Some((kind, _)) = signature {
             return Some(*kind);
         }
         // A box of this size, so that a text with these letters is none.
@@ -87,28 +87,28 @@ fn has_two_frames(bytes: &[u8]) -> bool {
     };
     // Returns the length of a chain of blocks, each with its length before it.
     let blocks = |from: usize| {
-        let mut at = from;
-        while let Some(length) = bytes.get(at).filter(|length| **length > 0) {
-            at += usize::from(*length) + 1;
+        let mut offset = from;
+        while let Some(length) = bytes.get(offset).filter(|length| **length > 0) {
+            offset += usize::from(*length) + 1;
         }
-        at + 1
+        offset + 1
     };
     let Some(flags) = bytes.get(10) else {
         return false;
     };
-    let mut at = 13 + table(*flags);
+    let mut offset = 13 + table(*flags);
     let mut frames = 0;
-    while let Some(block) = bytes.get(at) {
+    while let Some(block) = bytes.get(offset) {
         match block {
             b',' => {
                 frames += 1;
                 if frames == 2 {
                     return true;
                 }
-                let flags = bytes.get(at + 9).copied().unwrap_or_default();
-                at = blocks(at + 10 + table(flags) + 1);
+                let flags = bytes.get(offset + 9).copied().unwrap_or_default();
+                offset = blocks(offset + 10 + table(flags) + 1);
             }
-            b'!' => at = blocks(at + 2),
+            b'!' => offset = blocks(offset + 2),
             _ => return false,
         }
     }
@@ -119,8 +119,8 @@ fn has_two_frames(bytes: &[u8]) -> bool {
 fn is_animated_png(bytes: &[u8]) -> bool {
     let (mut has_control, mut has_data, mut has_frame) = (false, false, false);
     let mut before: Option<[u8; 4]> = None;
-    let mut at = 8;
-    while let Some(head) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+    let mut offset = 8;
+    while let Some(head) = bytes.get(offset..).and_then(<[u8]>::first_chunk::<8>) {
         let [a, b, c, d, name @ ..] = *head;
         let length = u32::from_be_bytes([a, b, c, d]);
         match &name {
@@ -140,7 +140,7 @@ fn is_animated_png(bytes: &[u8]) -> bool {
             _ => {}
         }
         before = Some(name);
-        at = at.saturating_add(12 + length as usize);
+        offset = offset.saturating_add(12 + length as usize);
     }
     has_control && has_data && has_frame
 }

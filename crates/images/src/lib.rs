@@ -25,6 +25,6 @@ mod workers;
 use self::pixels::Pixels;
 pub use self::{
     kind::{Kind, is_animated},
-    transform::{Bounds, ImageError, OutputFormat, Wanted, transform},
+    transform::{Bounds, ImageError, OutputFormat, TargetImage, transform},
     workers::{QueueFull, Workers},
 };

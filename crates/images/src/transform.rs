@@ -36,7 +36,7 @@ pub enum OutputFormat {
 
 /// Image that is wanted of a source.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct TargetImage {
     /// The width; a narrower source keeps its own.
     pub width: u32,
     /// From 1 to 100.
@@ -67,7 +67,7 @@ pub enum ImageError {
 pub fn transform(
     kind: Kind,
     bytes: &[u8],
-    wanted: Wanted,
+    wanted: TargetImage,
     bounds: &Bounds,
     deadline: Instant,
 ) -> Result<Vec<u8>, ImageError> {

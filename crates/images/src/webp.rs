@@ -87,9 +87,9 @@ impl Drop for Image {
 }
 
 /// Output of the encoder, freed at its end.
-struct Output(sys::WebPMemoryWriter);
+struct EncoderOutput(sys::WebPMemoryWriter);
 
-impl Drop for Output {
+impl Drop for EncoderOutput {
     fn drop(&mut self) {
         // SAFETY: the writer was initialised, and is not used any more.
         unsafe { sys::WebPMemoryWriterClear(&raw mut self.0) };
@@ -144,7 +144,7 @@ pub(crate) fn encode(
     // SAFETY: the function initialises all fields.
     let mut output = unsafe {
         sys::WebPMemoryWriterInit(output.as_mut_ptr());
-        Output(output.assume_init())
+        EncoderOutput(output.assume_init())
     };
     image.0.writer = Some(sys::WebPMemoryWrite);
     image.0.custom_ptr = (&raw mut output.0).cast::<c_void>();

@@ -22,12 +22,12 @@ pub struct QueueFull;
 
 /// Threads that make values of `T` for keys of `K`.
 pub struct Workers<K, T> {
-    shared: Arc<Shared<K, T>>,
+    shared: Arc<SharedQueue<K, T>>,
     threads: usize,
     queue: usize,
 }
 
-struct Shared<K, T> {
+struct SharedQueue<K, T> {
     state: Mutex<State<K, T>>,
     is_waiting: Condvar,
 }
@@ -52,7 +52,7 @@ impl<K: Clone + Eq + Hash + Send + 'static, T: Send + Sync + 'static> Workers<K,
     /// Creates workers that use at most `threads` threads, and have at most `queue` jobs waiting.
     pub fn new(threads: usize, queue: usize) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(SharedQueue {
                 state: Mutex::new(State {
                     jobs: VecDeque::new(),
                     in_flight: HashMap::new(),
@@ -75,8 +75,8 @@ impl<K: Clone + Eq + Hash + Send + 'static, T: Send + Sync + 'static> Workers<K,
         make: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Option<Arc<T>>, QueueFull> {
         let mut result = self.begin(key, make)?;
-        let made = result.wait_for(Option::is_some).await;
-        Ok(made.ok().and_then(|made| made.clone()))
+        let image = result.wait_for(Option::is_some).await;
+        Ok(image.ok().and_then(|image| image.clone()))
     }
 
     /// Begins to make the value for `key`, unless that is in flight.
@@ -129,18 +129,18 @@ impl<K, T> Drop for Workers<K, T> {
     }
 }
 
-impl<K: Eq + Hash, T> Shared<K, T> {
+impl<K: Eq + Hash, T> SharedQueue<K, T> {
     /// Works until the end of the workers.
     fn work(&self) {
         lower_priority();
         while let Some(job) = self.next() {
             // Nobody waits any more: the two receivers are those of the map and of this check.
             let is_wanted = job.result.receiver_count() > 1;
-            let made = is_wanted
+            let image = is_wanted
                 .then(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(job.make)).ok())
                 .flatten();
             self.state.lock().in_flight.remove(&job.key);
-            job.result.send_replace(made.map(Arc::new));
+            job.result.send_replace(image.map(Arc::new));
         }
     }
 

@@ -7,30 +7,30 @@ use clap::Subcommand;
 use edgeway_base::out::{self, Failure};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ImportOptions {
     #[command(subcommand)]
-    from: From,
+    from: ImportSource,
 }
 
 #[derive(Debug, Subcommand)]
-enum From {
+enum ImportSource {
     /// Make systemd units, environment files and upstreams from an ecosystem file of PM2
     ///
     /// Nothing is installed, started or stopped. The report lists what was carried over, what was
     /// not, and the commands to run.
-    Pm2(pm2::Options),
+    Pm2(pm2::Pm2Options),
     /// Make a configuration from one of nginx, with a report of each directive
     ///
     /// nginx is neither read by the gateway later nor changed. The report has four headings:
     /// Security, Behaviour that differs, Not carried over, Look at these. The exit status is 0
     /// although not all is carried over; --strict makes it 1.
-    Nginx(Box<nginx::Options>),
+    Nginx(Box<nginx::NginxOptions>),
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &ImportOptions) -> Result<(), Failure> {
     match &options.from {
-        From::Pm2(options) => pm2::run(options),
-        From::Nginx(options) => nginx::run(options),
+        ImportSource::Pm2(options) => pm2::run(options),
+        ImportSource::Nginx(options) => nginx::run(options),
     }
 }
 

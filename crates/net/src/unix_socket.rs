@@ -68,7 +68,7 @@ impl SocketFile {
 /// Fails when something else is there, or the folder is not writable.
 pub fn bind(path: &Path, mode: u32, backlog: i32) -> Result<UnixListener, SocketError> {
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(SocketError::NoSocket),
         Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse),
         Ok(_) => fs::remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -12,7 +12,7 @@ use super::{
 };
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct DrainOptions {
     /// The backend, such as web/127.0.0.1:3001
     #[arg(value_name = "UPSTREAM/BACKEND")]
     backend: Name,
@@ -35,7 +35,7 @@ pub struct UndrainOptions {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &DrainOptions) -> Result<(), Failure> {
     let (backend, wait) = (&options.backend, options.wait);
     client::ask(&options.admin, async |gateway| {
         match drain(&gateway, backend, wait.0, options.force).await {

@@ -102,7 +102,7 @@ pub(crate) struct Placeholders {
 }
 
 impl Placeholders {
-    pub(crate) fn of(name: &Name) -> Self {
+    pub(crate) fn new(name: &Name) -> Self {
         let parsed = name.address.parse::<std::net::SocketAddr>().ok();
         Self {
             upstream: name.upstream.clone(),
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn of(name: &str) -> Placeholders {
-        Placeholders::of(&name.parse().unwrap())
+        Placeholders::new(&name.parse().unwrap())
     }
 
     fn words(text: &str) -> Vec<String> {

@@ -26,20 +26,20 @@ enum ReportStyle {
 
 impl Progress {
     /// Creates the progress of `total` steps.
-    pub(crate) fn of(total: usize) -> Self {
+    pub(crate) fn new(total: usize) -> Self {
         let how = if io::stderr().is_terminal() {
             ReportStyle::Bar(None)
         } else {
             ReportStyle::Lines
         };
-        let mut progress = Self::new(total, how);
+        let mut progress = Self::with_style(total, how);
         progress.resume();
         progress
     }
 
     /// Creates progress without an end, printed as lines on a terminal as well.
     pub(crate) fn lines() -> Self {
-        Self::new(0, ReportStyle::Lines)
+        Self::with_style(0, ReportStyle::Lines)
     }
 
     /// Keeps the lines for a test.
@@ -47,10 +47,10 @@ impl Progress {
     pub(crate) fn recorded(total: usize) -> (Self, std::rc::Rc<std::cell::RefCell<Vec<String>>>) {
         let lines = std::rc::Rc::default();
         let how = ReportStyle::Recorded(std::rc::Rc::clone(&lines));
-        (Self::new(total, how), lines)
+        (Self::with_style(total, how), lines)
     }
 
-    fn new(total: usize, how: ReportStyle) -> Self {
+    fn with_style(total: usize, how: ReportStyle) -> Self {
         Self {
             total: u64::try_from(total).unwrap_or(u64::MAX),
             done: 0,

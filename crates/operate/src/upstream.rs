@@ -11,7 +11,7 @@ use super::{
 };
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct UpstreamOptions {
     #[command(subcommand)]
     command: UpstreamCommand,
 }
@@ -55,7 +55,7 @@ struct RemoveOptions {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &UpstreamOptions) -> Result<(), Failure> {
     match &options.command {
         UpstreamCommand::Add(options) => add(options),
         UpstreamCommand::Remove(options) => remove(options),

@@ -13,7 +13,7 @@ use edgeway_base::{
     secret::Secret,
     units::{Span, millis},
 };
-use edgeway_cache::purge::{PurgeRequest, Receipt, Source};
+use edgeway_cache::purge::{PurgeRequest, PurgeSource, Receipt};
 use edgeway_gateway::Gateway;
 use edgeway_proxy::live::{
     Live,
@@ -113,15 +113,15 @@ impl Operator {
         } else {
             Vec::new()
         };
-        let (link, mut begun) = {
+        let (link, mut started) = {
             let _turn = self.turn().await;
             self.control.line.is_ours()?;
             let link = purges::link(live)?;
-            let begun = link.begin(forms()?, Source::Admin).await;
-            (link, begun)
+            let started = link.begin(forms()?, PurgeSource::Admin).await;
+            (link, started)
         };
-        begun.receipt.instances = instances;
-        Ok(link.finish(begun).await)
+        started.receipt.instances = instances;
+        Ok(link.finish(started).await)
     }
 
     /// Acts on an upstream in turn.

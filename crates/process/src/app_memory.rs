@@ -90,8 +90,8 @@ impl FoundProcesses {
 
 impl MemoryHistory {
     fn add(&mut self, memory: u64, now: Instant) {
-        if let Some((at, least)) = self.0.back_mut()
-            && now.duration_since(*at) < STEP
+        if let Some((time, least)) = self.0.back_mut()
+            && now.duration_since(*time) < STEP
         {
             *least = memory.min(*least);
             return;

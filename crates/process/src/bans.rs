@@ -64,7 +64,7 @@ fn address(text: &str) -> Result<Address, ActionError> {
 
 /// A ban in the form of the status API.
 pub(super) fn status(ban: &Ban) -> BanStatus {
-    let at = |millis| rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
+    let text = |millis| rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
     BanStatus {
         address: ban.address.to_string(),
         reason: ban.reason.clone(),
@@ -72,8 +72,8 @@ pub(super) fn status(ban: &Ban) -> BanStatus {
             BanOrigin::Rule => "rule".to_owned(),
             BanOrigin::Operator => "operator".to_owned(),
         },
-        since: at(ban.since),
-        until: at(ban.until),
+        since: text(ban.since),
+        until: text(ban.until),
         strikes: ban.strikes,
     }
 }

@@ -119,11 +119,11 @@ pub fn serve(setup: BootOptions) -> Result<u8, BootError> {
     let workers = Workers::start(setup.threads).map_err(BootError::Runtime)?;
     // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves. An
     // idle worker then has no timers of ours to check.
-    let own = worker::single().map_err(BootError::Runtime)?;
+    let runtime = worker::single().map_err(BootError::Runtime)?;
     own_log::detach();
-    let outcome = own.block_on(run(setup, workers.handle()));
+    let outcome = runtime.block_on(run(setup, workers.handle()));
     // A disk that hangs must not delay the exit.
-    own.shutdown_timeout(Duration::from_millis(100));
+    runtime.shutdown_timeout(Duration::from_millis(100));
     workers.stop(Duration::from_millis(100));
     log::logger().flush();
     outcome
@@ -173,7 +173,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let on_disk = || path.as_deref().map(|path| source::load(path).0);
     let mut read = setup.sources.clone().or_else(on_disk).unwrap_or_default();
     read.referenced = referenced;
-    let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
+    let inheritance = InheritedCache::prepare(inherited.cache.take(), &gateway);
     let live = live(gateway, world, setup.is_outdated);
     let (line, succeeded) = Lineage::new(setup.birth.launch, &mut inherited);
     let control = Control::new(&live, (file, read), path, line, compiling, workers.clone());
@@ -190,7 +190,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         .spawn("problems", problem_log::watch(Arc::clone(&control)));
 
     if let Some(path) = std::env::var_os(READY_FILE) {
-        let ready = ReadyFile::of(&control);
+        let ready = ReadyFile::new(&control);
         ready.write(path.as_ref()).map_err(BootError::Ready)?;
     }
     if let (Some(path), Some(sources)) = (&control.path, setup.sources) {

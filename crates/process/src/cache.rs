@@ -29,11 +29,11 @@ pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends the whole cache to the successor.
 pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
-    let given = match pipe::Sender::from_owned_fd(pipe) {
+    let sender = match pipe::Sender::from_owned_fd(pipe) {
         Ok(pipe) => succession::give(cache.store(), &live.world.clock, pipe).await,
         Err(error) => Err(error),
     };
-    match given {
+    match sender {
         Ok(TransferTotals {
             entries,
             bytes,
@@ -57,7 +57,7 @@ pub(super) struct InheritedCache {
 
 impl InheritedCache {
     /// Prepares the transfer. Must be called before clients can reach this process.
-    pub(super) fn of(pipe: Option<OwnedFd>, gateway: &Gateway) -> Option<Self> {
+    pub(super) fn prepare(pipe: Option<OwnedFd>, gateway: &Gateway) -> Option<Self> {
         let (pipe, cache) = (pipe?, gateway.cache.clone()?);
         let inheriting = InheritingStore::new(cache.store());
         Some(Self {

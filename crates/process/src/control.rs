@@ -94,7 +94,7 @@ pub enum StartError {
 }
 
 /// Sockets that are bound for a gateway and do not accept yet.
-pub(super) struct Prepared {
+pub(super) struct PreparedSockets {
     listeners: PreparedListeners,
     admin: PreparedAdmin,
 }
@@ -150,8 +150,8 @@ impl Control {
         &self,
         gateway: &Gateway,
         inherit: Inherit<'_>,
-    ) -> Result<Prepared, StartError> {
-        Ok(Prepared {
+    ) -> Result<PreparedSockets, StartError> {
+        Ok(PreparedSockets {
             listeners: self.listeners.prepare(&gateway.listeners, inherit)?,
             admin: self.admin.prepare(&gateway.admin, inherit)?,
         })
@@ -162,7 +162,7 @@ impl Control {
     pub(super) async fn apply<T>(
         self: &Arc<Self>,
         gateway: &Gateway,
-        prepared: Prepared,
+        prepared: PreparedSockets,
         swap: impl FnOnce() -> T,
     ) -> T {
         let swapped = swap();
@@ -243,7 +243,7 @@ impl Control {
         serving: &mut Candidate,
         trial: Option<NewConfigTrial>,
     ) -> Result<ReloadResult, ActionError> {
-        let begun = self.live.world.clock.now();
+        let start = self.live.world.clock.now();
         let candidate = match self.read(path).await {
             Ok(candidate) => candidate,
             Err(refused) => {
@@ -271,7 +271,7 @@ impl Control {
         };
         self.sources.send_replace(Arc::clone(&candidate.sources));
         let earlier = std::mem::replace(serving, candidate);
-        let took = self.live.world.clock.now() - begun;
+        let took = self.live.world.clock.now() - start;
         for warning in &warnings {
             warn!("{warning}");
         }
@@ -447,9 +447,9 @@ impl Control {
     /// Drains the connections, and then waits for the work that their requests left behind.
     pub(super) async fn finish_requests(&self, drain: Drain) {
         let clock = &self.live.world.clock;
-        let begun = clock.now();
+        let start = clock.now();
         self.listeners.retire(drain).await;
-        let left = drain.deadline.saturating_sub(clock.now() - begun);
+        let left = drain.deadline.saturating_sub(clock.now() - start);
         let late = self.live.world.late.join();
         if tokio::time::timeout(left, late).await.is_err() {
             warn!("background work of plugins not finished in time");

@@ -130,7 +130,7 @@ fn read(state: &Path, path: &Path) -> Result<LastGood, LastGoodError> {
         Err(error) => return Err(LastGoodError::Read(file, error)),
     };
     match serde_json::from_slice::<LastGood>(&bytes) {
-        Ok(found) if found.path == path => Ok(found),
+        Ok(kept) if kept.path == path => Ok(kept),
         Ok(_) => Err(none()),
         Err(error) => Err(LastGoodError::Broken(file, error)),
     }

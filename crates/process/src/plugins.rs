@@ -10,7 +10,7 @@ use edgeway_status::snapshot::{PluginRouteStatus, PluginStatus};
 
 /// Each version of each plugin once, with the routes that use it.
 pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
-    let mut found: BTreeMap<_, PluginStatus> = BTreeMap::new();
+    let mut plugins: BTreeMap<_, PluginStatus> = BTreeMap::new();
     for route in &gateway.routes {
         let reports = route.chain.extension::<Reports>();
         for report in reports.iter().flat_map(|reports| reports.ask()) {
@@ -20,7 +20,7 @@ pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
                 report.version.clone(),
                 report.loaded,
             );
-            let plugin = found.entry(key).or_insert_with(|| plugin(&report));
+            let plugin = plugins.entry(key).or_insert_with(|| plugin(&report));
             plugin.routes.push(PluginRouteStatus {
                 route: route.name.to_string(),
                 calls: report.calls,
@@ -35,16 +35,16 @@ pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
             });
         }
     }
-    found.into_values().collect()
+    plugins.into_values().collect()
 }
 
 /// The versions of each plugin by name.
 pub(super) fn versions(gateway: &Gateway) -> Versions {
-    let mut found = Versions::new();
+    let mut table = Versions::new();
     for plugin in status(gateway) {
-        found.entry(plugin.name).or_default().insert(plugin.version);
+        table.entry(plugin.name).or_default().insert(plugin.version);
     }
-    found
+    table
 }
 
 fn plugin(report: &Report) -> PluginStatus {

@@ -99,8 +99,8 @@ impl Predecessors {
     fn read(self: &Arc<Self>, mut handed_over: Option<Box<dyn FnOnce() + Send>>) {
         let left = self.left.lock();
         self.count.send_replace(left.len());
-        for (at, one) in left.iter().enumerate() {
-            let is_last = at + 1 == left.len();
+        for (index, one) in left.iter().enumerate() {
+            let is_last = index + 1 == left.len();
             let mut handed_over = handed_over.take_if(|_| is_last);
             let (this, pipe) = (Arc::clone(self), Arc::clone(&one.pipe));
             self.readers.spawn("predecessor", async move {
@@ -151,8 +151,8 @@ impl Predecessors {
 
     fn forget(&self, pipe: &Arc<OwnedFd>) {
         let mut left = self.left.lock();
-        if let Some(at) = left.iter().position(|one| Arc::ptr_eq(&one.pipe, pipe)) {
-            let pid = left.remove(at).report.map_or(0, |report| report.pid);
+        if let Some(index) = left.iter().position(|one| Arc::ptr_eq(&one.pipe, pipe)) {
+            let pid = left.remove(index).report.map_or(0, |report| report.pid);
             info!(pid, left = left.len(); "previous process finished and exited");
         }
         self.count.send_replace(left.len());

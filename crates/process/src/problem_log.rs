@@ -54,16 +54,16 @@ pub(super) async fn watch(control: Arc<Control>) {
         let quiet = activity.quiet();
         let state = RunningState::new(Arc::clone(&control));
         let clock = control.live.world.clock.clone();
-        let look = move || problems::of(&state.read(), DateTime::<Utc>::from(clock.wall()));
-        let found = if is_alone {
+        let look = move || problems::find(&state.read(), DateTime::<Utc>::from(clock.wall()));
+        let problems = if is_alone {
             // Another thread would have to wake up, and this one has nothing else to do.
             Ok(look())
         } else {
             tokio::task::spawn_blocking(look).await
         };
-        match found {
-            Ok(found) => {
-                report.look(&found, &control.live.world.clock);
+        match problems {
+            Ok(problems) => {
+                report.look(&problems, &control.live.world.clock);
                 *control.problem_onsets.lock() = report.onsets();
             }
             Err(error) => warn!(error:%; "cannot look for problems"),
@@ -83,7 +83,7 @@ pub(super) async fn watch(control: Arc<Control>) {
 
 /// Problems that were reported and have not ended.
 struct ProblemReport {
-    open: HashMap<Key, OpenProblem>,
+    open: HashMap<ProblemKey, OpenProblem>,
     /// Problems of the predecessor that were not found yet.
     inherited: Vec<ProblemOnset>,
     looks: u32,
@@ -93,7 +93,7 @@ struct ProblemReport {
 }
 
 /// Kind and subject.
-type Key = (&'static str, String);
+type ProblemKey = (&'static str, String);
 
 struct OpenProblem {
     text: String,
@@ -123,14 +123,14 @@ impl ProblemReport {
         self.open.is_empty() && self.inherited.is_empty()
     }
 
-    fn look(&mut self, found: &[Problem], clock: &Clock) {
+    fn look(&mut self, problems: &[Problem], clock: &Clock) {
         let now = clock.now();
         self.looks = self.looks.saturating_add(1);
         if self.looks > INHERITED {
             self.inherited.clear();
         }
         let count = |severity| {
-            let of_it = found.iter().filter(|problem| problem.severity == severity);
+            let of_it = problems.iter().filter(|it| it.severity == severity);
             i64::try_from(of_it.count()).unwrap_or(i64::MAX)
         };
         self.errors.set(count(Severity::Error));
@@ -138,7 +138,7 @@ impl ProblemReport {
         for open in self.open.values_mut() {
             open.looks_without += 1;
         }
-        for problem in found {
+        for problem in problems {
             let key = (problem.kind, problem.subject.clone());
             let known = self.open.get_mut(&key);
             if let Some(open) = known {
@@ -179,7 +179,7 @@ impl ProblemReport {
     }
 
     /// Takes the beginning of a problem that the predecessor had as well.
-    fn inherited(&mut self, (kind, subject): &Key) -> Option<String> {
+    fn inherited(&mut self, (kind, subject): &ProblemKey) -> Option<String> {
         let is_it = |onset: &ProblemOnset| onset.kind == *kind && onset.subject == *subject;
         let index = self.inherited.iter().position(is_it)?;
         Some(self.inherited.swap_remove(index).since)
@@ -201,13 +201,13 @@ impl ProblemReport {
 }
 
 /// Adds the series of a problem.
-fn publish_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
+fn publish_problem(metrics: &Metrics, (kind, subject): &ProblemKey, severity: Severity) {
     let metric = ProblemMetric::new(metrics, kind, severity.name(), subject);
     metric.lasts.set(1);
 }
 
 /// Drops the series of a problem.
-fn forget_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
+fn forget_problem(metrics: &Metrics, (kind, subject): &ProblemKey, severity: Severity) {
     ProblemMetric::forget(metrics, kind, severity.name(), subject);
 }
 

@@ -26,7 +26,7 @@ pub(super) struct ReadyListener {
 }
 
 impl ReadyFile {
-    pub(super) fn of(control: &Control) -> Self {
+    pub(super) fn new(control: &Control) -> Self {
         let listeners = control.listeners.opened();
         Self {
             pid: std::process::id(),

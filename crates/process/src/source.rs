@@ -266,10 +266,11 @@ impl Source for RunningState {
 
     fn metrics(&self, format: Exposition) -> Vec<u8> {
         self.live().connections.activity().touch();
-        let own = &self.live().process;
-        own.ready.set(self.ready().is_ok().into());
+        let gauges = &self.live().process;
+        gauges.ready.set(self.ready().is_ok().into());
         let draining = self.control.line.predecessors.list().len();
-        own.predecessors
+        gauges
+            .predecessors
             .set(i64::try_from(draining).unwrap_or(i64::MAX));
         for upstream in self.live().gateway().upstreams.values() {
             upstream.publish();
@@ -284,9 +285,7 @@ impl Source for RunningState {
 /// Returns the names of the releases that were read for an upstream.
 fn known_releases(gateway: &Gateway, upstream: &str) -> Vec<String> {
     let mut apps = gateway.app_releases.iter();
-    let found = apps.find(|(own, _)| *own.name == *upstream);
+    let app = apps.find(|(own, _)| *own.name == *upstream);
     let names = |releases: &Releases| releases.now().names().map(ToString::to_string).collect();
-    found
-        .map(|(_, releases)| names(releases))
-        .unwrap_or_default()
+    app.map(|(_, releases)| names(releases)).unwrap_or_default()
 }

@@ -20,9 +20,9 @@ fn in_environment(config: &Path, var: impl Fn(&str) -> Option<OsString>) -> Opti
         // XDG Base Directory Specification: a relative path is to be ignored.
         folder.is_absolute().then_some(folder)
     };
-    if let Some(given) = var("STATE_DIRECTORY") {
+    if let Some(folders) = var("STATE_DIRECTORY") {
         // systemd.exec(5): several are separated by colons.
-        let text = given.to_string_lossy();
+        let text = folders.to_string_lossy();
         let first = text.split(':').next().map(PathBuf::from);
         return first.filter(|folder| folder.is_absolute());
     }

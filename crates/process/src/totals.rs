@@ -48,11 +48,11 @@ pub(super) fn limits(metrics: &Metrics) -> Vec<LimitStatus> {
 /// Returns the figures of the cache's memory.
 pub(super) fn cache(metrics: &Metrics) -> CacheStatus {
     let gauge = |name| {
-        let mut found = 0;
+        let mut total = 0;
         metrics.each_gauge(name, |_, value| {
-            found = u64::try_from(value).unwrap_or(0);
+            total = u64::try_from(value).unwrap_or(0);
         });
-        found
+        total
     };
     let mut evictions = 0;
     metrics.each_counter("edgeway_cache_evictions_total", |_, count| {

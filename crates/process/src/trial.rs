@@ -133,8 +133,8 @@ impl Control {
                 return;
             }
             let refused = self.live.gateway();
-            let taken = self.take(&earlier, SwitchReason::TakenBack, None).await;
-            let Err(error) = taken else {
+            let switched = self.take(&earlier, SwitchReason::TakenBack, None).await;
+            let Err(error) = switched else {
                 break (serving, refused);
             };
             drop(serving);

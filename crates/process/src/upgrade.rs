@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     cache::{self, InheritedCache},
     control::Control,
-    handover::{HandoverError, Inherited, Launch, Successor, Upgrades},
+    handover::{HandoverError, InheritedState, Launch, Successor, Upgrades},
     init::{self, InitProcess},
     notify::ServiceManager,
     predecessors::{self, Predecessors, SuccessorNote},
@@ -62,7 +62,7 @@ pub(super) struct Lineage {
 /// Resources for the start of a successor.
 struct SuccessorResources {
     /// Everything that the successor inherits.
-    estate: Inherited,
+    estate: InheritedState,
     /// Pipe for reports of this process to the successor.
     report_writer: OwnedFd,
     /// The next role of process 1.
@@ -82,7 +82,7 @@ impl Lineage {
     /// Creates the line, with the receiver that is notified of a successful upgrade.
     pub(super) fn new(
         launch: Launch,
-        inherited: &mut Inherited,
+        inherited: &mut InheritedState,
     ) -> (Self, oneshot::Receiver<SuccessionNotice>) {
         let (succeeded, notice) = oneshot::channel();
         let line = Self {
@@ -138,7 +138,7 @@ impl Control {
     /// serve.
     pub(super) fn succeed(
         self: &Arc<Self>,
-        inherited: &mut Inherited,
+        inherited: &mut InheritedState,
         inheritance: Option<InheritedCache>,
     ) {
         self.line.count(&self.live.world.metrics);
@@ -233,10 +233,10 @@ impl Control {
         }
         let program = binary.as_deref().unwrap_or(&self.line.launch.program);
         info!(program:% = program.display(); "upgrade: starting the process that takes over");
-        let begun = self.live.world.clock.now();
+        let start = self.live.world.clock.now();
         match self.hand_over(binary).await {
             Ok((pid, version)) => {
-                let took = self.live.world.clock.now() - begun;
+                let took = self.live.world.clock.now() - start;
                 info!(
                     pid, version = version.as_str(), ms = millis(took);
                     "upgrade: successor serves, this process finishes its requests"
@@ -351,14 +351,14 @@ impl Control {
         state.insert(SESSIONS.to_owned(), self.sessions.export());
         state.insert(PROBLEMS.to_owned(), json!(*self.problem_onsets.lock()));
         state.insert(SOCKET_FILES.to_owned(), json!(self.listeners.files()));
-        let estate = Inherited {
+        let estate = InheritedState {
             sockets,
             state,
             predecessors,
             init: to_init,
             cache: cached,
             upgrades,
-            ..Inherited::default()
+            ..InheritedState::default()
         };
         Ok(SuccessorResources {
             estate,
@@ -371,7 +371,7 @@ impl Control {
     async fn start_successor(
         &self,
         binary: Option<PathBuf>,
-        estate: Inherited,
+        estate: InheritedState,
     ) -> Result<(Successor, String), HandoverError> {
         let launch = self.line.launch.clone();
         let program = binary.clone();
@@ -406,13 +406,13 @@ impl Control {
         let gateway = self.live.gateway();
         let drain = gateway.drain;
         // The same deadline as for requests.
-        let given = tokio::time::timeout(drain.deadline, self.line.given());
-        let ((), (), given) = tokio::join!(
+        let outcome = tokio::time::timeout(drain.deadline, self.line.given());
+        let ((), (), outcome) = tokio::join!(
             self.finish_requests(drain),
             self.admin.finish(drain.idle),
-            given
+            outcome
         );
-        if given.is_err() {
+        if outcome.is_err() {
             warn!("cache handed over to the successor in part");
         }
         if let Some(cache) = &gateway.cache {

@@ -227,14 +227,14 @@ pub(super) fn port(
     module: Option<&str>,
     framework: Framework,
 ) -> Option<FoundPort> {
-    let found = |port: &str, name: &Path| {
+    let literal = |port: &str, name: &Path| {
         let port = port_of(port)?;
         let source = name.display().to_string();
         Some(FoundPort { port, source })
     };
     if framework == Framework::VitePreview {
         let (name, text) = config_file(folder, "vite")?;
-        return found(&VITE_PORT.captures(&text)?[1], Path::new(&name));
+        return literal(&VITE_PORT.captures(&text)?[1], Path::new(&name));
     }
     for name in [".env.production", ".env"] {
         let text = fs::read_to_string(folder.join(name)).unwrap_or_default();
@@ -249,7 +249,7 @@ pub(super) fn port(
             let value = value.split(" #").next().unwrap_or_default();
             value.trim().trim_matches(['"', '\''])
         });
-        if let Some(port) = value.and_then(|value| found(value, Path::new(name))) {
+        if let Some(port) = value.and_then(|value| literal(value, Path::new(name))) {
             return Some(port);
         }
     }
@@ -318,9 +318,9 @@ pub(super) fn health_path(
     {
         return Some("/api/health".to_owned());
     }
-    let found = entries(folder, package, module);
-    let found = found.iter().find_map(|(_, text)| HEALTH.captures(text));
-    found.map(|path| path[1].to_owned())
+    let entries = entries(folder, package, module);
+    let path = entries.iter().find_map(|(_, text)| HEALTH.captures(text));
+    path.map(|path| path[1].to_owned())
 }
 
 /// Returns the framework that a module imports.
@@ -355,11 +355,11 @@ fn find(folder: &Path, module: &str) -> Option<(PathBuf, String)> {
         let rest = rest.rsplit_once('.').map_or(rest, |(stem, _)| stem);
         names.extend(below(&format!("src/{rest}")));
     }
-    let mut found = names.into_iter().filter(|_| is_ours).filter_map(|name| {
+    let mut files = names.into_iter().filter(|_| is_ours).filter_map(|name| {
         let text = read(&folder.join(&name))?;
         Some((PathBuf::from(name), text))
     });
-    found.next()
+    files.next()
 }
 
 /// Returns the first modules of an app, with their texts; `module` is what a script starts.
@@ -387,7 +387,7 @@ fn entries(
 
 /// Reads a file of code without its comments.
 fn read(path: &Path) -> Option<String> {
-    let is_small = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= MAX_LEN);
+    let is_small = fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= MAX_LEN);
     let text = is_small.then(|| fs::read_to_string(path).ok())??;
     Some(COMMENTS.replace_all(&text, "$1").into_owned())
 }

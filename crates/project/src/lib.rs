@@ -215,7 +215,7 @@ impl Project {
     }
 
     pub fn manager(&self) -> PackageManager {
-        PackageManager::of(&self.folder, self.package.as_ref())
+        PackageManager::detect(&self.folder, self.package.as_ref())
     }
 
     /// Returns the paths of hot module replacement; those of Next.js are below its `basePath`.
@@ -268,7 +268,7 @@ impl Project {
             apps = workspace::apps(self, &mut problems);
         }
         let mut names = Vec::new();
-        let mut found: Vec<RunningApp> = apps
+        let mut running_apps: Vec<RunningApp> = apps
             .into_iter()
             .map(|mut app| {
                 app.name = pm2::unique(&app.name, &names);
@@ -284,9 +284,9 @@ impl Project {
                 running
             })
             .collect();
-        if found.is_empty() {
+        if running_apps.is_empty() {
             let FoundPort { port, source } = self.port();
-            found.push(self.running(Declared {
+            running_apps.push(self.running(Declared {
                 name: "web".to_owned(),
                 ports: vec![port],
                 source,
@@ -297,23 +297,23 @@ impl Project {
         }
         // The site comes first: a Next.js app, or else files, or else the first in the file.
         let is_next = |app: &RunningApp| matches!(app.framework, Framework::Next { .. });
-        let site = found.iter().position(is_next);
-        let site = site.or_else(|| found.iter().position(|app| app.site.is_some()));
-        let site = found.remove(site.unwrap_or(0));
-        found.insert(0, site);
-        for other in &mut found[1..] {
+        let site = running_apps.iter().position(is_next);
+        let site = site.or_else(|| running_apps.iter().position(|app| app.site.is_some()));
+        let site = running_apps.remove(site.unwrap_or(0));
+        running_apps.insert(0, site);
+        for other in &mut running_apps[1..] {
             if other.folder.as_os_str().is_empty() {
                 // The dependencies are those of the site.
                 other.websocket = None;
             }
         }
         self.problems.extend(problems);
-        found
+        running_apps
     }
 
     /// Returns the project of an app, which may lie in a folder of this one.
     #[must_use]
-    pub fn of(&self, app: &RunningApp) -> Self {
+    pub fn app_project(&self, app: &RunningApp) -> Self {
         let folder = self.folder.join(&app.folder);
         let below = Self::read(&folder);
         if below.has_package() {
@@ -392,12 +392,12 @@ impl Project {
     /// Returns the first dependency that serves WebSockets.
     pub fn websocket(&self) -> Option<WebSocket> {
         let package = self.package.as_ref()?;
-        let found = |dependency: &str, path| WebSocket {
+        let library = |dependency: &str, path| WebSocket {
             dependency: dependency.to_owned(),
             path,
         };
         if package.depends_on("socket.io") {
-            return Some(found("socket.io", Some("/socket.io/*")));
+            return Some(library("socket.io", Some("/socket.io/*")));
         }
         let others = [
             "ws",
@@ -410,7 +410,7 @@ impl Project {
             "graphql-ws",
         ];
         let other = others.into_iter().find(|name| package.depends_on(name));
-        other.map(|name| found(name, None))
+        other.map(|name| library(name, None))
     }
 
     /// Returns the port of the only app: from the scripts, the code, or the framework's default.
@@ -470,6 +470,6 @@ struct Declared {
 pub fn gateway_port<'a>(taken: impl Iterator<Item = &'a u16>) -> u16 {
     const FIRST: u16 = 8080;
     let taken: HashSet<u16> = taken.copied().collect();
-    let found = (FIRST..=u16::MAX).find(|port| !taken.contains(port));
-    found.unwrap_or(FIRST)
+    let port = (FIRST..=u16::MAX).find(|port| !taken.contains(port));
+    port.unwrap_or(FIRST)
 }

@@ -31,7 +31,7 @@ edgeway_base::enum_table! {
 impl PackageManager {
     /// Returns the package manager whose lock file a project has, in its folder or in that of the
     /// workspace around it; else the one that package.json names; else npm.
-    pub(super) fn of(folder: &Path, package: Option<&Package>) -> Self {
+    pub(super) fn detect(folder: &Path, package: Option<&Package>) -> Self {
         by_lock_file(folder)
             .map(|(_, manager)| manager)
             .or_else(|| by_name(package?.manager()?))
@@ -72,12 +72,12 @@ pub(super) fn within_workspace(folder: &Path) -> PathBuf {
 /// Returns the folder with the lock file of a project, and whose it is.
 fn by_lock_file(folder: &Path) -> Option<(PathBuf, PackageManager)> {
     let folder: PathBuf = std::path::absolute(folder).ok()?;
-    for (at, place) in folder.ancestors().enumerate() {
+    for (level, place) in folder.ancestors().enumerate() {
         let has = |name: &str| place.join(name).is_file();
         // A lock file without a project beside it is a stray one.
-        let is_project = at == 0 || has("package.json") || has("pnpm-workspace.yaml");
-        let found = LOCK_FILES.iter().find(|(name, _)| has(name));
-        if let Some((_, manager)) = found
+        let is_project = level == 0 || has("package.json") || has("pnpm-workspace.yaml");
+        let lock_file = LOCK_FILES.iter().find(|(name, _)| has(name));
+        if let Some((_, manager)) = lock_file
             && is_project
         {
             return Some((place.to_owned(), *manager));
@@ -145,7 +145,7 @@ mod tests {
                 std::fs::write(folder.path().join(file), "").unwrap();
             }
             let package = Package::from_value(json!({ "packageManager": field }));
-            let found = PackageManager::of(&app, Some(&package));
+            let found = PackageManager::detect(&app, Some(&package));
             assert_eq!(found, expected, "{files:?} {field}");
         }
     }

@@ -166,8 +166,8 @@ pub fn unique(name: &str, taken: &[String]) -> String {
     let is_free = |name: &String| !taken.contains(name);
     let mut names = (2_usize..).map(|number| format!("{name}-{number}"));
     let first = Some(name.to_owned()).filter(is_free);
-    let found = first.or_else(|| names.find(is_free));
-    found.unwrap_or_else(|| name.to_owned())
+    let free = first.or_else(|| names.find(is_free));
+    free.unwrap_or_else(|| name.to_owned())
 }
 
 #[cfg(test)]

@@ -64,14 +64,14 @@ fn packages(root: &Path, package: Option<&Package>) -> Vec<PathBuf> {
             .into_iter()
             .flat_map(|package| package.workspaces().map(str::to_owned)),
     );
-    let mut found = Vec::new();
+    let mut folders = Vec::new();
     for pattern in patterns.iter().filter(|pattern| !pattern.starts_with('!')) {
         let parts: Vec<&str> = pattern
             .split('/')
             .filter(|part| !["", "."].contains(part))
             .collect();
         if !parts.contains(&"..") {
-            expand(root, Path::new(""), &parts, &mut found);
+            expand(root, Path::new(""), &parts, &mut folders);
         }
     }
     let excluded = patterns
@@ -82,8 +82,8 @@ fn packages(root: &Path, package: Option<&Package>) -> Vec<PathBuf> {
         .collect();
     let is_excluded =
         |folder: &PathBuf| excluded.iter().any(|pattern| pattern.matches_path(folder));
-    found.retain(|folder| !is_excluded(folder));
-    found
+    folders.retain(|folder| !is_excluded(folder));
+    folders
 }
 
 /// Returns the patterns in `pnpm-workspace.yaml`.
@@ -104,29 +104,29 @@ fn pnpm(root: &Path) -> Vec<String> {
 }
 
 /// Adds the folders with a package.json that a pattern names.
-fn expand(root: &Path, at: &Path, parts: &[&str], found: &mut Vec<PathBuf>) {
-    if found.len() >= MAX_PACKAGES || at.components().count() > MAX_DEPTH {
+fn expand(root: &Path, folder: &Path, parts: &[&str], packages: &mut Vec<PathBuf>) {
+    if packages.len() >= MAX_PACKAGES || folder.components().count() > MAX_DEPTH {
         return;
     }
     let Some((part, rest)) = parts.split_first() else {
-        let is_new = !found.iter().any(|known| known == at);
-        if is_new && root.join(at).join("package.json").is_file() {
-            found.push(at.to_owned());
+        let is_new = !packages.iter().any(|known| known == folder);
+        if is_new && root.join(folder).join("package.json").is_file() {
+            packages.push(folder.to_owned());
         }
         return;
     };
     let is_deep = *part == "**";
     if is_deep {
-        expand(root, at, rest, found);
+        expand(root, folder, rest, packages);
     }
     let Ok(pattern) = glob::Pattern::new(part) else {
         return;
     };
-    for name in folders(&root.join(at)) {
+    for name in folders(&root.join(folder)) {
         if is_deep {
-            expand(root, &at.join(&name), parts, found);
+            expand(root, &folder.join(&name), parts, packages);
         } else if pattern.matches(&name) {
-            expand(root, &at.join(&name), rest, found);
+            expand(root, &folder.join(&name), rest, packages);
         }
     }
 }

@@ -177,17 +177,17 @@ fn action<'g>(
     asked: &RequestHeader,
     params: &mut Params,
 ) -> Option<&'g Action> {
-    let found = gateway.table.find(target, asked, params)?;
-    Some(&gateway.route(found.route)?.action)
+    let matched = gateway.table.find(target, asked, params)?;
+    Some(&gateway.route(matched.route)?.action)
 }
 
 /// Percent-encodes bytes that a target must not have: apps write file names as they are.
 fn encoded(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
-    for (at, byte) in path.iter().enumerate() {
+    for (index, byte) in path.iter().enumerate() {
         let is_escape = *byte == b'%'
             && path
-                .get(at + 1..at + 3)
+                .get(index + 1..index + 3)
                 .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
         if is_escape || (byte.is_ascii_graphic() && !matches!(byte, b'%' | b'#')) {
             out.push(*byte);

@@ -23,25 +23,25 @@ const STREAMED: usize = 48 << 10;
 /// has a limit of its own.
 const AGAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads the body if it has at most `most` bytes, and stores it in the facts.
+/// Reads the body if it has at most `max` bytes, and stores it in the facts.
 pub(super) async fn read(
     client: &mut Client,
     ctx: &mut Context,
-    most: usize,
+    max: usize,
 ) -> Result<(), Failure> {
     let length = client.request.headers.get(header::CONTENT_LENGTH);
-    let most = match length.map(|length| decimal(length.as_bytes())) {
-        Some(Some(length)) if length <= most as u64 => most,
+    let max = match length.map(|length| decimal(length.as_bytes())) {
+        Some(Some(length)) if length <= max as u64 => max,
         Some(_) => {
             ctx.facts.body = Body::TooLong;
             return Ok(());
         }
-        None => most.min(STREAMED),
+        None => max.min(STREAMED),
     };
-    let (bytes, is_complete) = read_up_to(client, ctx, most).await?;
+    let (bytes, is_complete) = read_up_to(client, ctx, max).await?;
     ctx.early.beginning = Some(bytes.clone());
     // The last piece may be longer than what was left.
-    ctx.facts.body = if is_complete && bytes.len() <= most {
+    ctx.facts.body = if is_complete && bytes.len() <= max {
         Body::Whole(bytes)
     } else {
         Body::TooLong
@@ -49,25 +49,25 @@ pub(super) async fn read(
     Ok(())
 }
 
-/// Reads the beginning of the body, `most` bytes or a little more, which are sent with the rest.
+/// Reads the beginning of the body, `max` bytes or a little more, which are sent with the rest.
 pub(super) async fn read_beginning(
     client: &mut Client,
     ctx: &mut Context,
-    most: usize,
+    max: usize,
 ) -> Result<(), Failure> {
     if ctx.early.beginning.is_none() {
-        let (bytes, _) = read_up_to(client, ctx, most).await?;
+        let (bytes, _) = read_up_to(client, ctx, max).await?;
         ctx.early.beginning = Some(bytes);
     }
     Ok(())
 }
 
-/// Reads a body of at most `most` bytes of which a backend may have got a part, through the filters;
+/// Reads a body of at most `max` bytes of which a backend may have got a part, through the filters;
 /// `None` if not all of it can be had.
 pub(super) async fn read_whole(
     client: &mut Client,
     ctx: &mut Context,
-    most: usize,
+    max: usize,
 ) -> Option<Bytes> {
     if ctx.early.replacement.is_some() {
         return None;
@@ -88,7 +88,7 @@ pub(super) async fn read_whole(
                 return None;
             }
             all.extend_from_slice(&bytes.unwrap_or_default());
-            if all.len() > most {
+            if all.len() > max {
                 return None;
             }
         }
@@ -128,20 +128,20 @@ pub(super) async fn release(client: &mut Client, ctx: &mut Context) -> Result<()
     Ok(())
 }
 
-/// Reads the body to its end, or until more than `most` bytes have arrived. Returns true if that is
+/// Reads the body to its end, or until more than `max` bytes have arrived. Returns true if that is
 /// all of it. What was read is read again on the way to a backend.
 async fn read_up_to(
     client: &mut Client,
     ctx: &mut Context,
-    most: usize,
+    max: usize,
 ) -> Result<(Bytes, bool), Failure> {
     let sent = release(client, ctx).await;
     sent.map_err(|_| Failure::ClientGone)?;
     let within = ctx.connection.as_ref().map_or(Duration::MAX, |connection| {
         let limits = &connection.listener.config().limits;
-        within(limits.body_rate.0, limits.body_grace.0, most)
+        within(limits.body_rate.0, limits.body_grace.0, max)
     });
-    let Ok(read) = tokio::time::timeout(within, up_to(client, most)).await else {
+    let Ok(read) = tokio::time::timeout(within, up_to(client, max)).await else {
         return Err(Failure::BodyTimeout);
     };
     let bytes = read.map_err(|error| failure_of_client(&error, ctx))?;
@@ -154,22 +154,22 @@ async fn read_up_to(
 pub(super) fn failure_of_client(error: &Error, ctx: &Context) -> Failure {
     let connection = ctx.connection.as_ref();
     let close_reason = connection.and_then(|it| it.request_close_reason());
-    Failure::of(error, None, close_reason)
+    Failure::new(error, None, close_reason)
 }
 
-/// Returns the time allowed for a body of `most` bytes. It also bounds HTTP/2 bodies. For HTTP/1
+/// Returns the time allowed for a body of `max` bytes. It also bounds HTTP/2 bodies. For HTTP/1
 /// the connection itself measures the transfer rate.
-fn within(rate: u64, grace: Duration, most: usize) -> Duration {
-    let seconds = (most as u64).checked_div(rate);
+fn within(rate: u64, grace: Duration, max: usize) -> Duration {
+    let seconds = (max as u64).checked_div(rate);
     seconds.map_or(Duration::MAX, |seconds| {
         grace + Duration::from_secs(seconds)
     })
 }
 
-/// Reads the body to its end, or until more than `most` bytes have arrived.
-async fn up_to(client: &mut Client, most: usize) -> Result<BytesMut> {
+/// Reads the body to its end, or until more than `max` bytes have arrived.
+async fn up_to(client: &mut Client, max: usize) -> Result<BytesMut> {
     let mut all = BytesMut::new();
-    while all.len() <= most {
+    while all.len() <= max {
         let Piece { bytes, is_last } = client.piece().await?;
         all.extend_from_slice(&bytes.unwrap_or_default());
         if is_last {

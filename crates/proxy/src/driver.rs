@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{
     context::{Context, ServeOwn, Shared},
     hooks::Proxy,
-    session::{self, Client, Slot},
+    session::{self, Client, ClientSlot},
 };
 use crate::live::Live;
 
@@ -50,8 +50,8 @@ impl Driver {
             pingora: Arc::new(pingora),
             is_stopping: watch::channel(false).1,
         });
-        let own = Arc::downgrade(&driver);
-        shared.drive_by(own);
+        let weak = Arc::downgrade(&driver);
+        shared.drive_by(weak);
         driver
     }
 
@@ -79,7 +79,7 @@ impl Driver {
     }
 
     async fn by_pingora(&self, client: Box<Client>) -> Option<Box<Client>> {
-        let slot = Slot::default();
+        let slot = ClientSlot::default();
         let session = session::for_pingora(client, &slot);
         let reused = self.pingora.process_new_http(session, &self.is_stopping);
         drop(reused.await);

@@ -190,7 +190,7 @@ impl Failure {
 
     /// Maps a Pingora error and an `expired` deadline to a failure. `close_reason` is present if the
     /// gateway itself closed the client's connection.
-    pub fn of(error: &Error, expired: Option<Expired>, close_reason: Option<CloseReason>) -> Self {
+    pub fn new(error: &Error, expired: Option<Expired>, close_reason: Option<CloseReason>) -> Self {
         use ErrorType as E;
         match close_reason {
             Some(CloseReason::SendTimeout) => return Self::SendTimeout,
@@ -323,7 +323,7 @@ mod tests {
         let of = |etype, source, expired| {
             let mut error = Error::new(etype);
             error.esource = source;
-            Failure::of(&error, expired, None).status().as_u16()
+            Failure::new(&error, expired, None).status().as_u16()
         };
         assert_eq!(of(ErrorType::ConnectRefused, Upstream, None), 502);
         assert_eq!(of(ErrorType::ConnectionClosed, Upstream, None), 502);

@@ -16,7 +16,7 @@ pub(super) struct FailedExchange {
 
 impl FailedExchange {
     /// Finds the reply to a request that ended with `error`, and logs the failure.
-    pub(super) fn of(error: &Error, ctx: &mut Context) -> Self {
+    pub(super) fn from_error(error: &Error, ctx: &mut Context) -> Self {
         let failure = look_round(failure(error, ctx), ctx);
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
@@ -49,7 +49,7 @@ fn failure(error: &Error, ctx: &Context) -> Failure {
     match (ctx.client_left.get(), close_reason) {
         // The client has not seen the failure that ended the fill.
         (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
-        _ => Failure::of(error, upstream::expired(ctx), close_reason),
+        _ => Failure::new(error, upstream::expired(ctx), close_reason),
     }
 }
 
@@ -64,8 +64,8 @@ fn look_round(failure: Failure, ctx: &Context) -> Failure {
 
 /// Returns the status that is logged for an incomplete response: the one that was sent, or else the
 /// one of the failure.
-pub(super) fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
-    begun.unwrap_or(failure.status()).as_u16()
+pub(super) fn status(sent: Option<StatusCode>, failure: Failure) -> u16 {
+    sent.unwrap_or(failure.status()).as_u16()
 }
 
 #[cfg(test)]

@@ -47,15 +47,15 @@ pub(super) fn translate(reply: &mut Reply) {
     }
     reply.status = StatusCode::OK;
     reply.body = ReplyBody::Empty;
-    let own = [
+    let headers = [
         (header::CONTENT_TYPE, CONTENT_TYPE),
         (GRPC_STATUS, HeaderValue::from(status)),
         (GRPC_MESSAGE, percent_encoded(&message)),
     ];
     reply
         .headers
-        .retain(|(name, _)| own.iter().all(|(own, _)| name != own));
-    reply.headers.extend(own);
+        .retain(|(name, _)| headers.iter().all(|(known, _)| name != known));
+    reply.headers.extend(headers);
 }
 
 /// Maps HTTP statuses as gRPC's own table does (`http-grpc-status-mapping`). Three statuses are

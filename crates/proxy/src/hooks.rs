@@ -238,7 +238,7 @@ impl Proxy {
             return Ok(());
         }
         let client = client(session);
-        upstream::on_origin_response(Replay::of(client), response, ctx)?;
+        upstream::on_origin_response(Replay::new(client), response, ctx)?;
         let read = accel::read(response, ctx);
         let read = read.and_then(|()| error_page::read(&client.request, response, ctx));
         if let Err(replaced) = read {
@@ -249,7 +249,7 @@ impl Proxy {
         }
         let (chain, mut ex) = ctx.exchange(&client.request);
         if chain.has(Phase::UpstreamResponse) {
-            let mut open = OpenResponseHeaders::of(response, 0);
+            let mut open = OpenResponseHeaders::take(response, 0);
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
             open.close(response);
         }

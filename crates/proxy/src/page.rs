@@ -45,7 +45,7 @@ pub const POLICY: HeaderValue = HeaderValue::from_static(
 impl PageFormat {
     /// Returns the format that an `Accept` header prefers. Without a preference, as with curl's
     /// `*/*`, it is text: a person can read it in a terminal and a program need not parse it.
-    pub fn of(accept: Option<&HeaderValue>) -> Self {
+    pub fn negotiate(accept: Option<&HeaderValue>) -> Self {
         const OFFERS: &[&str] = &["application/json", "text/html", "text/plain"];
         match accept.and_then(|value| accept::preferred(value.as_bytes(), OFFERS)) {
             Some(0) => Self::Json,
@@ -58,7 +58,7 @@ impl PageFormat {
 impl Page<'_> {
     /// Returns the page's content type and body, in the format that `accept` prefers.
     pub fn render(&self, accept: Option<&HeaderValue>) -> (HeaderValue, Bytes) {
-        match PageFormat::of(accept) {
+        match PageFormat::negotiate(accept) {
             PageFormat::Json => (JSON, self.json()),
             PageFormat::Html => self.html(),
             PageFormat::Text => (TEXT, self.text()),
@@ -154,16 +154,16 @@ struct Escaped<'a>(&'a str);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0;
-        while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
-            f.write_str(&rest[..at])?;
-            f.write_str(match rest.as_bytes()[at] {
+        while let Some(index) = rest.find(['&', '<', '>', '"', '\'']) {
+            f.write_str(&rest[..index])?;
+            f.write_str(match rest.as_bytes()[index] {
                 b'&' => "&amp;",
                 b'<' => "&lt;",
                 b'>' => "&gt;",
                 b'"' => "&quot;",
                 _ => "&#39;",
             })?;
-            rest = &rest[at + 1..];
+            rest = &rest[index + 1..];
         }
         f.write_str(rest)
     }

@@ -33,14 +33,14 @@ pub(super) async fn failed<H>(
 where
     H: ProxyHttp<CTX = Box<Context>> + Sync,
 {
-    let found = FailedExchange::of(error, ctx);
+    let failed_exchange = FailedExchange::from_error(error, ctx);
     if ctx.is_background() {
         return 0;
     }
-    let is_clients = found.is_clients();
+    let is_clients = failed_exchange.is_clients();
     let FailedExchange {
         failure, mut reply, ..
-    } = found;
+    } = failed_exchange;
     let client = session::client(session);
     if client.status.is_some() || is_clients {
         // A response that has begun cannot be taken back. The connection is closed abruptly, so
@@ -131,7 +131,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     }
     let ex = Exchange::new(request, facts);
     let redact = context::redactor(gateway, route);
-    let logged = LoggedRequest::of(&ex);
+    let logged = LoggedRequest::new(&ex);
     live.history.push(&logged, redact);
     context::chain(gateway, route).on_log(&ex, &logged);
 }
@@ -172,6 +172,6 @@ fn measure(
 /// Returns the trace that the client began.
 #[cold]
 fn client_trace(request: &RequestHeader) -> Option<TraceId> {
-    let context = TraceContext::of(&request.headers)?;
+    let context = TraceContext::read(&request.headers)?;
     TraceId::new(context.trace_id)
 }

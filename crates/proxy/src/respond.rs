@@ -34,7 +34,7 @@ pub(super) async fn prepare(
     let (chain, mut ex) = ctx.exchange(request);
     ex.facts.lines = chain.ready_lines(&ex);
     if cookie.is_some() || chain.has(Phase::Response) {
-        let mut open = OpenResponseHeaders::of(response, 0);
+        let mut open = OpenResponseHeaders::take(response, 0);
         if let Some(cookie) = cookie {
             open.parts.headers.append(header::SET_COOKIE, cookie);
         }

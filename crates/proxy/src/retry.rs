@@ -54,7 +54,7 @@ pub(super) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    pub(super) fn of(client: &'a Client) -> Self {
+    pub(super) fn new(client: &'a Client) -> Self {
         Self {
             request: &client.request,
             has_body: client.body.is_replayable(),
@@ -107,9 +107,9 @@ pub(super) fn refusal(
     if status != 503 || !has_token(&response.headers, &header::CONNECTION, "close") {
         return AttemptFailure::Status(status);
     }
-    let own = &lease.backend;
-    own.close_idle();
-    if upstream.has_other(|id| id == own.id() || ctx.tried.contains(&id)) {
+    let backend = &lease.backend;
+    backend.close_idle();
+    if upstream.has_other(|id| id == backend.id() || ctx.tried.contains(&id)) {
         let is_pooled = ctx.facts.upstream.reused;
         AttemptFailure::Stopping { is_pooled }
     } else {

@@ -150,7 +150,7 @@ fn export(
         facts,
         trace,
         route: context::route(gateway, place).map(|route| &*route.template),
-        redact: &|query| tracing.redact.of(query),
+        redact: &|query| tracing.redact.redact(query),
         is_background,
     });
 }

@@ -26,25 +26,25 @@ const OF_BODY: [HeaderName; 8] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-fn of(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&UpstreamRequest> {
+fn route_request(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&UpstreamRequest> {
     let forward = context::route(gateway, place)?.action.forward()?;
     forward.request.as_deref()
 }
 
 /// Returns true if no backend gets the client's body.
 pub(super) fn replaces_body(ctx: &Context) -> bool {
-    of(&ctx.gateway, ctx.route).is_some_and(UpstreamRequest::replaces_body)
+    route_request(&ctx.gateway, ctx.route).is_some_and(UpstreamRequest::replaces_body)
 }
 
 /// Returns true if backends get the method of the route.
 pub(super) fn has_method(ctx: &Context) -> bool {
-    of(&ctx.gateway, ctx.route).is_some_and(|own| own.method.is_some())
+    route_request(&ctx.gateway, ctx.route).is_some_and(|request| request.method.is_some())
 }
 
 /// Returns true if the method that a backend gets is an idempotent one (RFC 9110, 9.2.2), as far as
 /// the route chooses it.
 pub(super) fn is_idempotent(ctx: &Context) -> bool {
-    let method = of(&ctx.gateway, ctx.route).and_then(|own| own.method.as_ref());
+    let method = route_request(&ctx.gateway, ctx.route).and_then(|request| request.method.as_ref());
     method.is_none_or(Method::is_idempotent)
 }
 
@@ -55,14 +55,14 @@ pub(super) fn write(
     request: &mut RequestHeader,
     ctx: &mut Context,
 ) -> Result<()> {
-    let Some(own) = of(&ctx.gateway, ctx.route) else {
+    let Some(replacement) = route_request(&ctx.gateway, ctx.route) else {
         return Ok(());
     };
-    if let Some(method) = &own.method {
+    if let Some(method) = &replacement.method {
         request.set_method(method.clone());
     }
     let ex = Exchange::new(original, &mut ctx.facts);
-    let Some(body) = own.body(&ex) else {
+    let Some(body) = replacement.body(&ex) else {
         return Ok(());
     };
     for name in &OF_BODY {

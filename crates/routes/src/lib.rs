@@ -27,7 +27,7 @@ pub use self::{
         Action, HostHeader, Otherwise, PAGE_STYLE, Respond, Rewrite, ServeFiles, UpstreamRequest,
     },
     class::{action_of, classify},
-    params::{ParamNames, Params, Slot},
+    params::{ParamNames, ParamSlot, Params},
     predicate::methods,
     rules::{RuleCourse, Rules, move_to},
     table::{

@@ -135,12 +135,12 @@ impl PlacedLocation {
     /// Parses the texts of `within` and `location`.
     pub(super) fn parse<'a>(
         within: impl IntoIterator<Item = &'a str>,
-        own: &str,
+        text: &str,
     ) -> Result<Self, InvalidValue> {
         let within: Result<Vec<Location>, _> = within.into_iter().map(Location::parse).collect();
         let placed = Self {
             within: within?,
-            own: Location::parse(own)?,
+            own: Location::parse(text)?,
         };
         let wrong = placed
             .within

@@ -337,17 +337,17 @@ fn offsets(path: &[u8], merges_slashes: bool) -> Vec<usize> {
 }
 
 fn decode(path: &[u8], merges_slashes: bool, mut push: impl FnMut(u8, usize)) {
-    let mut at = 0;
+    let mut index = 0;
     let mut last = None;
-    while let Some(&byte) = path.get(at) {
-        let (decoded, length) = match encoded_byte(path, at) {
+    while let Some(&byte) = path.get(index) {
+        let (decoded, length) = match encoded_byte(path, index) {
             Some(decoded) if byte == b'%' => (decoded, 3),
             _ => (byte, 1),
         };
         if !(merges_slashes && decoded == b'/' && last == Some(b'/')) {
-            push(decoded, at);
+            push(decoded, index);
         }
         last = Some(decoded);
-        at += length;
+        index += length;
     }
 }

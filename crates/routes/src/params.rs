@@ -14,9 +14,9 @@ pub(super) const RESERVED: [&str; 4] = ["host", "path", "query", "rest"];
 
 /// Index of a parameter of a route. Only [`ParamNames`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub(super) u8);
+pub struct ParamSlot(pub(super) u8);
 
-impl Slot {
+impl ParamSlot {
     /// Returns true if the value is a part of the host.
     pub(super) fn is_of_host(self) -> bool {
         self.0 >= OF_HOSTS
@@ -39,16 +39,16 @@ pub struct Params {
 /// The parameter names of a route, over all its paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParamNames {
-    names: Vec<Name>,
+    names: Vec<ParamName>,
     /// Names of groups in regular expressions of hosts.
-    of_hosts: Vec<Name>,
+    of_hosts: Vec<ParamName>,
     pub(super) has_rest: bool,
     /// True if all paths are valid; otherwise a missing name needs no report.
     pub(super) is_whole: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Name {
+struct ParamName {
     text: String,
     /// True if each path of the route has the parameter, so that it always has a value.
     is_everywhere: bool,
@@ -64,7 +64,7 @@ pub(super) enum NoSlot {
 
 impl Params {
     /// Returns the value of a parameter, given the path that was matched.
-    pub fn get<'p>(&'p self, slot: Slot, path: &'p [u8]) -> &'p [u8] {
+    pub fn get<'p>(&'p self, slot: ParamSlot, path: &'p [u8]) -> &'p [u8] {
         if let Some(index) = slot.0.checked_sub(OF_HOSTS) {
             let mut of_host = self.of_host.iter().flat_map(|values| values.iter());
             let value = of_host.nth(usize::from(index));
@@ -83,7 +83,7 @@ impl Params {
         *self = Self::default();
     }
 
-    pub(super) fn set(&mut self, slot: Slot, range: Range<usize>) {
+    pub(super) fn set(&mut self, slot: ParamSlot, range: Range<usize>) {
         self.values[usize::from(slot.0)] = (range.start, range.end);
     }
 
@@ -124,7 +124,7 @@ impl ParamNames {
         for name in hosts.iter().flatten().flatten() {
             if names.of_hosts.iter().all(|known| known.text != *name) {
                 let mut others = hosts.iter().flatten();
-                names.of_hosts.push(Name {
+                names.of_hosts.push(ParamName {
                     text: name.clone(),
                     is_everywhere: others.all(|other| other.contains(name)),
                 });
@@ -139,7 +139,7 @@ impl ParamNames {
             let names = regex.iter().flat_map(|r| r.capture_names().flatten());
             return Self {
                 names: names
-                    .map(|name| Name {
+                    .map(|name| ParamName {
                         text: name.to_owned(),
                         is_everywhere: true,
                     })
@@ -154,7 +154,7 @@ impl ParamNames {
             let names = location.iter().flat_map(Location::names);
             return Self {
                 names: names
-                    .map(|text| Name {
+                    .map(|text| ParamName {
                         text,
                         is_everywhere: true,
                     })
@@ -170,11 +170,11 @@ impl ParamNames {
             .iter()
             .filter_map(|text| PathPattern::parse(&text.value, Slashes::Keep).ok())
             .collect();
-        let mut names = Vec::<Name>::new();
+        let mut names = Vec::<ParamName>::new();
         for pattern in &patterns {
             for name in pattern.names() {
                 if names.iter().all(|known| known.text != name) {
-                    names.push(Name {
+                    names.push(ParamName {
                         text: name.to_owned(),
                         is_everywhere: patterns.iter().all(|p| p.names().any(|n| n == name)),
                     });
@@ -191,26 +191,26 @@ impl ParamNames {
     }
 
     /// Returns the slot of a parameter that has a value whenever the route matches.
-    pub fn slot(&self, name: &str) -> Option<Slot> {
+    pub fn slot(&self, name: &str) -> Option<ParamSlot> {
         self.lookup(name).ok()
     }
 
     /// Returns each name and its slot.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Slot)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, ParamSlot)> {
         self.iter_of_paths().chain(self.iter_of_hosts())
     }
 
     /// Returns each name in paths and its slot.
-    pub(super) fn iter_of_paths(&self) -> impl Iterator<Item = (&str, Slot)> {
+    pub(super) fn iter_of_paths(&self) -> impl Iterator<Item = (&str, ParamSlot)> {
         (0u8..)
             .zip(&self.names)
-            .map(|(index, name)| (name.text.as_str(), Slot(index)))
+            .map(|(index, name)| (name.text.as_str(), ParamSlot(index)))
     }
 
-    fn iter_of_hosts(&self) -> impl Iterator<Item = (&str, Slot)> {
+    fn iter_of_hosts(&self) -> impl Iterator<Item = (&str, ParamSlot)> {
         (OF_HOSTS..)
             .zip(&self.of_hosts)
-            .map(|(index, name)| (name.text.as_str(), Slot(index)))
+            .map(|(index, name)| (name.text.as_str(), ParamSlot(index)))
     }
 
     /// Returns the names in hosts.
@@ -224,7 +224,7 @@ impl ParamNames {
         values.map(Box::from).collect()
     }
 
-    pub(super) fn lookup(&self, name: &str) -> Result<Slot, NoSlot> {
+    pub(super) fn lookup(&self, name: &str) -> Result<ParamSlot, NoSlot> {
         let slot = self.any_slot(name).ok_or(NoSlot::Unknown)?;
         let mut all = self.names.iter().chain(&self.of_hosts);
         let is_everywhere = all.any(|known| known.text == name && known.is_everywhere);
@@ -232,7 +232,7 @@ impl ParamNames {
     }
 
     /// Returns the slot of a name, even if only some paths have it.
-    pub(super) fn any_slot(&self, name: &str) -> Option<Slot> {
+    pub(super) fn any_slot(&self, name: &str) -> Option<ParamSlot> {
         self.iter()
             .find_map(|(known, slot)| (known == name).then_some(slot))
     }

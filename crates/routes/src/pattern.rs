@@ -198,8 +198,8 @@ impl PathPattern {
                 let whole = segments.first().cloned().unwrap_or_default();
                 segments.resize(forms.len(), whole);
             }
-            for (at, whole) in segments.iter_mut().enumerate() {
-                let form = forms.get(at).or_else(|| forms.first());
+            for (index, whole) in segments.iter_mut().enumerate() {
+                let form = forms.get(index).or_else(|| forms.first());
                 whole.extend(form.into_iter().flatten().cloned());
             }
         }

@@ -200,9 +200,9 @@ impl Rules {
             let route = rule.route.as_ref().map(|(name, _)| name);
             let then = match &rule.action {
                 RuleAction::Respond(response) => {
-                    let own = rule.comparison.as_ref().and_then(Comparison::pattern);
+                    let pattern = rule.comparison.as_ref().and_then(Comparison::pattern);
                     // It matched: it was decided.
-                    let groups = groups.or_else(|| own?.groups(&value).ok().flatten());
+                    let groups = groups.or_else(|| pattern?.groups(&value).ok().flatten());
                     let reply = response.reply_with(&ex, groups.as_ref());
                     let route = route.cloned().or(lead);
                     return Ok(RuleCourse::Reply(Box::new(reply), route));
@@ -352,16 +352,16 @@ impl Rule {
         guards: bool,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let Spanned { value: own, place } = rule;
-        let comparison = match &own.value {
+        let Spanned { value: raw, place } = rule;
+        let comparison = match &raw.value {
             Some(value) => Some(Comparison::compile(
                 value,
-                own.is.as_ref(),
-                own.not,
+                raw.is.as_ref(),
+                raw.not,
                 CODES,
                 cx,
             )?),
-            None if own.is.is_some() || own.not => {
+            None if raw.is.is_some() || raw.not => {
                 let help = "write the value that is compared: `if: \"{cookie.session}\"`";
                 return cx
                     .at(*place, SHAPE)
@@ -369,20 +369,20 @@ impl Rule {
             }
             None => None,
         };
-        let route = own.route.as_ref();
+        let route = raw.route.as_ref();
         let route = route.map(|name| (Arc::from(&*name.value), name.place));
-        let path = match &own.regex {
+        let path = match &raw.regex {
             Some(regex) => Some(pattern(regex, cx)?),
             None => None,
         };
-        let is_rewrite = own.with.is_some();
-        let is_response = own.status.is_some() || own.to.is_some() || own.body.is_some();
-        let action = match (is_rewrite, is_response, own.then) {
+        let is_rewrite = raw.with.is_some();
+        let is_response = raw.status.is_some() || raw.to.is_some() || raw.body.is_some();
+        let action = match (is_rewrite, is_response, raw.then) {
             (true, false, then) if route.is_none() => {
                 RuleAction::Rewrite(PathRewrite::compile(rule, path.as_ref(), then, cx)?)
             }
             (false, true, None) => {
-                let Some(status) = &own.status else {
+                let Some(status) = &raw.status else {
                     let help = "write one: `status: 301`";
                     return cx
                         .at(*place, SHAPE)
@@ -390,12 +390,12 @@ impl Rule {
                 };
                 let parts = ResponseParts {
                     status,
-                    to: own.to.as_ref(),
-                    body: own.body.as_ref(),
-                    content_type: own.content_type.as_ref(),
+                    to: raw.to.as_ref(),
+                    body: raw.body.as_ref(),
+                    content_type: raw.content_type.as_ref(),
                 };
-                let own = comparison.as_ref().and_then(Comparison::pattern);
-                let pattern = path.as_ref().or(own);
+                let by = comparison.as_ref().and_then(Comparison::pattern);
+                let pattern = path.as_ref().or(by);
                 RuleAction::Respond(ConditionResponse::compile(&parts, pattern, CODES, cx)?)
             }
             (false, false, Some(then)) if route.is_none() || then == ThenConfig::Stop => {
@@ -412,9 +412,9 @@ impl Rule {
         };
         Some(Self {
             comparison,
-            body_over: own.body_over.map(|size| size.0),
+            body_over: raw.body_over.map(|size| size.0),
             folded: path.as_ref().filter(|_| guards).map(Pattern::folded),
-            is_odd: own.regex.as_ref().is_some_and(|own| is_odd(&own.value)),
+            is_odd: raw.regex.as_ref().is_some_and(|regex| is_odd(&regex.value)),
             path,
             route,
             action,
@@ -439,8 +439,8 @@ impl PathRewrite {
         then: Option<ThenConfig>,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let Spanned { value: own, place } = rule;
-        let Some(with) = &own.with else {
+        let Spanned { value: raw, place } = rule;
+        let Some(with) = &raw.with else {
             return cx
                 .at(*place, SHAPE)
                 .refuse("a rewrite has no new path", "write `with`");

@@ -4,7 +4,7 @@
 use edgeway_config::diagnostic::closest;
 
 use super::{
-    InvalidValue, ParamNames, Params, Slot, Target,
+    InvalidValue, ParamNames, ParamSlot, Params, Target,
     params::{NoSlot, RESERVED},
 };
 
@@ -17,7 +17,7 @@ pub(super) struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Text(Vec<u8>),
-    Slot(Slot),
+    Slot(ParamSlot),
     Rest,
     Path,
     /// The request's query after this byte (`?` or `&`); nothing without a query.
@@ -67,15 +67,15 @@ impl Template {
         out: &mut Vec<u8>,
         target: &Target<'_>,
         params: &Params,
-        encode: fn(&mut Vec<u8>, &[u8], Part),
+        encode: fn(&mut Vec<u8>, &[u8], UrlPart),
     ) {
-        let mut part = Part::Path;
+        let mut part = UrlPart::Path;
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => {
                     out.extend_from_slice(text);
                     if text.contains(&b'?') {
-                        part = Part::Query;
+                        part = UrlPart::Query;
                     }
                 }
                 Piece::Slot(slot) => encode(out, params.get(*slot, target.path), part),
@@ -85,7 +85,7 @@ impl Template {
                 Piece::Query(lead) => {
                     if let Some(query) = target.query.filter(|query| !query.is_empty()) {
                         out.push(*lead);
-                        encode(out, query, Part::WholeQuery);
+                        encode(out, query, UrlPart::WholeQuery);
                     }
                 }
                 Piece::Host => out.extend_from_slice(target.host.as_bytes()),
@@ -96,7 +96,7 @@ impl Template {
 
 /// Part of a URL that a value is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum UrlPart {
     Path,
     /// A value within a query.
     Query,

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::ControlFlow};
 
 use super::{
-    params::{MAX_PARAMS, Slot},
+    params::{MAX_PARAMS, ParamSlot},
     pattern::{PathPattern, Segment},
 };
 
@@ -12,7 +12,7 @@ use super::{
 pub(super) struct Leaf {
     pub route: usize,
     /// Slots of the route for the values of the pattern's parameters, in order.
-    pub slots: Box<[Slot]>,
+    pub slots: Box<[ParamSlot]>,
 }
 
 /// Ranges captured by the parameters so far.
@@ -64,21 +64,21 @@ impl Trie {
 
     /// Adds the routes of one pattern, in the order of comparison.
     pub(super) fn insert(&mut self, pattern: &PathPattern, leaves: Vec<Leaf>) {
-        let mut at = 0;
+        let mut index = 0;
         for segment in &pattern.segments {
             let next = self.nodes.len();
-            let node = &mut self.nodes[at];
-            at = match segment {
+            let node = &mut self.nodes[index];
+            index = match segment {
                 Segment::Literal(text) => {
                     *node.literals.entry(text.as_slice().into()).or_insert(next)
                 }
                 Segment::Param(_) => *node.param.get_or_insert(next),
             };
-            if at == next {
+            if index == next {
                 self.nodes.push(Node::default());
             }
         }
-        let node = &mut self.nodes[at];
+        let node = &mut self.nodes[index];
         if pattern.is_prefix {
             node.prefix.extend(leaves);
         } else {
@@ -111,14 +111,14 @@ struct Walk<'a, F> {
 }
 
 impl<F> Walk<'_, F> {
-    /// Continues at a node with the segment that begins at `at`, or with none if the path has
+    /// Continues at a node with the segment that begins at `offset`, or with none if the path has
     /// ended. Each node has only one parent, so it is visited at most once.
-    fn from<B>(&mut self, node: usize, at: Option<usize>) -> ControlFlow<B>
+    fn from<B>(&mut self, node: usize, offset: Option<usize>) -> ControlFlow<B>
     where
         F: FnMut(&Leaf, &Captures) -> ControlFlow<B>,
     {
         let node = &self.trie.nodes[node];
-        let Some(start) = at else {
+        let Some(start) = offset else {
             self.leaves(&node.exact, self.path.len())?;
             return self.leaves(&node.prefix, self.path.len());
         };

@@ -41,11 +41,11 @@ pub fn is_read(headers: &HeaderMap) -> bool {
 }
 
 impl Body {
-    /// Wraps a body that was read, for a plugin that gets at most `most` bytes.
-    pub fn read(bytes: &Bytes, most: usize) -> Self {
+    /// Wraps a body that was read, for a plugin that gets at most `max` bytes.
+    pub fn read(bytes: &Bytes, max: usize) -> Self {
         match bytes.len() {
             0 => Self::None,
-            length if length <= most => Self::Whole(bytes.clone()),
+            length if length <= max => Self::Whole(bytes.clone()),
             _ => Self::Unread(TOO_LONG),
         }
     }

@@ -44,8 +44,8 @@ pub struct HookLimits {
 
 impl HookLimits {
     pub(super) fn wall_exceeded(&self) -> Failure {
-        let most = self.wall;
-        Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
+        let max = self.wall;
+        Failure::new(FailureKind::Wall, format!("it did not end within {max:?}"))
     }
 }
 
@@ -154,11 +154,11 @@ impl CpuBudget {
 
     /// Returns the engine's interrupt handler, which returns true if the hook must stop.
     pub(super) fn interrupt_handler(self: &Arc<Self>) -> impl FnMut() -> bool + Send + 'static {
-        let own = Arc::clone(self);
+        let budget = Arc::clone(self);
         move || {
             // Steps run by the gateway call this within itself: its captures are not used after
             // them.
-            let budget = Arc::clone(&own);
+            let budget = Arc::clone(&budget);
             if budget.steps.is_skipping() || !budget.is_spent() {
                 return false;
             }

@@ -120,13 +120,14 @@ pub enum HookResult {
     Json(String),
 }
 
-/// Returns path and query of a URL that a request is rewritten to, on the same origin. `own` is the
-/// request's URL, or its origin. The result is in normal form, like every target sent to a backend.
-pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Failure> {
-    let parsed = Url::parse(own).ok().zip(Url::parse(url).ok());
+/// Returns path and query of a URL that a request is rewritten to, on the same origin. `base` is
+/// the request's URL, or its origin. The result is in normal form, like every target sent to a
+/// backend.
+pub fn rewritten(base: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Failure> {
+    let parsed = Url::parse(base).ok().zip(Url::parse(url).ok());
     match parsed {
         // Compared by origin as browsers do: a client may write its host in many ways.
-        Some((own, to)) if own.origin() == to.origin() => {
+        Some((base, to)) if base.origin() == to.origin() => {
             let target = &to[Position::BeforePath..Position::AfterQuery];
             match normalise(target.as_bytes(), slashes) {
                 Ok(normal) => Ok(join(&normal.path, normal.query).into()),
@@ -136,12 +137,12 @@ pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Fa
             }
         }
         _ => {
-            let own = parsed.map_or_else(
-                || own.to_owned(),
-                |(own, _)| own.origin().ascii_serialization(),
+            let base = parsed.map_or_else(
+                || base.to_owned(),
+                |(base, _)| base.origin().ascii_serialization(),
             );
             Err(Failure::script(format!(
-                "a request can only be rewritten to another path of {own}, not to {url}: use \
+                "a request can only be rewritten to another path of {base}, not to {url}: use \
                  onRoute for another upstream"
             )))
         }
@@ -281,9 +282,9 @@ fn poll_first(
     waiting: &mut Vec<PendingOperation>,
     cx: &mut Context<'_>,
 ) -> Poll<(u32, OperationResult)> {
-    for at in 0..waiting.len() {
-        if let Poll::Ready(settled) = waiting[at].work.as_mut().poll(cx) {
-            let done = waiting.swap_remove(at);
+    for index in 0..waiting.len() {
+        if let Poll::Ready(settled) = waiting[index].work.as_mut().poll(cx) {
+            let done = waiting.swap_remove(index);
             return Poll::Ready((done.id, settled));
         }
     }

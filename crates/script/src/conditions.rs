@@ -37,11 +37,11 @@ impl Conditions {
             let mut places = conditions.iter().map(|condition| &condition.place);
             places.find_map(|place| {
                 let (what, name) = match place {
-                    Place::Header(name, _) => ("header", name.as_str()),
-                    Place::Cookie(name) => ("cookie", &**name),
-                    Place::Query(name) => ("query", &**name),
+                    MatchedPart::Header(name, _) => ("header", name.as_str()),
+                    MatchedPart::Cookie(name) => ("cookie", &**name),
+                    MatchedPart::Query(name) => ("query", &**name),
                     // Routes match on the host too.
-                    Place::Host => return None,
+                    MatchedPart::Host => return None,
                 };
                 Some(format!("`{list}` of the {what} `{name}`"))
             })
@@ -61,13 +61,13 @@ impl Conditions {
 
 #[derive(Debug)]
 struct Condition {
-    place: Place,
+    place: MatchedPart,
     /// Pattern of the value; without one, any value matches.
     value: Option<Box<Expression>>,
 }
 
 #[derive(Debug)]
-enum Place {
+enum MatchedPart {
     /// Header with the separator that joins its lines; without one, only the first line counts.
     Header(HeaderName, Option<&'static str>),
     Cookie(Box<str>),
@@ -86,7 +86,7 @@ impl Condition {
     }
 }
 
-impl Place {
+impl MatchedPart {
     /// Returns the value at this place; an empty value counts as absent.
     fn value<'r>(&self, request: &'r ClientRequest<'_>) -> Option<Cow<'r, str>> {
         let value = match self {
@@ -140,9 +140,9 @@ fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<Cow<'r, str>> {
     let lines = headers.get_all(header::COOKIE).iter();
     let mut pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let value = pairs.find_map(|pair| {
-        let at = memchr::memchr(b'=', pair)?;
-        let (own, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
-        (latin(own) == name).then_some(value)
+        let equals = memchr::memchr(b'=', pair)?;
+        let (key, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
+        (latin(key) == name).then_some(value)
     })?;
     let value = match value {
         [b'"', quoted @ .., _] => quoted,
@@ -222,7 +222,7 @@ fn read(list: &str, written: Value) -> Result<Condition, String> {
         return refuse("has no `type`: write `header`, `cookie`, `query` or `host`");
     };
     let place = match (&*kind, key.filter(|key| !key.is_empty())) {
-        ("host", None) if value.is_some() => Place::Host,
+        ("host", None) if value.is_some() => MatchedPart::Host,
         ("host", _) => {
             return refuse(
                 "is of type `host`, which has a `value` and no `key`: write `{ type: 'host', value: 'shop.example.com' }`",
@@ -236,12 +236,12 @@ fn read(list: &str, written: Value) -> Result<Condition, String> {
         ("header", Some(key)) => match HeaderName::from_bytes(key.as_bytes()) {
             Ok(name) => {
                 let mark = mark(&name);
-                Place::Header(name, mark)
+                MatchedPart::Header(name, mark)
             }
             Err(_) => return refuse(&format!("has the `key` `{key}`, an invalid header name")),
         },
-        ("cookie", Some(key)) => Place::Cookie(key.into()),
-        ("query", Some(key)) => Place::Query(key.into()),
+        ("cookie", Some(key)) => MatchedPart::Cookie(key.into()),
+        ("query", Some(key)) => MatchedPart::Query(key.into()),
         _ => {
             return refuse(&format!(
                 "has the unknown type `{kind}`: use `header`, `cookie`, `query` or `host`, and \

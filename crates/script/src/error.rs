@@ -139,8 +139,8 @@ impl fmt::Display for Failure {
         // The first line written by the author: those before are the gateway's or the engine's.
         let mut lines = self.stack.lines().map(str::trim);
         let others = ["(edgeway/", "(native)", "<input>"];
-        let own = lines.find(|line| !others.iter().any(|other| line.contains(other)));
-        match own {
+        let line = lines.find(|line| !others.iter().any(|other| line.contains(other)));
+        match line {
             Some(line) if !line.is_empty() => write!(f, " {}", one_line(line)),
             _ => Ok(()),
         }

@@ -67,9 +67,9 @@ fn translated(text: &str) -> Result<String, String> {
 fn count<'t>(after: &'t str, regex: &mut String) -> &'t str {
     let end = after.find('}').map(|end| end + 1);
     let is_count = |count: &str| {
-        let (least, most) = count.split_once(',').unwrap_or((count, ""));
+        let (min, max) = count.split_once(',').unwrap_or((count, ""));
         let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        !least.is_empty() && are_digits(least) && are_digits(most)
+        !min.is_empty() && are_digits(min) && are_digits(max)
     };
     if let Some(end) = end.filter(|end| is_count(&after[..end - 1])) {
         regex.push('{');

@@ -347,8 +347,8 @@ fn facts<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     add(host, "consoleLine", log)
 }
 
-pub(super) fn level(at: u8) -> Level {
-    match at {
+pub(super) fn level(number: u8) -> Level {
+    match number {
         0 => Level::Error,
         1 => Level::Warn,
         2 => Level::Info,
@@ -445,11 +445,11 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
     Ok(headers)
 }
 
-/// Returns the bytes of a string, a buffer or a view of one; `Err` if there are more than `most`,
+/// Returns the bytes of a string, a buffer or a view of one; `Err` if there are more than `max`,
 /// which are not copied.
-pub(super) fn bounded_bytes(value: &Value<'_>, most: usize) -> std::result::Result<Bytes, ()> {
+pub(super) fn bounded_bytes(value: &Value<'_>, max: usize) -> std::result::Result<Bytes, ()> {
     if let Some(text) = value.as_string() {
-        if usv_string::length(text) > most {
+        if usv_string::length(text) > max {
             return Err(());
         }
         return usv_string::read(text).map(Bytes::from).map_err(|_| ());
@@ -460,7 +460,7 @@ pub(super) fn bounded_bytes(value: &Value<'_>, most: usize) -> std::result::Resu
     let buffer = ArrayBuffer::from_object(object.clone());
     let array = object.as_typed_array::<u8>();
     let length = read(array, buffer.as_ref(), <[u8]>::len);
-    if length.is_some_and(|length| length > most) {
+    if length.is_some_and(|length| length > max) {
         return Err(());
     }
     Ok(copied(array, buffer.as_ref()).unwrap_or_default())

@@ -106,9 +106,9 @@ impl Isolate {
         budget.leave();
         // Whatever it returned: it was interrupted midway.
         if budget.is_over() {
-            let most = limits.load;
+            let max = limits.load;
             return Err(Failure::load(format!(
-                "loading used more than {most:?} of CPU time"
+                "loading used more than {max:?} of CPU time"
             )));
         }
         let exports = match loaded {
@@ -131,9 +131,9 @@ impl Isolate {
             calls: AtomicU32::new(0),
             is_broken: AtomicBool::new(false),
         };
-        let (heap, most) = (isolate.heap(), limits.memory);
-        if heap > most as u64 {
-            let why = format!("its heap has {heap} bytes after loading, more than {most}");
+        let (heap, max) = (isolate.heap(), limits.memory);
+        if heap > max as u64 {
+            let why = format!("its heap has {heap} bytes after loading, more than {max}");
             return Err(Failure::load(why));
         }
         Ok(isolate)
@@ -251,8 +251,8 @@ impl Isolate {
         // Waiting in between does not reduce it.
         let is_twice_over = self.budget.is_twice_over() || call.held / 2 > self.limits.cpu;
         if self.budget.is_over() || is_over || is_twice_over {
-            let most = self.limits.cpu;
-            let why = format!("it used more than {most:?} of CPU time");
+            let max = self.limits.cpu;
+            let why = format!("it used more than {max:?} of CPU time");
             call.outcome = Some(Err(Failure::new(FailureKind::Cpu, why)));
         } else if self.budget.elapsed() > self.limits.wall {
             call.outcome = Some(Err(self.limits.wall_exceeded()));

@@ -76,12 +76,12 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Values {
-    all: HashMap<String, Value>,
+    all: HashMap<String, StoredValue>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Value {
+struct StoredValue {
     text: String,
     until: Option<std::time::Instant>,
 }
@@ -106,8 +106,8 @@ impl Kv {
             Store::Memory(memory) => Ok(memory.get(key)),
             Store::Redis(remote) => {
                 let key = remote.key(key);
-                let found = remote.redis.run(&key, cmd("GET").arg(&key)).await;
-                found.map_err(unavailable)
+                let value = remote.redis.run(&key, cmd("GET").arg(&key)).await;
+                value.map_err(unavailable)
             }
         }
     }
@@ -262,7 +262,7 @@ impl Values {
         let until = time.and_then(|time| clock.now().checked_add(time));
         self.remove(key);
         self.bytes += bytes;
-        self.all.insert(key.to_owned(), Value { text, until });
+        self.all.insert(key.to_owned(), StoredValue { text, until });
         Ok(())
     }
 
@@ -288,7 +288,7 @@ impl Values {
 
     fn expire_all(&mut self, clock: &Clock) {
         let now = clock.now();
-        let is_over = |value: &Value| value.until.is_some_and(|until| now >= until);
+        let is_over = |value: &StoredValue| value.until.is_some_and(|until| now >= until);
         let over = self.all.iter().filter(|(_, value)| is_over(value));
         let over: Vec<String> = over.map(|(key, _)| key.clone()).collect();
         for key in over {

@@ -122,10 +122,10 @@ impl ManualPlugin {
     /// Runs a hook. Other work of this thread meanwhile counts as the hook's time.
     pub async fn run(&self, hook: Hook, input: Input) -> ManualResult {
         let url = input.url.clone();
-        let (begun, cpu) = (self.clock.now(), thread_time());
+        let (start, cpu) = (self.clock.now(), thread_time());
         let outcome = self.plugin.call(hook, input).await;
         let cpu = Duration::from_nanos(thread_time().saturating_sub(cpu));
-        let wall = self.clock.now().duration_since(begun);
+        let wall = self.clock.now().duration_since(start);
         // The author wants to see the work that it left behind too.
         self.wait_until.join().await;
         // As the gateway does.

@@ -268,12 +268,12 @@ fn to_regex(source: &str) -> Result<String, String> {
 fn group_end(text: &str) -> Option<usize> {
     let mut depth = 0;
     let mut is_escaped = false;
-    for (at, letter) in text.char_indices() {
+    for (index, letter) in text.char_indices() {
         match letter {
             _ if is_escaped => is_escaped = false,
             '\\' => is_escaped = true,
             '(' => depth += 1,
-            ')' if depth == 1 => return Some(at),
+            ')' if depth == 1 => return Some(index),
             ')' => depth -= 1,
             _ => {}
         }
@@ -285,13 +285,13 @@ fn group_end(text: &str) -> Option<usize> {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum MatcherSource {
-    One(Source),
-    Many(Vec<Source>),
+    One(MatcherItem),
+    Many(Vec<MatcherItem>),
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Source {
+enum MatcherItem {
     Path(String),
     Full(MatcherMapping),
 }
@@ -312,10 +312,10 @@ pub(super) struct OwnPattern {
 }
 
 impl OwnPattern {
-    fn read(source: Source) -> Result<Self, String> {
+    fn read(source: MatcherItem) -> Result<Self, String> {
         let (source, mut more) = match source {
-            Source::Path(path) => (path, serde_json::Map::new()),
-            Source::Full(MatcherMapping { source, more }) => (source, more),
+            MatcherItem::Path(path) => (path, serde_json::Map::new()),
+            MatcherItem::Full(MatcherMapping { source, more }) => (source, more),
         };
         let conditions = conditions::take(&mut more)?;
         if let Some(key) = more.keys().next() {

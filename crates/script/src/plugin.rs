@@ -94,10 +94,10 @@ impl Log for PluginLog {
     }
 
     fn request_line(&self, line: &PluginLogLine<'_>) {
-        let own = [("plugin", &*self.0), ("request_id", line.request_id)];
+        let labels = [("plugin", &*self.0), ("request_id", line.request_id)];
         let fields = line.fields.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_str()));
-        let all: Vec<(&str, &str)> = own.into_iter().chain(fields).collect();
+        let all: Vec<(&str, &str)> = labels.into_iter().chain(fields).collect();
         self.write(line.level, line.text, &all);
     }
 }
@@ -206,8 +206,8 @@ impl Plugin {
         reading: &str,
         request: impl Fn() -> ClientRequest<'r>,
     ) -> bool {
-        let mut own = self.matcher.iter();
-        self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &request))
+        let mut patterns = self.matcher.iter();
+        self.matcher.is_empty() || patterns.any(|pattern| pattern.is_for_reading(reading, &request))
     }
 
     /// Returns the matcher entries that a client can match or avoid at will, each with the
@@ -290,8 +290,8 @@ impl Plugin {
             None => Err(Failure::new(FailureKind::Wall, "its promise never settles")),
         };
         if leaves_work(&outcome, &call) {
-            let at = self.slots.iter().position(|own| std::ptr::eq(own, slot));
-            self.spawn_remaining(RemainingWork::Worker(at.unwrap_or(0), isolate, call));
+            let index = self.slots.iter().position(|own| std::ptr::eq(own, slot));
+            self.spawn_remaining(RemainingWork::Worker(index.unwrap_or(0), isolate, call));
         }
         outcome
     }
@@ -321,12 +321,12 @@ impl Plugin {
         mut call: Box<Call>,
         wall: Duration,
     ) -> Option<Box<Call>> {
-        let begun = tokio::time::Instant::now();
+        let start = tokio::time::Instant::now();
         while !call.is_over() {
             // Operations that are ready at once never yield to other tasks, nor to the timer
             // outside.
             tokio::task::consume_budget().await;
-            if begun.elapsed() >= wall {
+            if start.elapsed() >= wall {
                 return None;
             }
             if call.waiting.all.is_empty() {

@@ -89,7 +89,7 @@ impl ConfigSchema {
         &self,
         schema: &Value,
         config: &Value,
-        at: &mut Vec<Step>,
+        path: &mut Vec<Step>,
         depth: usize,
         all: &mut Vec<Vec<Step>>,
     ) {
@@ -97,36 +97,36 @@ impl ConfigSchema {
             return;
         }
         if schema["writeOnly"] == true || schema["format"] == "password" {
-            all.push(at.clone());
+            all.push(path.clone());
             return;
         }
         if let Some(pointer) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#'))
             && let Some(other) = self.json.pointer(pointer)
         {
-            self.secrets_in(other, config, at, depth + 1, all);
+            self.secrets_in(other, config, path, depth + 1, all);
         }
         for choice in ["allOf", "anyOf", "oneOf"] {
             for other in schema[choice].as_array().into_iter().flatten() {
-                self.secrets_in(other, config, at, depth + 1, all);
+                self.secrets_in(other, config, path, depth + 1, all);
             }
         }
         let mut below = |step: Step, schema: &Value, value: &Value| {
-            at.push(step);
-            self.secrets_in(schema, value, at, depth + 1, all);
-            at.pop();
+            path.push(step);
+            self.secrets_in(schema, value, path, depth + 1, all);
+            path.pop();
         };
         match config {
             Value::Object(map) => {
                 for (key, value) in map {
-                    let own = schema["properties"].get(key);
-                    let schema = own.unwrap_or(&schema["additionalProperties"]);
+                    let part = schema["properties"].get(key);
+                    let schema = part.unwrap_or(&schema["additionalProperties"]);
                     below(Step::Key(key.clone()), schema, value);
                 }
             }
             Value::Array(items) => {
-                for (at, value) in items.iter().enumerate() {
-                    let own = schema["prefixItems"].get(at);
-                    below(Step::Item(at), own.unwrap_or(&schema["items"]), value);
+                for (index, value) in items.iter().enumerate() {
+                    let part = schema["prefixItems"].get(index);
+                    below(Step::Item(index), part.unwrap_or(&schema["items"]), value);
                 }
             }
             _ => {}
@@ -144,9 +144,9 @@ impl ConfigSchema {
             // The validator does not report the path of an invalid key name.
             if let [Step::Key(key)] = &*wrong.at
                 && wrong.why.starts_with(WRONG_NAME)
-                && let Some(at) = find(config, key)
+                && let Some(path) = find(config, key)
             {
-                wrong.at = at;
+                wrong.at = path;
             }
         }
         all
@@ -196,9 +196,9 @@ impl UrlLoader for NoLoader {
 /// Returns the first path of a key.
 fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
     let below = |step: Step, value: &Value| {
-        let mut at = find(value, key)?;
-        at.insert(0, step);
-        Some(at)
+        let mut path = find(value, key)?;
+        path.insert(0, step);
+        Some(path)
     };
     match value {
         Value::Object(map) if map.contains_key(key) => Some(vec![Step::Key(key.to_owned())]),
@@ -207,7 +207,7 @@ fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
             .find_map(|(name, value)| below(Step::Key(name.clone()), value)),
         Value::Array(items) => {
             let mut items = items.iter().enumerate();
-            items.find_map(|(at, value)| below(Step::Item(at), value))
+            items.find_map(|(path, value)| below(Step::Item(path), value))
         }
         _ => None,
     }
@@ -218,8 +218,8 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<SchemaError>) {
     let here: Vec<Step> = steps(error);
     let mut report = |key: Option<&str>, why: String| {
         let key = key.map(|key| Step::Key(key.to_owned()));
-        let at = here.iter().cloned().chain(key).collect();
-        let wrong = SchemaError { at, why };
+        let path = here.iter().cloned().chain(key).collect();
+        let wrong = SchemaError { at: path, why };
         if !all.contains(&wrong) {
             all.push(wrong);
         }

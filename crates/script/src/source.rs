@@ -150,8 +150,8 @@ impl Source {
         }
         let text = Arc::clone(self.files.lock().get(importer)?);
         let quoted = |quote: char| text.find(&format!("{quote}{name}{quote}"));
-        let at = quoted('\'').or_else(|| quoted('"'))?;
-        let before = &text[..at];
+        let end = quoted('\'').or_else(|| quoted('"'))?;
+        let before = &text[..end];
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
         Some(format!("    at {}:{line}:{column}", self.shown(importer)))

@@ -115,11 +115,11 @@ impl StepLimit {
     /// Lets the heap exceed its limit by this many bytes.
     #[allow(unsafe_code, reason = "the safe function waits for the engine's lock")]
     fn allow(&self, ctx: &Ctx<'_>, more: usize) {
-        let most = self.memory.load(Ordering::Relaxed).saturating_add(more);
+        let max = self.memory.load(Ordering::Relaxed).saturating_add(more);
         // SAFETY: the runtime is the one of a context that lives, and this sets a number.
         unsafe {
             let runtime = qjs::JS_GetRuntime(ctx.as_raw().as_ptr());
-            qjs::JS_SetMemoryLimit(runtime, most as qjs::size_t);
+            qjs::JS_SetMemoryLimit(runtime, max as qjs::size_t);
         }
     }
 }

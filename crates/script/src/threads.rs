@@ -39,9 +39,9 @@ const STUCK_NICE: i32 = 10;
 pub(super) type IsolateFactory = Box<dyn Fn() -> Result<Isolate, Failure> + Send + Sync>;
 
 /// Lanes of a plugin. They end with it.
-pub(super) struct PluginThreads(Arc<Shared>);
+pub(super) struct PluginThreads(Arc<PoolState>);
 
-struct Shared {
+struct PoolState {
     name: Arc<str>,
     limits: HookLimits,
     make: IsolateFactory,
@@ -111,7 +111,7 @@ impl PluginThreads {
         isolates: Vec<Arc<Isolate>>,
         make: IsolateFactory,
     ) -> Result<Self, Failure> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolState {
             name,
             limits,
             make,
@@ -274,12 +274,12 @@ impl State {
             JobKind::Begin(..) => true,
             JobKind::Settle(step, ..) => step.lane == lane,
         };
-        let at = self.jobs.iter().position(is_for)?;
-        self.jobs.remove(at)
+        let index = self.jobs.iter().position(is_for)?;
+        self.jobs.remove(index)
     }
 }
 
-impl Shared {
+impl PoolState {
     /// Queues a job, and returns its number.
     fn post(
         &self,

@@ -38,12 +38,12 @@ pub(super) fn read(text: &JsString<'_>) -> Result<String> {
 /// Replaces half pairs. The engine writes one as if it were a character: in three bytes, as many as
 /// U+FFFD has.
 fn mended(mut bytes: Vec<u8>) -> String {
-    let mut at = 0;
-    while let Some(three) = bytes.get_mut(at..at + 3) {
+    let mut index = 0;
+    while let Some(three) = bytes.get_mut(index..index + 3) {
         if three[0] == 0xed && three[1] >= 0xa0 {
             three.copy_from_slice("\u{fffd}".as_bytes());
         }
-        at += 1;
+        index += 1;
     }
     String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())

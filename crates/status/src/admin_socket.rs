@@ -60,22 +60,22 @@ pub fn likely() -> Vec<PathBuf> {
 }
 
 fn folders(uid: u32, var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    if let Some(given) = var("RUNTIME_DIRECTORY") {
+    if let Some(folders) = var("RUNTIME_DIRECTORY") {
         // systemd.exec(5): several are separated by colons.
-        let text = given.to_string_lossy();
+        let text = folders.to_string_lossy();
         let first = PathBuf::from(text.split(':').next().unwrap_or_default());
         if first.is_absolute() {
             return vec![first];
         }
     }
     // XDG Base Directory Specification: a relative path is to be ignored.
-    let own = var("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let own = own.filter(|folder| folder.is_absolute());
-    let own = own.map_or_else(
+    let runtime = var("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = runtime.filter(|folder| folder.is_absolute());
+    let runtime = runtime.map_or_else(
         || PathBuf::from(format!("/tmp/edgeway-{uid}")),
         |folder| folder.join("edgeway"),
     );
-    vec![PathBuf::from(RUN), own]
+    vec![PathBuf::from(RUN), runtime]
 }
 
 /// Listens at `path`. `is_usual`: its folder is created if need be.
@@ -93,8 +93,8 @@ pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, S
 }
 
 /// Returns the group `edgeway`, if this gateway runs in it.
-fn shared_group(groups: &str, own: u32) -> Option<u32> {
-    id_of(groups, GROUP).filter(|group| *group == own)
+fn shared_group(groups: &str, of_process: u32) -> Option<u32> {
+    id_of(groups, GROUP).filter(|group| *group == of_process)
 }
 
 /// Listens at `path` for the gateway's own user, and for a group that it runs in.
@@ -125,12 +125,12 @@ fn make(folder: &Path) -> io::Result<()> {
 /// Returns true if users other than root and this one could have put something there. systemd's
 /// folder belongs to the unit's user, and is accepted for any caller.
 fn is_somebody_elses(folder: &Path, uid: u32) -> bool {
-    let Ok(found) = fs::symlink_metadata(folder) else {
+    let Ok(metadata) = fs::symlink_metadata(folder) else {
         return false;
     };
-    let is_ours = folder == Path::new(RUN) || [0, uid].contains(&found.uid());
+    let is_ours = folder == Path::new(RUN) || [0, uid].contains(&metadata.uid());
     // Only its owner and root may write there (S_IWOTH).
-    !found.is_dir() || !is_ours || found.mode() & 0o002 != 0
+    !metadata.is_dir() || !is_ours || metadata.mode() & 0o002 != 0
 }
 
 /// Id of a group, from the text of `/etc/group`.

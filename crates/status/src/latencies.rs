@@ -16,7 +16,7 @@ pub fn backends(
     upstreams: &[UpstreamStatus],
 ) -> impl Iterator<Item = (&UpstreamStatus, &BackendStatus, Option<Slowness>)> {
     upstreams.iter().flat_map(|upstream| {
-        let latencies = Latencies::of(upstream);
+        let latencies = Latencies::new(upstream);
         let backends = upstream.backends.iter();
         backends.map(move |backend| (upstream, backend, latencies.slowness(backend)))
     })
@@ -28,14 +28,14 @@ pub struct Latencies(Vec<f64>);
 
 /// Times, in milliseconds, of a backend that is slow.
 #[derive(Clone, Copy, Debug, PartialEq, Display)]
-#[display("slow: {own:.0} ms, the others {usual:.0} ms")]
+#[display("slow: {time:.0} ms, the others {usual:.0} ms")]
 pub struct Slowness {
-    own: f64,
+    time: f64,
     usual: f64,
 }
 
 impl Latencies {
-    pub fn of(upstream: &UpstreamStatus) -> Self {
+    pub fn new(upstream: &UpstreamStatus) -> Self {
         let backends = upstream.backends.iter();
         let mut all: Vec<f64> = backends.filter_map(|backend| backend.ewma_ms).collect();
         all.sort_by(f64::total_cmp);
@@ -44,16 +44,16 @@ impl Latencies {
 
     /// Returns the times of a backend that gets requests and is slow, not for a few of them alone.
     pub fn slowness(&self, backend: &BackendStatus) -> Option<Slowness> {
-        let own = backend.ewma_ms?;
-        let usual = self.median_beside(own)?;
-        let least = own.min(backend.sustained_ms?);
+        let time = backend.ewma_ms?;
+        let usual = self.median_beside(time)?;
+        let least = time.min(backend.sustained_ms?);
         let is_slow = is_in_rotation(backend) && least > SLOW_MS && least > SLOWER * usual;
-        is_slow.then_some(Slowness { own, usual })
+        is_slow.then_some(Slowness { time, usual })
     }
 
     /// Returns the median of the others beside a backend with this time.
-    fn median_beside(&self, own: f64) -> Option<f64> {
-        let place = self.0.binary_search_by(|one| one.total_cmp(&own)).ok()?;
+    fn median_beside(&self, time: f64) -> Option<f64> {
+        let place = self.0.binary_search_by(|one| one.total_cmp(&time)).ok()?;
         let middle = (self.0.len() - 1) / 2;
         let skipped = usize::from(middle >= place);
         self.0.get(middle + skipped).copied()
@@ -76,7 +76,7 @@ mod tests {
                 ewma_ms: Some(*time),
                 ..BackendStatus::default()
             };
-            let latencies = Latencies::of(&UpstreamStatus {
+            let latencies = Latencies::new(&UpstreamStatus {
                 backends: times.iter().map(backend).collect(),
                 ..UpstreamStatus::default()
             });

@@ -76,8 +76,8 @@ fn short(kind: &Oid<'_>) -> Option<&'static str> {
         (&oids::OID_PKCS9_EMAIL_ADDRESS, "emailAddress"),
         (&oids::OID_X509_SERIALNUMBER, "serialNumber"),
     ];
-    let found = names.into_iter().find(|(known, _)| *known == kind);
-    found.map(|(_, short)| short)
+    let name = names.into_iter().find(|(known, _)| *known == kind);
+    name.map(|(_, short)| short)
 }
 
 /// Decodes a value of a string type to UTF-8.

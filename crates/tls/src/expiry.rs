@@ -145,8 +145,8 @@ impl fmt::Display for ExpiryWarning {
 }
 
 /// Converts to seconds since 1970.
-pub(super) fn seconds(at: SystemTime) -> i64 {
-    let since = at
+pub(super) fn seconds(time: SystemTime) -> i64 {
+    let since = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)

@@ -43,7 +43,7 @@ pub(super) enum Ocsp {
 
 /// A file of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum PairFile {
     Cert,
     Key,
     Ocsp,
@@ -65,12 +65,12 @@ impl Ocsp {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(Fault::Read(error).at(Part::Ocsp, path)),
+            Err(error) => return Err(Fault::Read(error).at(PairFile::Ocsp, path)),
         };
         if is_ocsp_response(&response) {
             return Ok(Some(response));
         }
-        Err(Fault::BadOcsp.at(Part::Ocsp, path))
+        Err(Fault::BadOcsp.at(PairFile::Ocsp, path))
     }
 }
 
@@ -91,7 +91,7 @@ fn is_ocsp_response(der: &[u8]) -> bool {
 #[derive(Debug)]
 pub(super) struct PairError {
     /// File that caused the error.
-    pub(super) part: Part,
+    pub(super) part: PairFile,
     path: PathBuf,
     fault: Fault,
 }
@@ -143,7 +143,7 @@ impl fmt::Display for PairError {
 }
 
 impl Fault {
-    fn at(self, part: Part, path: &Path) -> PairError {
+    fn at(self, part: PairFile, path: &Path) -> PairError {
         PairError {
             part,
             path: path.to_owned(),
@@ -211,12 +211,12 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
     let chain = chain(&paths.cert)?;
     let key = key(&paths.key)?;
     let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
-    let bad = || Fault::BadCertificate.at(Part::Cert, &paths.cert);
+    let bad = || Fault::BadCertificate.at(PairFile::Cert, &paths.cert);
     let parsed = parse(leaf).ok_or_else(bad)?;
     let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
     // Certificates of version 1 have none.
     if names.is_empty() && !has_addresses {
-        return Err(Fault::NoNames.at(Part::Cert, &paths.cert));
+        return Err(Fault::NoNames.at(PairFile::Cert, &paths.cert));
     }
     let not_before = parsed.validity().not_before.timestamp();
     let serial = format!("{:X}", parsed.serial).into_boxed_str();
@@ -231,13 +231,13 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
                 .iter()
                 .any(|other| belongs(vec![other.clone()], &key).is_ok());
             return Err(if is_later {
-                Fault::Order.at(Part::Cert, &paths.cert)
+                Fault::Order.at(PairFile::Cert, &paths.cert)
             } else {
-                Fault::Mismatch(paths.cert.clone()).at(Part::Key, &paths.key)
+                Fault::Mismatch(paths.cert.clone()).at(PairFile::Key, &paths.key)
             });
         }
         Err(TlsError::InvalidCertificate(_)) => return Err(bad()),
-        Err(error) => return Err(Fault::BadKey(error).at(Part::Key, &paths.key)),
+        Err(error) => return Err(Fault::BadKey(error).at(PairFile::Key, &paths.key)),
     };
     if let Some(ocsp) = &paths.ocsp {
         certified.ocsp = ocsp.read()?;
@@ -253,7 +253,7 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
 
 /// Reads every certificate of a PEM file, which must have at least one.
 pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
-    let failed = |fault: Fault| fault.at(Part::Cert, path);
+    let failed = |fault: Fault| fault.at(PairFile::Cert, path);
     let text =
         named_file::read(path, named_file::MAX_LEN).map_err(|error| failed(Fault::Read(error)))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
@@ -266,7 +266,7 @@ pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairErr
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
-    let failed = |fault: Fault| fault.at(Part::Key, path);
+    let failed = |fault: Fault| fault.at(PairFile::Key, path);
     let text =
         named_file::read(path, named_file::MAX_LEN).map_err(|error| failed(Fault::Read(error)))?;
     let is_encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"]

@@ -18,9 +18,9 @@ use super::{
     Certificates, HandshakeError,
     certificates::Challenges,
     expiry::{self, Expiries, ExpiryWarning},
-    files::{Files, Source, SourceProblem},
+    files::{CertificateSource, Files, SourceProblem},
     handshakes::{self, Handshakes},
-    pair::{Certificate, Ocsp, PairPaths, Part},
+    pair::{Certificate, Ocsp, PairFile, PairPaths},
     policy::{self, Configs, Policy},
     sessions::Sessions,
     tickets::NoRandomness,
@@ -217,7 +217,7 @@ impl Server {
 fn sources<'c>(
     config: &'c TlsConfig,
     cx: &mut CompileContext<'_>,
-) -> Vec<(Source, &'c Spanned<CertificateConfig>)> {
+) -> Vec<(CertificateSource, &'c Spanned<CertificateConfig>)> {
     let mut sources = Vec::new();
     for entry in &config.certificates.0 {
         let (written, ocsp) = (&entry.value, &entry.value.ocsp);
@@ -230,11 +230,11 @@ fn sources<'c>(
                         .as_ref()
                         .map(|ocsp| Ocsp::Needed(cx.folder.join(&ocsp.value))),
                 };
-                sources.push((Source::Pair(paths), entry));
+                sources.push((CertificateSource::Pair(paths), entry));
                 continue;
             }
             (None, None, Some(dir)) if ocsp.is_none() => {
-                sources.push((Source::Folder(cx.folder.join(&dir.value)), entry));
+                sources.push((CertificateSource::Folder(cx.folder.join(&dir.value)), entry));
                 continue;
             }
             (None, None, Some(_)) => (
@@ -285,9 +285,9 @@ fn read(
             }
             SourceProblem::Pair(error) => {
                 let place = place(match error.part {
-                    Part::Cert => &entry.value.cert,
-                    Part::Key => &entry.value.key,
-                    Part::Ocsp => &entry.value.ocsp,
+                    PairFile::Cert => &entry.value.cert,
+                    PairFile::Key => &entry.value.key,
+                    PairFile::Ocsp => &entry.value.ocsp,
                 });
                 cx.at(place, CERTIFICATE)
                     .error(error.to_string(), error.help());

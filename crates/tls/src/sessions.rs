@@ -29,7 +29,7 @@ pub(super) struct Sessions {
 
 /// State handed to the successor.
 #[derive(Serialize, Deserialize)]
-struct Exported {
+struct ExportedKeys {
     /// Keys in hexadecimal digits, the current one first.
     keys: Vec<String>,
     turned: i64,
@@ -40,11 +40,11 @@ impl Sessions {
     pub(super) fn open(zones: &Zones, listener: &str, now: i64) -> Result<Arc<Self>, NoRandomness> {
         let name = format!("tls sessions of {listener}");
         let make = || Self::new(TicketKeys::new().unwrap_or_default(), now);
-        let made = zones.get_or_create(&name, make);
-        if made.tickets.is_empty() {
-            made.tickets.turn()?;
+        let sessions = zones.get_or_create(&name, make);
+        if sessions.tickets.is_empty() {
+            sessions.tickets.turn()?;
         }
-        Ok(made)
+        Ok(sessions)
     }
 
     fn new(tickets: TicketKeys, now: i64) -> Self {
@@ -81,11 +81,11 @@ impl Zone for Sessions {
         let turned = *self.turned.lock();
         let secrets = self.tickets.export();
         let keys = secrets.iter().map(|s| hex::encode(s.as_bytes())).collect();
-        serde_json::to_value(Exported { keys, turned }).ok()
+        serde_json::to_value(ExportedKeys { keys, turned }).ok()
     }
 
     fn import(&self, exported: &Value) {
-        let Ok(Exported { keys, turned }) = Exported::deserialize(exported) else {
+        let Ok(ExportedKeys { keys, turned }) = ExportedKeys::deserialize(exported) else {
             return;
         };
         let secret = |key: &String| TicketSecret::from_bytes(&hex::decode(key).ok()?);

@@ -27,7 +27,7 @@ const MAX_LEN: usize = 1 << 16;
 #[derive(SmartDefault)]
 pub(super) struct TicketKeys {
     /// The current key, then the previous one.
-    keys: ArcSwap<Vec<Arc<Key>>>,
+    keys: ArcSwap<Vec<Arc<TicketKey>>>,
     #[default(SystemRandom::new())]
     random: SystemRandom,
 }
@@ -36,7 +36,7 @@ pub(super) struct TicketKeys {
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct TicketSecret(Box<[u8; NAME + SECRET]>);
 
-struct Key {
+struct TicketKey {
     secret: TicketSecret,
     aead: LessSafeKey,
 }
@@ -49,7 +49,7 @@ pub(super) struct NoRandomness;
 impl TicketKeys {
     pub(super) fn new() -> Result<Self, NoRandomness> {
         let random = SystemRandom::new();
-        let first = Key::random(&random)?;
+        let first = TicketKey::random(&random)?;
         Ok(Self {
             keys: ArcSwap::from_pointee(vec![Arc::new(first)]),
             random,
@@ -63,7 +63,7 @@ impl TicketKeys {
     /// Rotates the keys: a new key becomes the current one, and the one before the previous is
     /// dropped.
     pub(super) fn turn(&self) -> Result<(), NoRandomness> {
-        let next = Arc::new(Key::random(&self.random)?);
+        let next = Arc::new(TicketKey::random(&self.random)?);
         self.keys.rcu(|keys| {
             let before = keys.first().map(Arc::clone);
             std::iter::once(Arc::clone(&next))
@@ -84,7 +84,7 @@ impl TicketKeys {
         let keys: Vec<_> = secrets
             .iter()
             .take(2)
-            .map(|secret| Arc::new(Key::new(secret.clone())))
+            .map(|secret| Arc::new(TicketKey::new(secret.clone())))
             .collect();
         if !keys.is_empty() {
             self.keys.store(Arc::new(keys));
@@ -107,7 +107,7 @@ impl TicketSecret {
     }
 }
 
-impl Key {
+impl TicketKey {
     fn new(secret: TicketSecret) -> Self {
         let key = UnboundKey::new(&aead::AES_256_GCM, &secret.0[NAME..])
             .expect("the secret is as long as the key");

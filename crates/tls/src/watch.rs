@@ -240,6 +240,6 @@ impl Watch {
 }
 
 /// Returns a time in seconds since 1970 as text.
-fn expiry(at: i64) -> String {
-    ASN1Time::from_timestamp(at).map_or_else(|_| "never".to_owned(), |at| at.to_string())
+fn expiry(time: i64) -> String {
+    ASN1Time::from_timestamp(time).map_or_else(|_| "never".to_owned(), |time| time.to_string())
 }

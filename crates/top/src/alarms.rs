@@ -13,13 +13,13 @@ const MEMORY_SHARE: f64 = 0.9;
 pub(super) fn alarms(observation: &Observation) -> Vec<Alarm> {
     let snapshot = &observation.snapshot;
     // By the clock of the gateway, as its status page has it.
-    let at = problems::time_of(snapshot).unwrap_or(observation.at);
-    let mut found = problems::of(snapshot, at);
+    let time = problems::time_of(snapshot).unwrap_or(observation.at);
+    let mut alarms = problems::find(snapshot, time);
     for instance in &observation.instances.list {
-        found.extend(of_unit(instance).into_iter().flatten());
+        alarms.extend(of_unit(instance).into_iter().flatten());
     }
-    found.sort_by_key(|alarm| alarm.severity);
-    found
+    alarms.sort_by_key(|alarm| alarm.severity);
+    alarms
 }
 
 fn of_unit(instance: &Instance) -> [Option<Alarm>; 2] {

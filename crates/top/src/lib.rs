@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use self::observe::Observer;
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct TopOptions {
     /// Time between refreshes, at least 100ms
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Span,
@@ -42,8 +42,8 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
-    let form = OutputFormat::of(options.json);
+pub fn run(options: &TopOptions) -> Result<(), Failure> {
+    let form = OutputFormat::from_flag(options.json);
     let is_live = !options.once && io::stdout().is_terminal() && !out::is_dumb();
     let interval = options.interval.0;
     let done = options.admin.ask(form, async |client| {

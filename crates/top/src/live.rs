@@ -34,9 +34,9 @@ enum Change {
 }
 
 /// The terminal as the screen uses it. It is restored on drop, and by ratatui's hook on a panic.
-struct Restored;
+struct RestoredTerminal;
 
-impl Drop for Restored {
+impl Drop for RestoredTerminal {
     fn drop(&mut self) {
         // A terminal that was closed cannot be restored.
         drop(ratatui::try_restore());
@@ -63,7 +63,7 @@ async fn show(
     let (sender, mut changes) = mpsc::unbounded_channel();
     let client = observer.client();
     let (clock, tasks) = (Clock::machine(), Tasks::default());
-    let _restored = Restored;
+    let _restored = RestoredTerminal;
     let mut terminal = ratatui::try_init()?;
     tasks.spawn("observer", observe(observer, interval, sender.clone()));
     read_keys(sender.clone())?;

@@ -82,11 +82,11 @@ pub(super) struct Observer {
     client: Client,
     units: Units,
     clock: Clock,
-    last: Option<Counts>,
+    last: Option<AttemptCounts>,
 }
 
 /// Attempts of backends at one moment.
-struct Counts {
+struct AttemptCounts {
     at: Instant,
     pid: u32,
     ended: BTreeMap<String, u64>,
@@ -113,7 +113,7 @@ impl Observer {
     /// If the gateway cannot be reached or refuses.
     pub(super) async fn observe(&mut self) -> Result<Observation, ClientError> {
         let snapshot = self.client.snapshot().await?;
-        let at = self.clock.now();
+        let now = self.clock.now();
         // An older gateway may have no such list; its state is worth showing without.
         let bans = match self.client.get("/v1/bans").await {
             Ok(Bans { bans }) => bans,
@@ -121,7 +121,7 @@ impl Observer {
             Err(error) => return Err(error),
         };
         let instances = self.units.instances(&snapshot).await;
-        let counts = Counts::of(&snapshot, at);
+        let counts = AttemptCounts::new(&snapshot, now);
         let backend_rates = counts.rates(self.last.as_ref());
         self.last = Some(counts);
         Ok(Observation {
@@ -134,15 +134,15 @@ impl Observer {
     }
 }
 
-impl Counts {
-    fn of(snapshot: &Snapshot, at: Instant) -> Self {
+impl AttemptCounts {
+    fn new(snapshot: &Snapshot, now: Instant) -> Self {
         let upstreams = snapshot.upstreams.iter();
         let backends = upstreams.flat_map(|upstream| {
             let each = upstream.backends.iter();
             each.map(|backend| (name(upstream, backend).to_string(), backend.requests))
         });
         Self {
-            at,
+            at: now,
             pid: snapshot.pid,
             ended: backends.collect(),
         }
@@ -171,9 +171,9 @@ mod tests {
 
     use super::*;
 
-    fn counts(at: Instant, pid: u32, ended: &[(&str, u64)]) -> Counts {
+    fn counts(at: Instant, pid: u32, ended: &[(&str, u64)]) -> AttemptCounts {
         let ended = ended.iter().map(|(name, n)| ((*name).to_owned(), *n));
-        Counts {
+        AttemptCounts {
             at,
             pid,
             ended: ended.collect(),

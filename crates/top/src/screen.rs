@@ -83,7 +83,7 @@ pub(super) enum Effect {
 
 /// A gateway that cannot be reached.
 #[derive(Clone, Debug)]
-pub(super) struct Lost {
+pub(super) struct LostGateway {
     pub since: DateTime<Utc>,
     pub why: String,
 }
@@ -96,7 +96,7 @@ pub(super) struct Screen {
     /// Outcome of the last key, until the next one.
     pub message: Option<String>,
     pub observation: Observation,
-    pub lost: Option<Lost>,
+    pub lost: Option<LostGateway>,
     /// Requests per second of earlier observations, the newest last.
     pub history: VecDeque<u64>,
     pub has_colour: bool,
@@ -139,7 +139,7 @@ impl Screen {
     /// Keeps the last observation on the screen, and says that it is old.
     pub(super) fn lose(&mut self, why: String, now: DateTime<Utc>) {
         let since = self.lost.as_ref().map_or(now, |lost| lost.since);
-        self.lost = Some(Lost { since, why });
+        self.lost = Some(LostGateway { since, why });
     }
 
     pub(super) fn choice(&self) -> &Choice {
@@ -152,7 +152,7 @@ impl Screen {
 
     /// Returns the lists of the pane, filtered and sorted.
     pub(super) fn listings(&self) -> Vec<Listing> {
-        let mut listings = listing::of(self.pane, &self.observation);
+        let mut listings = listing::listings(self.pane, &self.observation);
         for listing in &mut listings {
             listing.arrange(self.choice());
         }
@@ -237,15 +237,15 @@ impl Screen {
     }
 
     fn sort_by_next(&mut self) {
-        let listings = listing::of(self.pane, &self.observation);
+        let listings = listing::listings(self.pane, &self.observation);
         let columns = listings.iter().flat_map(|listing| &listing.columns);
         let titles: Vec<&'static str> = columns.map(|column| column.title).collect();
         let choice = self.choice_mut();
         let next = match choice.sort {
             None => titles.first(),
             Some(title) => {
-                let at = titles.iter().position(|other| *other == title);
-                at.and_then(|at| titles.get(at + 1))
+                let index = titles.iter().position(|other| *other == title);
+                index.and_then(|index| titles.get(index + 1))
             }
         };
         choice.sort = next.copied();
@@ -259,8 +259,8 @@ impl Screen {
             return;
         };
         let selected = self.choice().selected.as_ref();
-        let at = selected.and_then(|key| rows.iter().position(|row| row.key == *key));
-        let key = rows[to(at).min(last)].key.clone();
+        let index = selected.and_then(|key| rows.iter().position(|row| row.key == *key));
+        let key = rows[to(index).min(last)].key.clone();
         self.choice_mut().selected = Some(key);
     }
 
@@ -272,11 +272,11 @@ impl Screen {
             return;
         }
         let selected = self.choice().selected.clone();
-        let found = self.observation.backends().find_map(|(upstream, backend)| {
+        let backend = self.observation.backends().find_map(|(upstream, backend)| {
             let name = name(upstream, backend);
             (Some(name.to_string()) == selected).then_some((name, backend))
         });
-        let Some((name, backend)) = found else {
+        let Some((name, backend)) = backend else {
             self.message = Some("select a backend with the arrow keys first".to_owned());
             return;
         };

@@ -369,7 +369,7 @@ fn the_problems_are_those_of_the_status_page_whatever_the_clock_here_says() {
     observation.snapshot.at = "2027-04-15T00:00:00.000Z".to_owned();
     observation.instances.list.clear();
     let time = problems::time_of(&observation.snapshot).unwrap();
-    let shown = problems::of(&observation.snapshot, time);
+    let shown = problems::find(&observation.snapshot, time);
     assert!(
         shown
             .iter()

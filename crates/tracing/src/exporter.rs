@@ -64,8 +64,8 @@ impl ExportSettings {
             ("telemetry.sdk.language", "rust"),
             ("telemetry.sdk.name", "opentelemetry"),
         ]);
-        let given = self.resource.iter();
-        attributes.extend(given.map(|(key, value)| (key.as_str(), value.as_str())));
+        let of_resource = self.resource.iter();
+        attributes.extend(of_resource.map(|(key, value)| (key.as_str(), value.as_str())));
         attributes.insert("service.name", &self.service_name);
         Envelope::new(attributes)
     }

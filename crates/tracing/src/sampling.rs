@@ -56,7 +56,7 @@ impl Tracing {
             ParentTrust::All => true,
             ParentTrust::Nobody => false,
         };
-        let parent = is_continued.then(|| TraceContext::of(headers)).flatten();
+        let parent = is_continued.then(|| TraceContext::read(headers)).flatten();
         let is_sampled = match parent {
             Some(parent) if client.is_trusted => parent.flags.is_sampled(),
             // Any client could ask for the recording of every request, and choose its ids: these

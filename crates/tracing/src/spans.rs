@@ -101,8 +101,8 @@ struct WallTime {
 impl WallTime {
     /// Returns nanoseconds since 1970.
     fn at(&self, instant: Instant) -> u64 {
-        let at = self.wall - self.now.saturating_duration_since(instant);
-        let since = at.duration_since(SystemTime::UNIX_EPOCH);
+        let time = self.wall - self.now.saturating_duration_since(instant);
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
         since.map_or(0, |since| {
             u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
         })
@@ -197,7 +197,7 @@ impl FinishedRequest<'_> {
 
     fn request_span(&self, spans: &mut Spans<'_>) {
         let (facts, trace) = (self.facts, self.trace);
-        let method = HttpMethod::of(&self.head.method);
+        let method = HttpMethod::new(&self.head.method);
         let is_parent_remote = trace.parent.is_some() && !self.is_background;
         let (kind, name) = match self.route {
             _ if self.is_background => (SpanKind::Internal, ["revalidate", "", ""]),
@@ -268,7 +268,7 @@ impl FinishedRequest<'_> {
         if self.trace.parent.is_some() {
             return;
         }
-        if let Some(sender) = TraceContext::of(&self.head.headers) {
+        if let Some(sender) = TraceContext::read(&self.head.headers) {
             let mut link = Message::default();
             link.bytes(field::TRACE_ID, &sender.trace_id.to_be_bytes());
             link.bytes(field::SPAN_ID, &sender.span_id.to_be_bytes());
@@ -304,7 +304,7 @@ impl FinishedRequest<'_> {
     }
 
     fn attempt_span(&self, index: usize, attempt: &TraceAttempt, spans: &mut Spans<'_>) {
-        let method = HttpMethod::of(&self.head.method);
+        let method = HttpMethod::new(&self.head.method);
         let ended = attempt.ended.unwrap_or(spans.time.now);
         let mut list = spans.begin(&SpanStart {
             id: attempt.span_id,
@@ -372,7 +372,7 @@ enum HttpMethod<'a> {
 }
 
 impl<'a> HttpMethod<'a> {
-    fn of(method: &'a Method) -> Self {
+    fn new(method: &'a Method) -> Self {
         match *method {
             Method::GET
             | Method::HEAD

@@ -103,9 +103,9 @@ impl Message {
 
     /// Writes a `KeyValue` up to its value, which has `length` bytes.
     fn key(&mut self, field: u32, key: &str, length: usize) {
-        let own = 1 + varint_length(key.len()) + key.len() + 1 + varint_length(length) + length;
+        let size = 1 + varint_length(key.len()) + key.len() + 1 + varint_length(length) + length;
         self.tag(field, LENGTH);
-        self.varint(own as u64);
+        self.varint(size as u64);
         self.bytes(KEY, key.as_bytes());
         self.tag(VALUE, LENGTH);
         self.varint(length as u64);

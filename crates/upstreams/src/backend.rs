@@ -123,14 +123,14 @@ impl Backend {
     /// Records the report of an app that uses `edgeway-node`, or its absence. To be called with the
     /// headers of each final response. An invalid value is ignored: it says nothing, and the
     /// response is as good as without it.
-    pub fn learn_node_report(&self, header: Option<&HeaderValue>, at: Instant) {
+    pub fn learn_node_report(&self, header: Option<&HeaderValue>, time: Instant) {
         let node = &self.state.node;
         if let Some(header) = header {
             if let Some(report) = NodeReport::parse(header.as_bytes()) {
-                node.observe(&report, self.shared.nanos(at));
+                node.observe(&report, self.shared.nanos(time));
             }
         } else if node.reports() {
-            node.responded_without_report(self.shared.nanos(at));
+            node.responded_without_report(self.shared.nanos(time));
         }
     }
 }

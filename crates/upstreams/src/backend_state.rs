@@ -313,13 +313,13 @@ impl BackendState {
 
     /// Returns the start of a slow start in progress.
     pub(super) fn returned_at(&self) -> Option<u64> {
-        let at = self.returned_at.load(Ordering::Relaxed);
-        (at != 0).then_some(at)
+        let time = self.returned_at.load(Ordering::Relaxed);
+        (time != 0).then_some(time)
     }
 
-    pub(super) fn set_returned_at(&self, at: Option<u64>) {
-        let at = at.map_or(0, |at| at.max(1));
-        self.returned_at.store(at, Ordering::Relaxed);
+    pub(super) fn set_returned_at(&self, time: Option<u64>) {
+        let time = time.map_or(0, |time| time.max(1));
+        self.returned_at.store(time, Ordering::Relaxed);
     }
 
     /// Sets the result of active checks. Returns true if that changed.

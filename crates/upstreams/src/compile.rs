@@ -14,7 +14,7 @@ use super::{
     balance::{Balance, HashKey, Members, Sticky},
     canary::CanaryMetrics,
     health::Probing,
-    members::{Source, Sources},
+    members::{BackendSource, Sources},
     metrics::{OptionalMetrics, UpstreamMetrics},
     operator_decisions::DecisionStore,
     pool::Pool,
@@ -135,7 +135,7 @@ fn sources(
     config: &UpstreamConfig,
     place: Place,
     cx: &mut CompileContext<'_>,
-) -> Vec<Source> {
+) -> Vec<BackendSource> {
     if config.backends.is_empty() && config.releases.is_none() {
         cx.at(place, "edgeway::upstream::no_backends").error(
             format!("upstream `{}` has no backends", key.name),
@@ -178,7 +178,7 @@ fn sources(
     sources
 }
 
-fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Option<Source> {
+fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Option<BackendSource> {
     let (place, config) = (backend.place, &backend.value);
     if config.weight == 0 {
         cx.at(place, "edgeway::upstream::weight_zero").error(
@@ -188,12 +188,12 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Opti
     }
     let (weight, is_backup) = (config.weight, config.backup);
     let source = match &config.target {
-        BackendTarget::Address(text) => parse_target(text).map(|target| Source::Fixed {
+        BackendTarget::Address(text) => parse_target(text).map(|target| BackendSource::Fixed {
             target,
             weight,
             is_backup,
         }),
-        BackendTarget::Dns(text) => parse_name(text).map(|(name, port)| Source::Dns {
+        BackendTarget::Dns(text) => parse_name(text).map(|(name, port)| BackendSource::Dns {
             name,
             port,
             weight,
@@ -290,13 +290,13 @@ pub(super) fn report_zero(place: Place, name: &str, help: &str, cx: &mut Compile
 fn warn_of_blind_balance(
     config: &UpstreamConfig,
     balance: &Balance,
-    sources: &[Source],
+    sources: &[BackendSource],
     cx: &mut CompileContext<'_>,
 ) {
     let Some(written) = &config.balance else {
         return;
     };
-    let is_one_address = matches!(sources, [Source::Fixed { .. }]);
+    let is_one_address = matches!(sources, [BackendSource::Fixed { .. }]);
     if is_one_address && matches!(balance, Balance::LeastConn | Balance::P2c | Balance::Node) {
         let name = balance.name();
         cx.at(written.place, "edgeway::upstream::blind_balance")

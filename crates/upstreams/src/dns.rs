@@ -82,22 +82,22 @@ impl Resolve for EveryAddress {
 }
 
 /// Next step of a lookup, after the files of the machine were read.
-enum Step {
+enum LookupStep {
     Found(Resolved),
     Ask(Box<TokioResolver>),
 }
 
 async fn resolve(name: &str, strategy: LookupIpStrategy) -> Result<Resolved, DnsError> {
-    let own = name.to_owned();
+    let owned_name = name.to_owned();
     // Both files may be on a disk that takes its time.
-    let read = tokio::task::spawn_blocking(move || match in_hosts_file(&own, strategy) {
-        Some(found) => Ok(Step::Found(found)),
-        None => resolver(strategy).map(|resolver| Step::Ask(Box::new(resolver))),
+    let read = tokio::task::spawn_blocking(move || match in_hosts_file(&owned_name, strategy) {
+        Some(resolved) => Ok(LookupStep::Found(resolved)),
+        None => resolver(strategy).map(|resolver| LookupStep::Ask(Box::new(resolver))),
     });
     let read = read.await.map_err(|e| DnsError::Other(e.to_string()))?;
     match read? {
-        Step::Found(found) => Ok(found),
-        Step::Ask(resolver) => tokio::time::timeout(LOOKUP, ask_servers(&resolver, name))
+        LookupStep::Found(resolved) => Ok(resolved),
+        LookupStep::Ask(resolver) => tokio::time::timeout(LOOKUP, ask_servers(&resolver, name))
             .await
             .unwrap_or(Err(DnsError::Timeout(LOOKUP))),
     }
@@ -107,15 +107,15 @@ fn in_hosts_file(name: &str, strategy: LookupIpStrategy) -> Option<Resolved> {
     let hosts = Hosts::from_system().ok()?;
     let name = Name::from_utf8(name).ok()?;
     let [v4, v6] = [RecordType::A, RecordType::AAAA].map(|kind| {
-        let found = hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        found.map_or(Vec::new(), |found| addresses(&found).collect())
+        let lookup = hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        lookup.map_or(Vec::new(), |lookup| addresses(&lookup).collect())
     });
-    let found = match strategy {
+    let resolved = match strategy {
         LookupIpStrategy::Ipv4AndIpv6 => [v4, v6].concat(),
         _ if v4.is_empty() => v6,
         _ => v4,
     };
-    (!found.is_empty()).then(|| Resolved::new(found, HOSTS_FILE))
+    (!resolved.is_empty()).then(|| Resolved::new(resolved, HOSTS_FILE))
 }
 
 /// Creates a resolver with the servers of `resolv.conf`.
@@ -129,8 +129,8 @@ fn resolver(strategy: LookupIpStrategy) -> Result<TokioResolver, DnsError> {
 }
 
 async fn ask_servers(resolver: &TokioResolver, name: &str) -> Result<Resolved, DnsError> {
-    let found = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
-    let mut lookup = Lookup::from(found);
+    let response = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
+    let mut lookup = Lookup::from(response);
     let is_exclusive = resolver.options().ip_strategy == LookupIpStrategy::Ipv4thenIpv6;
     if is_exclusive && lookup.query().query_type() == RecordType::AAAA {
         // The resolver asks for IPv6 after a failure too, which does not mean that there is no IPv4.

@@ -28,7 +28,7 @@ const MAX_AGE: Duration = Duration::from_mins(5);
 /// Inherited state of backends that have no state here yet: DNS has not returned their addresses so
 /// far.
 #[derive(Debug, Default)]
-pub(super) struct Inherited {
+pub(super) struct InheritedBackends {
     /// Time at which the state was received.
     at: u64,
     backends: HashMap<String, BackendExport>,
@@ -117,7 +117,7 @@ impl Zone for UpstreamZone {
             let export = BackendExport::deserialize(export).ok()?;
             Some((address.clone(), export))
         });
-        *self.inherited.lock() = Inherited {
+        *self.inherited.lock() = InheritedBackends {
             at: self.now(),
             backends: backends.collect(),
         };
@@ -181,16 +181,16 @@ impl BackendExport {
     }
 
     /// Applies the export to `state`; `at` is the time at which it was received.
-    fn give(self, state: &BackendState, at: u64) {
-        let before = |ms| at.saturating_sub(span(ms));
-        let health = self.health.import(at);
-        state.set_healthy(health.is_up(), at);
+    fn give(self, state: &BackendState, now: u64) {
+        let before = |ms| now.saturating_sub(span(ms));
+        let health = self.health.import(now);
+        state.set_healthy(health.is_up(), now);
         *state.health.lock() = health;
-        let ejection = self.ejection.import(at);
+        let ejection = self.ejection.import(now);
         state.streak.store(ejection.streak, Ordering::Relaxed);
         *state.ejection.lock() = ejection;
         if let Some(ms) = self.ejected_for_ms {
-            state.eject(at.saturating_add(span(ms)));
+            state.eject(now.saturating_add(span(ms)));
         }
         // The return that `set_healthy` recorded was none.
         state.set_returned_at(self.back_for_ms.map(before));

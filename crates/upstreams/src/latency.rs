@@ -70,8 +70,8 @@ impl Latency {
     }
 
     /// Starts with the values of [`Latency::raw`] from another instance.
-    pub(super) fn set_raw(&self, average: u64, at: u64) {
-        self.at.store(at, Ordering::Relaxed);
+    pub(super) fn set_raw(&self, average: u64, time: u64) {
+        self.at.store(time, Ordering::Relaxed);
         self.average.store(average, Ordering::Relaxed);
     }
 

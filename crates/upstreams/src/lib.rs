@@ -196,9 +196,9 @@ impl Upstream {
         }
         // No request overtakes those that wait.
         if queue.len() == 0
-            && let Some(found) = self.find(ask, now)
+            && let Some(lease) = self.find(ask, now)
         {
-            return found;
+            return lease;
         }
         let find = || self.find(ask, self.shared.now());
         let patience = MaxWait {
@@ -206,7 +206,7 @@ impl Upstream {
             response_time: self.usual_response_time(),
         };
         match queue.wait(self.queue_limit, patience, find).await {
-            Ok(found) => found,
+            Ok(lease) => lease,
             Err(QueueExit::Full) => Err(Unavailable::QueueFull),
             Err(QueueExit::Timeout) if self.members.load().list.is_empty() => {
                 Err(Unavailable::NoBackend)

@@ -20,7 +20,7 @@ use super::{
 
 /// Backend as written: an address, or a name that stands for several.
 #[derive(Clone, Debug, PartialEq, Eq, Display)]
-pub(super) enum Source {
+pub(super) enum BackendSource {
     #[display("{target}")]
     Fixed {
         target: Target,
@@ -38,10 +38,10 @@ pub(super) enum Source {
 }
 
 #[derive(Debug)]
-pub(super) struct Sources(Box<[Source]>);
+pub(super) struct Sources(Box<[BackendSource]>);
 
 impl Sources {
-    pub(super) fn new(list: Vec<Source>) -> Self {
+    pub(super) fn new(list: Vec<BackendSource>) -> Self {
         Self(list.into_boxed_slice())
     }
 
@@ -49,7 +49,7 @@ impl Sources {
     pub(super) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for source in &self.0 {
-            if let Source::Dns { name, .. } = source
+            if let BackendSource::Dns { name, .. } = source
                 && !names.contains(&name.as_str())
             {
                 names.push(name);
@@ -60,9 +60,9 @@ impl Sources {
 
     /// Returns true if `target` is written as an address.
     pub(super) fn has(&self, target: &Target) -> bool {
-        let is_it =
-            |source: &Source| matches!(source, Source::Fixed { target: own, .. } if own == target);
-        self.0.iter().any(is_it)
+        self.0.iter().any(
+            |source| matches!(source, BackendSource::Fixed { target: own, .. } if own == target),
+        )
     }
 
     /// Returns true if `known` lacks the addresses of a name.
@@ -79,7 +79,7 @@ impl Sources {
     ) -> Vec<Member> {
         let mut seen = HashSet::new();
         let written = self.0.iter().flat_map(|source| match source {
-            Source::Fixed {
+            BackendSource::Fixed {
                 target,
                 weight,
                 is_backup,
@@ -87,7 +87,7 @@ impl Sources {
                 is_backup: *is_backup,
                 ..Member::at(target, *weight, BackendOrigin::File)
             }],
-            Source::Dns {
+            BackendSource::Dns {
                 name,
                 port,
                 weight,

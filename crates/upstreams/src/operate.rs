@@ -331,10 +331,10 @@ impl Upstream {
     fn known(&self, address: &str) -> Result<Arc<Backend>, MemberError> {
         let members = self.members.load();
         let parsed: Option<Target> = parse_target(address).ok();
-        let found = members.list.iter().find(|backend| {
+        let backend = members.list.iter().find(|backend| {
             **backend.address() == *address || Some(&backend.target) == parsed.as_ref()
         });
-        found.cloned().ok_or_else(|| MemberError::Unknown {
+        backend.cloned().ok_or_else(|| MemberError::Unknown {
             upstream: self.name.to_string(),
             address: address.to_owned(),
             known: listed(members.list.iter().map(|backend| backend.address())),

@@ -95,14 +95,14 @@ impl WaitQueue {
     ) -> Result<T, QueueExit> {
         let came = Instant::now();
         let _waiting = self.enter(limit).ok_or(QueueExit::Full)?;
-        let found = async {
+        let place = async {
             let turn = self.turn.acquire().await;
             debug_assert!(turn.is_ok(), "the semaphore is never closed");
             loop {
                 // Looks before it waits: there may be more free places than stored wake-ups, or
                 // places freed before its turn.
-                if let Some(found) = find() {
-                    return found;
+                if let Some(place) = find() {
+                    return place;
                 }
                 self.freed.notified().await;
             }
@@ -126,7 +126,7 @@ impl WaitQueue {
         };
         tokio::select! {
             biased;
-            found = found => Ok(found),
+            place = place => Ok(place),
             () = notified => Err(QueueExit::Timeout),
             () = sleep_until(came + patience.wait) => Err(QueueExit::Timeout),
         }

@@ -108,7 +108,7 @@ const MIN_BUDGET: u64 = 3;
 /// Budget of retries as a share of requests over the last ten seconds.
 #[derive(Debug, Default)]
 pub(super) struct RetryBudget {
-    slots: [Slot; SLOTS],
+    slots: [SecondSlot; SLOTS],
 }
 
 /// Second of the window in one word: its number (20 bits), requests (26 bits), retries (18 bits).
@@ -116,7 +116,7 @@ pub(super) struct RetryBudget {
 /// Invariant: the counts belong to the second stored beside them, since both are replaced
 /// atomically. Numbers repeat after twelve days, which is longer than any count is used.
 #[derive(Debug, Default)]
-struct Slot(AtomicU64);
+struct SecondSlot(AtomicU64);
 
 const REQUEST_BITS: u32 = 26;
 const RETRY_BITS: u32 = 18;
@@ -125,13 +125,13 @@ const MAX_RETRIES: u64 = (1 << RETRY_BITS) - 1;
 const SECONDS: u64 = (1 << (64 - REQUEST_BITS - RETRY_BITS)) - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Counts {
+struct SecondCounts {
     second: u64,
     requests: u64,
     retries: u64,
 }
 
-impl Counts {
+impl SecondCounts {
     fn unpack(word: u64) -> Self {
         Self {
             second: word >> (REQUEST_BITS + RETRY_BITS),
@@ -157,13 +157,13 @@ impl Counts {
     }
 }
 
-impl Slot {
-    fn update(&self, second: u64, change: impl Fn(Counts) -> Counts) {
+impl SecondSlot {
+    fn update(&self, second: u64, change: impl Fn(SecondCounts) -> SecondCounts) {
         // Never fails: the closure always returns a new word.
         let _before = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                Some(change(Counts::unpack(word).in_second(second)).pack())
+                Some(change(SecondCounts::unpack(word).in_second(second)).pack())
             });
     }
 }
@@ -172,7 +172,7 @@ impl RetryBudget {
     /// Counts one request; `now` in nanoseconds of the epoch.
     pub(super) fn request(&self, now: u64) {
         let (second, slot) = self.slot(now);
-        slot.update(second, |counts| Counts {
+        slot.update(second, |counts| SecondCounts {
             requests: (counts.requests + 1).min(MAX_REQUESTS),
             ..counts
         });
@@ -186,7 +186,7 @@ impl RetryBudget {
             return false;
         }
         let (second, slot) = self.slot(now);
-        slot.update(second, |counts| Counts {
+        slot.update(second, |counts| SecondCounts {
             retries: (counts.retries + 1).min(MAX_RETRIES),
             ..counts
         });
@@ -199,14 +199,14 @@ impl RetryBudget {
         let first = second.saturating_sub(SLOTS as u64 - 1);
         self.slots
             .iter()
-            .map(|slot| Counts::unpack(slot.0.load(Ordering::Relaxed)))
+            .map(|slot| SecondCounts::unpack(slot.0.load(Ordering::Relaxed)))
             .filter(|counts| (first..=second).contains(&counts.second))
             .fold((0, 0), |(requests, retries), counts| {
                 (requests + counts.requests, retries + counts.retries)
             })
     }
 
-    fn slot(&self, now: u64) -> (u64, &Slot) {
+    fn slot(&self, now: u64) -> (u64, &SecondSlot) {
         let second = second(now);
         let index = usize::try_from(second % SLOTS as u64).unwrap_or(0);
         (second, &self.slots[index])
@@ -348,12 +348,12 @@ mod tests {
 
     #[test]
     fn a_slot_keeps_what_fits() {
-        let counts = Counts {
+        let counts = SecondCounts {
             second: SECONDS,
             requests: MAX_REQUESTS,
             retries: MAX_RETRIES,
         };
-        assert_eq!(Counts::unpack(counts.pack()), counts);
+        assert_eq!(SecondCounts::unpack(counts.pack()), counts);
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Upstream, members::Source, target::Target};
+use super::{Upstream, members::BackendSource, target::Target};
 use crate::{
     chain::CompileContext,
     config::{model::UpstreamConfig, tree::Spanned},
@@ -35,7 +35,7 @@ impl Scale {
     /// Compiles the settings; `None` if a problem was reported or nothing is configured.
     pub(super) fn compile(
         config: &UpstreamConfig,
-        sources: &[Source],
+        sources: &[BackendSource],
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
         let Spanned { value: written, .. } = config.scale.as_ref()?;
@@ -57,7 +57,7 @@ impl Scale {
     fn check_backends(
         &self,
         config: &UpstreamConfig,
-        sources: &[Source],
+        sources: &[BackendSource],
         cx: &mut CompileContext<'_>,
     ) -> bool {
         let place = config.scale.as_ref().map_or(cx.place, |scale| scale.place);
@@ -65,7 +65,7 @@ impl Scale {
         for source in sources {
             let is_own = matches!(
                 source,
-                Source::Fixed { target: Target::Inet(at), .. } if self.may_be(*at)
+                BackendSource::Fixed { target: Target::Inet(at), .. } if self.may_be(*at)
             );
             if is_own {
                 continue;
@@ -85,8 +85,8 @@ impl Scale {
         is_right
     }
 
-    fn may_be(&self, at: SocketAddr) -> bool {
-        at.ip() == self.address && (self.first_port..=self.last_port).contains(&at.port())
+    fn may_be(&self, address: SocketAddr) -> bool {
+        address.ip() == self.address && (self.first_port..=self.last_port).contains(&address.port())
     }
 }
 

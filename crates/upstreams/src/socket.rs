@@ -32,10 +32,10 @@ impl BackendSocket {
         // used once, for a number of our own: a free one makes that fail, and the address detects
         // another socket.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        let own = rustix::io::fcntl_dupfd_cloexec(fd, 0).ok()?;
-        let local = rustix::net::getsockname(&own)
+        let duplicate = rustix::io::fcntl_dupfd_cloexec(fd, 0).ok()?;
+        let local = rustix::net::getsockname(&duplicate)
             .ok()
             .and_then(|address| SocketAddr::try_from(address).ok());
-        (local == self.local).then(|| act(own.as_fd()))
+        (local == self.local).then(|| act(duplicate.as_fd()))
     }
 }

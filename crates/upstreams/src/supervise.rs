@@ -172,7 +172,7 @@ impl Supervisor {
     }
 
     fn end_lookup(&mut self, done: Ended<Result<Resolved, DnsError>>) {
-        let (id, found) = unless_panicked(done);
+        let (id, resolved) = unless_panicked(done);
         let Some(name) = self.work.looking_up.remove(&id) else {
             return;
         };
@@ -180,14 +180,14 @@ impl Supervisor {
             return;
         };
         let now = self.upstream.shared.now();
-        let found = match found {
-            Some(Ok(found)) if found.addresses.is_empty() => Err(DnsError::NoSuchHost),
-            Some(found) => found,
+        let resolved = match resolved {
+            Some(Ok(resolved)) if resolved.addresses.is_empty() => Err(DnsError::NoSuchHost),
+            Some(resolved) => resolved,
             None => Err(DnsError::Other("the DNS lookup panicked".to_owned())),
         };
-        let news = schedule.observe(found.as_ref().ok().map(|found| found.ttl), now);
+        let news = schedule.observe(resolved.as_ref().ok().map(|resolved| resolved.ttl), now);
         let upstream = &*self.upstream.name;
-        match (&found, news) {
+        match (&resolved, news) {
             (Err(error), LookupChange::Fails) => log::warn!(
                 upstream, name = name.as_str(), error:%;
                 "backend not resolved, keeping the previous addresses"
@@ -197,14 +197,14 @@ impl Supervisor {
             }
             (Ok(_) | Err(_), LookupChange::None | LookupChange::Fails | LookupChange::Works) => {}
         }
-        if let Ok(found) = found
+        if let Ok(resolved) = resolved
             && self
                 .upstream
                 .shared
                 .live
-                .set_resolved(&name, &found.addresses)
+                .set_resolved(&name, &resolved.addresses)
         {
-            let addresses = format!("{:?}", found.addresses);
+            let addresses = format!("{:?}", resolved.addresses);
             log::info!(upstream, name = name.as_str(), addresses; "backend addresses changed");
             self.upstream.rebuild();
         }

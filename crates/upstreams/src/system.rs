@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use rustls::RootCertStore;
 
 /// Returns the CA certificates, or why they cannot be used. Read once.
-fn found() -> &'static Result<Arc<RootCertStore>, String> {
-    static FOUND: OnceLock<Result<Arc<RootCertStore>, String>> = OnceLock::new();
-    FOUND.get_or_init(|| {
+fn system_roots() -> &'static Result<Arc<RootCertStore>, String> {
+    static ROOTS: OnceLock<Result<Arc<RootCertStore>, String>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
         let list = rustls_native_certs::load_native_certs().map_err(|error| error.to_string())?;
         let mut store = RootCertStore::empty();
         for certificate in list {
@@ -20,7 +20,7 @@ fn found() -> &'static Result<Arc<RootCertStore>, String> {
 
 /// Returns the number of CA certificates, or why they cannot be used.
 pub(super) fn ca_count() -> Result<usize, &'static str> {
-    match found() {
+    match system_roots() {
         Ok(store) => Ok(store.len()),
         Err(error) => Err(error),
     }
@@ -29,5 +29,5 @@ pub(super) fn ca_count() -> Result<usize, &'static str> {
 /// Returns the CA certificates, none if they cannot be used.
 pub(super) fn roots() -> Arc<RootCertStore> {
     let none = |_: &String| Arc::new(RootCertStore::empty());
-    found().as_ref().map_or_else(none, Arc::clone)
+    system_roots().as_ref().map_or_else(none, Arc::clone)
 }

@@ -71,13 +71,13 @@ pub(super) struct LastTlsLine {
 impl LastTlsLine {
     /// Returns the number of unlogged failures if a line may be logged now.
     fn may_speak(&self, now: u64) -> Option<u32> {
-        let at = self.at.load(Ordering::Relaxed);
-        let is_due = at == 0 || now.saturating_sub(at) >= nanos(LOG_INTERVAL);
+        let last = self.at.load(Ordering::Relaxed);
+        let is_due = last == 0 || now.saturating_sub(last) >= nanos(LOG_INTERVAL);
         // Of concurrent callers only one logs.
         let speaks = is_due
             && self
                 .at
-                .compare_exchange(at, now, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if speaks {
             return Some(self.suppressed.swap(0, Ordering::Relaxed));

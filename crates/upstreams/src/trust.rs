@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
     client_tls::{TlsIdentity, TrustDigest, client_config},
-    members::Source,
+    members::BackendSource,
     system,
     wire::{Protocol, ServerName, Trust, Wire},
 };
@@ -30,7 +30,7 @@ impl Wire {
     /// Compiles `tls` and `protocol`; `None` if a problem was reported.
     pub(super) fn compile(
         config: &UpstreamConfig,
-        sources: &[Source],
+        sources: &[BackendSource],
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
         let protocol = match config.protocol {
@@ -47,7 +47,7 @@ impl Wire {
 
 fn trust(
     tls: &Spanned<UpstreamTlsConfig>,
-    sources: &[Source],
+    sources: &[BackendSource],
     cx: &mut CompileContext<'_>,
 ) -> Option<Trust> {
     let (config, place) = (&tls.value, tls.place);
@@ -116,7 +116,7 @@ fn connections(
 fn name(
     config: &UpstreamTlsConfig,
     place: Place,
-    sources: &[Source],
+    sources: &[BackendSource],
     cx: &mut CompileContext<'_>,
 ) -> Option<ServerName> {
     if let Some(written) = &config.name {
@@ -133,8 +133,8 @@ fn name(
     let mut names = Vec::new();
     for source in sources {
         match source {
-            Source::Dns { name, .. } => names.push(name.as_str()),
-            Source::Fixed { target, .. } => {
+            BackendSource::Dns { name, .. } => names.push(name.as_str()),
+            BackendSource::Fixed { target, .. } => {
                 return cx.at(place, NAME).refuse(
                     format!("`{target}` has no name to verify its certificate against"),
                     "write the name that the certificate is for: `tls: { name: api.internal }`",

@@ -18,7 +18,7 @@ use super::{
     backend_state::BackendState,
     canary::{CanaryMetrics, CanaryProgress},
     eject::{Cause, nanos},
-    handover::Inherited,
+    handover::InheritedBackends,
     health::Health,
     metrics::UpstreamMetrics,
     operator_decisions::{DecisionStore, OperatorDecisions},
@@ -57,7 +57,7 @@ pub(super) struct UpstreamZone {
     /// Permission to fetch responses of a release that is not the current one.
     pub(super) warm_up: ArcSwapOption<WarmUp>,
     /// State from the previous process.
-    pub(super) inherited: Mutex<Inherited>,
+    pub(super) inherited: Mutex<InheritedBackends>,
     /// Checks and lookups in flight, and the times of the next ones. The supervisor holds the lock;
     /// the next supervisor waits until it is released.
     pub(super) work: Arc<tokio::sync::Mutex<SupervisorState>>,
@@ -114,8 +114,8 @@ impl UpstreamZone {
 
     /// Converts an instant that was read already, like [`UpstreamZone::now`].
     #[inline]
-    pub(super) fn nanos(&self, at: Instant) -> u64 {
-        nanos(at.saturating_duration_since(self.epoch)).max(1)
+    pub(super) fn nanos(&self, time: Instant) -> u64 {
+        nanos(time.saturating_duration_since(self.epoch)).max(1)
     }
 
     /// Locks the operators' decisions; no other decision is made meanwhile.
@@ -205,8 +205,8 @@ impl Shared {
 
     /// Converts an instant that was read already, like [`Shared::now`].
     #[inline]
-    pub(super) fn nanos(&self, at: Instant) -> u64 {
-        self.live.nanos(at)
+    pub(super) fn nanos(&self, time: Instant) -> u64 {
+        self.live.nanos(time)
     }
 
     /// Records a successful request.

@@ -88,7 +88,7 @@ fn the_reach_of_addresses_is_that_of_python() {
         let [is_host, is_private, is_strange] = facts[..] else {
             panic!("{line}");
         };
-        match Reach::of(address.parse().unwrap()) {
+        match Reach::classify(address.parse().unwrap()) {
             Reach::Public => {
                 assert!(is_host && !is_private && !is_strange, "{line}");
                 public += 1;

@@ -21,7 +21,7 @@ pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
     /// Hashes a key as the client presents it.
-    pub fn of(key: &[u8]) -> Self {
+    pub fn from_key(key: &[u8]) -> Self {
         let digest = digest(&SHA256, key);
         Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
@@ -88,9 +88,9 @@ mod tests {
         let text = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let hash: ApiKeyHash = text.parse().unwrap();
         assert_eq!(hash.to_string(), text);
-        assert!(hash.is(&ApiKeyHash::of(b"abc")));
-        assert!(!hash.is(&ApiKeyHash::of(b"abd")));
-        assert_eq!(hash.bucket(), ApiKeyHash::of(b"abc").bucket());
+        assert!(hash.is(&ApiKeyHash::from_key(b"abc")));
+        assert!(!hash.is(&ApiKeyHash::from_key(b"abd")));
+        assert_eq!(hash.bucket(), ApiKeyHash::from_key(b"abc").bucket());
     }
 
     #[test]

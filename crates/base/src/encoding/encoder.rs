@@ -237,8 +237,8 @@ fn gzip_step(
         let status = deflate
             .compress_vec(input, out, flush)
             .map_err(|error| broken(&error.to_string()))?;
-        let taken = usize::try_from(deflate.total_in() - before).unwrap_or(usize::MAX);
-        input = input.get(taken..).unwrap_or_default();
+        let consumed = usize::try_from(deflate.total_in() - before).unwrap_or(usize::MAX);
+        input = input.get(consumed..).unwrap_or_default();
         match status {
             Status::StreamEnd => return Ok(()),
             // zlib: a flush is complete when the output has space left.

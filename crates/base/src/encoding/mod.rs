@@ -56,7 +56,7 @@ pub struct AcceptedEncodings {
 impl AcceptedEncodings {
     /// Parses all lines of the field. Members with an invalid weight are skipped; if a coding is
     /// listed twice, the higher weight counts.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut accepted = Self::default();
         for (name, weight) in list_of(headers, &ACCEPT_ENCODING).filter_map(weighted) {
             let is = |coding: &str| name.eq_ignore_ascii_case(coding.as_bytes());

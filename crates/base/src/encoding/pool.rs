@@ -88,8 +88,8 @@ pub(super) fn gzip_whole(level: u8, input: &[u8], out: &mut Vec<u8>) -> Option<(
 
 /// Takes a state of this level out.
 fn take<T>(kept: &mut Vec<(u8, T)>, level: u8) -> Option<T> {
-    let at = kept.iter().position(|(own, _)| *own == level)?;
-    Some(kept.swap_remove(at).1)
+    let index = kept.iter().position(|(own, _)| *own == level)?;
+    Some(kept.swap_remove(index).1)
 }
 
 /// Keeps `state`, unless the thread is ending.

@@ -12,7 +12,7 @@ fn choice(lines: &[&str], offered: &[Encoding]) -> Option<Encoding> {
     for line in lines {
         headers.append(ACCEPT_ENCODING, HeaderValue::from_str(line).unwrap());
     }
-    AcceptedEncodings::of(&headers).choose(offered.iter().copied())
+    AcceptedEncodings::from_headers(&headers).choose(offered.iter().copied())
 }
 
 #[test]
@@ -225,7 +225,7 @@ proptest! {
     fn a_choice_is_one_that_was_offered_and_wanted(line in "[a-z*;=q0-9., -]{0,60}") {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_str(&line).unwrap());
-        let accepted = AcceptedEncodings::of(&headers);
+        let accepted = AcceptedEncodings::from_headers(&headers);
         if let Some(encoding) = accepted.choose([Encoding::Br, Encoding::Gzip]) {
             prop_assert!(encoding != Encoding::Zstd);
             prop_assert!(accepted.weight(encoding).is_wanted());

@@ -73,7 +73,7 @@ impl Expression {
     pub fn parse(text: &str, ignores_case: bool) -> Result<Self, Box<fancy_regex::Error>> {
         let expr = Expr::parse_tree(text)?.expr;
         let is_searched = !is_anchored(&expr);
-        let own = Self {
+        let parsed = Self {
             text: text.into(),
             ignores_case,
             is_plain: is_plain(&expr),
@@ -86,10 +86,10 @@ impl Expression {
                 (MAX_WORK / each, OnceLock::new())
             })),
         };
-        let (steps, shortest) = &own.by_length[0];
-        let compiled = own.compile(*steps)?;
+        let (steps, shortest) = &parsed.by_length[0];
+        let compiled = parsed.compile(*steps)?;
         shortest.get_or_init(|| compiled);
-        Ok(own)
+        Ok(parsed)
     }
 
     fn compile(&self, steps: usize) -> Result<Regex, Box<fancy_regex::Error>> {
@@ -101,7 +101,7 @@ impl Expression {
     }
 
     /// Returns the expression with the limit for this text.
-    fn of(&self, text: &str) -> Result<&Regex, Undecided> {
+    fn regex(&self, text: &str) -> Result<&Regex, Undecided> {
         let fits = |length: &usize| self.is_plain || text.len() <= *length;
         let class = LENGTHS.iter().position(fits).ok_or(Undecided)?;
         let (steps, compiled) = &self.by_length[class];
@@ -127,7 +127,7 @@ impl Expression {
     /// # Errors
     /// Fails if it would take too much work.
     pub fn is_match(&self, text: &str) -> Result<bool, Undecided> {
-        self.of(text)?.is_match(text).map_err(|_| Undecided)
+        self.regex(text)?.is_match(text).map_err(|_| Undecided)
     }
 
     /// Returns the groups of the first match.
@@ -135,8 +135,8 @@ impl Expression {
     /// # Errors
     /// Fails if it would take too much work.
     pub fn groups<'t>(&self, text: &'t str) -> Result<Option<Groups<'t>>, Undecided> {
-        let found = self.of(text)?.captures(text).map_err(|_| Undecided)?;
-        Ok(found.map(Groups))
+        let captures = self.regex(text)?.captures(text).map_err(|_| Undecided)?;
+        Ok(captures.map(Groups))
     }
 
     /// Returns the name of each group, if it has one.
@@ -180,11 +180,11 @@ fn reach(expr: &Expr, length: usize) -> usize {
             let each = reach(child, length);
             let all = each.saturating_mul((*hi).clamp(1, length));
             // A regular expression looks at each byte once.
-            let most = if is_plain(child) { length } else { usize::MAX };
+            let max = if is_plain(child) { length } else { usize::MAX };
             if steps_back(child) {
                 each
             } else {
-                all.min(most)
+                all.min(max)
             }
         }
         Expr::Backref { .. } => length,
@@ -249,12 +249,12 @@ fn steps_back(expr: &Expr) -> bool {
 
 /// Returns true if matches of an expression have no longest length.
 fn is_open(expr: &Expr) -> bool {
-    let own = match expr {
+    let is_loop = match expr {
         Expr::Repeat { hi, .. } => *hi == usize::MAX,
         Expr::Backref { .. } => true,
         _ => false,
     };
-    own || expr.children_iter().any(is_open)
+    is_loop || expr.children_iter().any(is_open)
 }
 
 /// Returns true if each match of an expression begins where the text does.

@@ -113,10 +113,10 @@ fn put_exemplar(out: &mut Vec<u8>, exemplar: &Exemplar) {
     let since = exemplar.at.duration_since(SystemTime::UNIX_EPOCH);
     put(out, &[" # {trace_id=\"", exemplar.trace.as_str(), "\"} "]);
     number(out, exemplar.value);
-    let at = since.unwrap_or_default();
+    let time = since.unwrap_or_default();
     put(
         out,
-        &[&format!(" {}.{:03}", at.as_secs(), at.subsec_millis())],
+        &[&format!(" {}.{:03}", time.as_secs(), time.subsec_millis())],
     );
 }
 

@@ -138,8 +138,8 @@ impl Metrics {
         let state = &mut *self.0.state.lock();
         state.known = known;
         for (name, family) in &state.families {
-            for found in family.collect() {
-                for metric in found.get_metric() {
+            for family_now in family.collect() {
+                for metric in family_now.get_metric() {
                     let labels = metric.get_label();
                     let is_known = labels.iter().all(|pair| {
                         let values = state.known.get(pair.name());
@@ -273,7 +273,7 @@ impl Metrics {
 
     /// Returns every family registered so far, sorted by name.
     pub fn families(&self) -> Vec<FamilyInfo> {
-        let mut found: Vec<FamilyInfo> = self
+        let mut families: Vec<FamilyInfo> = self
             .0
             .state
             .lock()
@@ -298,7 +298,7 @@ impl Metrics {
             })
             .collect();
         if self.0.has_process.load(Ordering::Relaxed) {
-            found.extend(process::families().iter().map(|family| FamilyInfo {
+            families.extend(process::families().iter().map(|family| FamilyInfo {
                 name: family.name().to_owned(),
                 kind: match family.get_field_type() {
                     MetricType::COUNTER => "counter",
@@ -308,8 +308,8 @@ impl Metrics {
                 help: family.help().to_owned(),
             }));
         }
-        found.sort();
-        found
+        families.sort();
+        families
     }
 
     /// Calls `each` with the counters of a family and their values.
@@ -356,8 +356,8 @@ impl Metrics {
     fn each_series(&self, name: &str, mut each: impl FnMut(Series<'_>, &Metric)) {
         // The handle is shared: the lock is released before the series are read.
         let family = self.0.state.lock().families.get(name).cloned();
-        for found in family.iter().flat_map(Family::collect) {
-            for metric in found.get_metric() {
+        for collected in family.iter().flat_map(Family::collect) {
+            for metric in collected.get_metric() {
                 let labels = metric.get_label();
                 each(
                     Series {

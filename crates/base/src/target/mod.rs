@@ -141,7 +141,7 @@ pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<NormalisedTarget<'_>, I
             (Some(authority), rest)
         }
     };
-    let TargetParts { end, found } = scan(rest)?;
+    let TargetParts { end, flags } = scan(rest)?;
     let query = rest.get(end + 1..);
     if query.is_some_and(has_bad_byte) {
         return Err(InvalidTarget::Byte);
@@ -152,11 +152,11 @@ pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<NormalisedTarget<'_>, I
     };
     let path = match &rest[..end] {
         [] => Cow::Borrowed(b"/".as_slice()),
-        path if found & to_change != 0 => Cow::Owned(rebuilt(path, found, slashes)),
+        path if flags & to_change != 0 => Cow::Owned(rebuilt(path, flags, slashes)),
         path => Cow::Borrowed(path),
     };
     let has_spellings =
-        found & (SPELLINGS | SLASHES) != 0 || matches!(*path, [_, .., b'/']) || is_of_page(&path);
+        flags & (SPELLINGS | SLASHES) != 0 || matches!(*path, [_, .., b'/']) || is_of_page(&path);
     Ok(NormalisedTarget {
         path,
         query,
@@ -192,7 +192,7 @@ struct TargetParts {
     /// End of the path: the `?`, or the end of the target.
     end: usize,
     /// Properties of the path: a sum of the flags below.
-    found: u8,
+    flags: u8,
 }
 
 /// Has dot segments.
@@ -244,42 +244,42 @@ const KIND: [u8; 256] = {
 };
 
 fn scan(path: &[u8]) -> Result<TargetParts, InvalidTarget> {
-    let mut found = 0;
-    let mut at = 0;
-    while let Some(&byte) = path.get(at) {
+    let mut flags = 0;
+    let mut index = 0;
+    while let Some(&byte) = path.get(index) {
         let step = match KIND[usize::from(byte)] {
             PLAIN => 1,
             SLASH => {
-                if path.get(at + 1) == Some(&b'/') {
-                    found |= SLASHES;
+                if path.get(index + 1) == Some(&b'/') {
+                    flags |= SLASHES;
                 }
                 1
             }
             DOT => {
-                if is_dot_segment(path, at)? {
-                    found |= DOTS;
+                if is_dot_segment(path, index)? {
+                    flags |= DOTS;
                 }
                 1
             }
             FOLDED => {
-                found |= SPELLINGS;
+                flags |= SPELLINGS;
                 1
             }
             PERCENT => {
-                found |= scan_encoded(path, at)?;
+                flags |= scan_encoded(path, index)?;
                 3
             }
             HIGH => {
-                found |= BYTES | SPELLINGS;
+                flags |= BYTES | SPELLINGS;
                 1
             }
             QUESTION => break,
             BACKSLASH => return Err(InvalidTarget::Backslash),
             _ => return Err(InvalidTarget::Byte),
         };
-        at += step;
+        index += step;
     }
-    Ok(TargetParts { end: at, found })
+    Ok(TargetParts { end: index, flags })
 }
 
 /// Returns the flags for `%xx` at `at`.
@@ -326,22 +326,22 @@ pub fn has_spellings(path: &[u8]) -> bool {
 }
 
 /// Rebuilds the path in normal form.
-fn rebuilt(path: &[u8], found: u8, slashes: Slashes) -> Vec<u8> {
+fn rebuilt(path: &[u8], flags: u8, slashes: Slashes) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
-    let mut at = 0;
-    while let Some(&byte) = path.get(at) {
-        at += 1;
+    let mut index = 0;
+    while let Some(&byte) = path.get(index) {
+        index += 1;
         match byte {
             b'%' => {
-                let byte = encoded_byte(path, at - 1).unwrap_or(byte);
-                at += 2;
+                let byte = encoded_byte(path, index - 1).unwrap_or(byte);
+                index += 2;
                 put(&mut out, byte, is_unreserved(byte));
             }
             b'/' if slashes == Slashes::Merge && out.last() == Some(&b'/') => {}
             _ => put(&mut out, byte, byte.is_ascii()),
         }
     }
-    if found & DOTS == 0 {
+    if flags & DOTS == 0 {
         return out;
     }
     resolve_dots(&out)

@@ -1,10 +1,10 @@
 //! Counts and metrics of a render budget.
 
-use super::{Kind, QueueRefusal};
+use super::{QueueRefusal, RenderKind};
 
 /// State of a budget at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
+pub struct BudgetCounts {
     /// Maximum of renders in flight, beside people's misses.
     pub renders: u32,
     /// Misses of people in flight.
@@ -21,7 +21,7 @@ edgeway_base::metric_handles! {
     /// Metrics of the budget of one upstream.
     #[derive(Clone, Debug)]
     pub(super) struct BudgetMetrics(upstream) {
-        pub(super) in_flight: [IntGauge; kind: Kind::label] = "edgeway_cache_renders",
+        pub(super) in_flight: [IntGauge; kind: RenderKind::label] = "edgeway_cache_renders",
             "Misses and revalidations in flight; `crawler`: the part caused by crawlers.";
         pub(super) waiting: IntGauge = "edgeway_cache_renders_waiting",
             "Misses of crawlers queued for the render budget.";

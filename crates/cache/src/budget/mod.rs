@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use smart_default::SmartDefault;
 use tokio::{sync::oneshot, time::timeout};
 
-pub use counts::Counts;
+pub use counts::BudgetCounts;
 pub use crawlers::Crawlers;
 
 use crate::{
@@ -97,13 +97,13 @@ impl RenderQueueFull {
 pub struct RenderBudget {
     clock: Clock,
     metrics: BudgetMetrics,
-    inner: Mutex<Inner>,
+    inner: Mutex<BudgetState>,
 }
 
 impl Zone for RenderBudget {}
 
 #[derive(Debug, Default)]
-struct Inner {
+struct BudgetState {
     limits: RenderLimits,
     /// Counts of work in flight: people's misses, revalidations for people, and all work that
     /// crawlers cause.
@@ -126,13 +126,13 @@ struct Waiter {
 #[derive(Debug)]
 pub struct RenderPermit {
     budget: Arc<RenderBudget>,
-    kind: Kind,
+    kind: RenderKind,
     since: Instant,
 }
 
 edgeway_base::enum_table! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Kind => label {
+    enum RenderKind => label {
         Person = "person",
         Revalidation = "revalidation",
         Crawl = "crawler",
@@ -142,7 +142,7 @@ edgeway_base::enum_table! {
 impl RenderPermit {
     /// Returns true if the permit is for a miss of a person.
     pub fn is_persons(&self) -> bool {
-        self.kind == Kind::Person
+        self.kind == RenderKind::Person
     }
 }
 
@@ -151,9 +151,9 @@ impl RenderBudget {
         Self {
             clock,
             metrics: BudgetMetrics::new(metrics, upstream),
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(BudgetState {
                 limits,
-                ..Inner::default()
+                ..BudgetState::default()
             }),
         }
     }
@@ -167,7 +167,7 @@ impl RenderBudget {
     /// Returns a permit for a miss of a person.
     pub fn person(self: &Arc<Self>) -> RenderPermit {
         self.inner.lock().people += 1;
-        self.permit(Kind::Person)
+        self.permit(RenderKind::Person)
     }
 
     /// Returns a permit for a revalidation in the background; `None` if none is free.
@@ -176,12 +176,12 @@ impl RenderBudget {
         let kind = match by {
             ClientKind::Person if inner.has_place() => {
                 inner.revalidating += 1;
-                Some(Kind::Revalidation)
+                Some(RenderKind::Revalidation)
             }
             // Those in the queue came first.
             ClientKind::Crawler if inner.may_crawl() && inner.waiting.is_empty() => {
                 inner.crawling += 1;
-                Some(Kind::Crawl)
+                Some(RenderKind::Crawl)
             }
             ClientKind::Person | ClientKind::Crawler => None,
         };
@@ -199,7 +199,7 @@ impl RenderBudget {
             if inner.waiting.is_empty() && inner.may_crawl() {
                 inner.crawling += 1;
                 drop(inner);
-                return Ok(self.permit(Kind::Crawl));
+                return Ok(self.permit(RenderKind::Crawl));
             }
             if inner.waiting.len() >= inner.limits.queue as usize {
                 let busy = inner.busy(QueueRefusal::Full);
@@ -231,9 +231,9 @@ impl RenderBudget {
     }
 
     /// Returns the number of renders in flight and of waiting misses.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> BudgetCounts {
         let inner = self.inner.lock();
-        Counts {
+        BudgetCounts {
             renders: inner.limits.renders,
             people: inner.people,
             revalidating: inner.revalidating,
@@ -242,7 +242,7 @@ impl RenderBudget {
         }
     }
 
-    fn permit(self: &Arc<Self>, kind: Kind) -> RenderPermit {
+    fn permit(self: &Arc<Self>, kind: RenderKind) -> RenderPermit {
         self.metrics.in_flight[kind].inc();
         RenderPermit {
             budget: Arc::clone(self),
@@ -264,12 +264,12 @@ impl RenderBudget {
             inner.crawling += 1;
             // A waiter that has left drops the permit, which takes the lock.
             drop(inner);
-            drop(waiter.place.send(self.permit(Kind::Crawl)));
+            drop(waiter.place.send(self.permit(RenderKind::Crawl)));
         }
     }
 }
 
-impl Inner {
+impl BudgetState {
     /// Returns true if one more render that no person waits for may start.
     fn has_place(&self) -> bool {
         self.revalidating + self.crawling < self.limits.renders
@@ -301,9 +301,9 @@ impl Drop for RenderPermit {
         let held = budget.clock.now().saturating_duration_since(self.since);
         let mut inner = budget.inner.lock();
         match self.kind {
-            Kind::Person => inner.people -= 1,
-            Kind::Revalidation => inner.revalidating -= 1,
-            Kind::Crawl => {
+            RenderKind::Person => inner.people -= 1,
+            RenderKind::Revalidation => inner.revalidating -= 1,
+            RenderKind::Crawl => {
                 inner.crawling -= 1;
                 inner.held = (inner.held * 7 + held) / 8;
             }
@@ -327,11 +327,11 @@ impl Drop for QueuePlace<'_> {
         self.budget.metrics.waiting.dec();
         let mut inner = self.budget.inner.lock();
         // Numbers grow along the queue.
-        let found = inner
+        let position = inner
             .waiting
             .binary_search_by_key(&self.number, |waiter| waiter.number);
-        if let Ok(at) = found {
-            inner.waiting.remove(at);
+        if let Ok(index) = position {
+            inner.waiting.remove(index);
         }
     }
 }

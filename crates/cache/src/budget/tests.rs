@@ -59,7 +59,7 @@ fn people_never_wait_and_crawlers_get_the_remaining_permits() {
     assert!(budget.revalidate(ClientKind::Person).is_some());
     drop(people);
     assert!(budget.revalidate(ClientKind::Crawler).is_some());
-    let idle = Counts {
+    let idle = BudgetCounts {
         renders: 4,
         people: 0,
         revalidating: 0,

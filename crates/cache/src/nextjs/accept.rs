@@ -51,15 +51,15 @@ pub(super) fn choose<'a>(
                 == Some(&it.subtype)
         })
     };
-    let mut wanted: Vec<&Range> = all.iter().filter(|it| it.quality > 0.0).collect();
+    let mut accepted: Vec<&Range> = all.iter().filter(|it| it.quality > 0.0).collect();
     let wild_last = |name: &str| (name == "*", name.to_owned());
-    wanted.sort_by(|a, b| {
+    accepted.sort_by(|a, b| {
         let by_quality = b.quality.total_cmp(&a.quality);
         by_quality
             .then_with(|| wild_last(&a.kind).cmp(&wild_last(&b.kind)))
             .then_with(|| wild_last(&a.subtype).cmp(&wild_last(&b.subtype)))
     });
-    let chosen = wanted.into_iter().find_map(|range| {
+    let chosen = accepted.into_iter().find_map(|range| {
         let mut formats = formats.iter();
         formats.find(|format| {
             let Some((kind, subtype)) = format.split_once('/') else {

@@ -208,11 +208,11 @@ pub(super) fn canonical(query: &[u8], size: ImageSize, deployment: Option<&str>)
     let ImageSize { width, quality } = size;
     let url = percent_encode(&url, IN_URL);
     let mut canonical = format!("url={url}&w={width}&q={quality}");
-    if let Some(own) = deployment
-        && first(b"dpl") == own.as_bytes()
+    if let Some(id) = deployment
+        && first(b"dpl") == id.as_bytes()
     {
         canonical.push_str("&dpl=");
-        canonical.extend(utf8_percent_encode(own, IN_URL));
+        canonical.extend(utf8_percent_encode(id, IN_URL));
     }
     canonical.into_bytes()
 }

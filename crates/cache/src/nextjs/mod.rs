@@ -18,7 +18,7 @@ mod shape;
 
 use std::{sync::Arc, time::Duration};
 
-pub use build::{AssetKind, Build, BuildError, BuildWatch, Stamp};
+pub use build::{AssetKind, Build, BuildError, BuildStamp, BuildWatch};
 pub use image::{ImageForms, InvalidImageRequest};
 pub use optimizer::{ImageRequest, Optimizer, max_age_of};
 pub use paths::PathSet;

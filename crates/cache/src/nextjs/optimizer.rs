@@ -193,13 +193,13 @@ impl Optimizer {
         is_allowed.then_some(is_static)
     }
 
-    /// Returns the value of `Cache-Control` for an image that is no error's replacement. `own` is
+    /// Returns the value of `Cache-Control` for an image that is no error's replacement. `age` is
     /// the time for which its source is fresh, in seconds.
-    pub fn cache_control(&self, request: &ImageRequest, own: u64) -> String {
+    pub fn cache_control(&self, request: &ImageRequest, age: u64) -> String {
         if request.is_static {
             return "public, max-age=315360000, immutable".to_owned();
         }
-        format!("public, max-age={}, must-revalidate", self.min_ttl.max(own))
+        format!("public, max-age={}, must-revalidate", self.min_ttl.max(age))
     }
 
     /// Returns the value of `Content-Disposition` for an image whose file names end in `extension`.
@@ -267,28 +267,28 @@ impl LocalPattern {
 /// for a number that it writes in another way.
 pub fn max_age_of(cache_control: &str) -> Option<u64> {
     let value_of = |wanted: &str| {
-        let mut found = "";
+        let mut max_age = "";
         for directive in cache_control.split(',') {
             let mut parts = directive.trim().split('=');
             let key = parts.next().unwrap_or_default();
             if key.eq_ignore_ascii_case(wanted) {
-                found = parts.next().unwrap_or_default();
+                max_age = parts.next().unwrap_or_default();
             }
         }
-        found
+        max_age
     };
     let shared = value_of("s-maxage");
-    let own = if shared.is_empty() {
+    let raw = if shared.is_empty() {
         value_of("max-age")
     } else {
         shared
     };
-    let quoted = own.strip_prefix('"').and_then(|own| own.strip_suffix('"'));
-    let own = quoted.unwrap_or(own).trim_start();
-    let own = own.strip_prefix('+').unwrap_or(own);
+    let quoted = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
+    let raw = quoted.unwrap_or(raw).trim_start();
+    let raw = raw.strip_prefix('+').unwrap_or(raw);
     // Anything but digits ends the number, and a negative one is less than any minimum.
-    let digits = own.bytes().take_while(u8::is_ascii_digit).count();
-    match &own[..digits] {
+    let digits = raw.bytes().take_while(u8::is_ascii_digit).count();
+    match &raw[..digits] {
         "" => Some(0),
         digits if digits.len() > 15 => None,
         digits => digits.parse().ok(),

@@ -152,8 +152,8 @@ fn directive<'h>(
 ) -> impl Iterator<Item = &'h [u8]> {
     list_of(headers, place).filter_map(move |member| {
         let end = member.iter().position(|byte| *byte == b'=');
-        let (own, value) = member.split_at(end.unwrap_or(member.len()));
-        let is_it = own.trim_ascii().eq_ignore_ascii_case(name);
+        let (word, value) = member.split_at(end.unwrap_or(member.len()));
+        let is_it = word.trim_ascii().eq_ignore_ascii_case(name);
         is_it.then(|| value.get(1..).unwrap_or_default().trim_ascii())
     })
 }

@@ -67,13 +67,13 @@ impl ClientLifetimes {
                 }
             });
         }
-        let own = self
+        let ttl = self
             .browser
             .map(|ttl| ttl.saturating_add(age).min(MAX_LIFETIME));
         // One `max-age` was for all caches: shared ones keep it.
-        let inherited = s_maxage.or(max_age.filter(|_| self.browser.is_some() && own != max_age));
+        let inherited = s_maxage.or(max_age.filter(|_| self.browser.is_some() && ttl != max_age));
         let shared = self.shared.or(inherited).filter(|_| is_shared);
-        lifetime(&mut text, b", max-age=", own.or(max_age));
+        lifetime(&mut text, b", max-age=", ttl.or(max_age));
         lifetime(&mut text, b", s-maxage=", shared);
         if self.is_immutable {
             text.extend_from_slice(b", immutable");

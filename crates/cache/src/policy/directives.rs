@@ -143,19 +143,19 @@ impl Directives {
     /// Parses `Cache-Control`; `None` if there is no such field.
     pub(super) fn parse(headers: &HeaderMap) -> Option<Self> {
         let mut is_there = false;
-        let mut found = Self::default();
+        let mut directives = Self::default();
         for line in headers.get_all(header::CACHE_CONTROL) {
             is_there = true;
             each(line.as_bytes(), |name, argument| {
-                found.add(name, argument);
+                directives.add(name, argument);
             });
         }
-        is_there.then_some(found)
+        is_there.then_some(directives)
     }
 
     /// Adds a directive, in any case. Returns true if the directive is known here.
     pub(super) fn add(&mut self, name: &[u8], argument: &Argument<'_>) -> bool {
-        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        let is = |directive: &str| name.eq_ignore_ascii_case(directive.as_bytes());
         let age = || argument.seconds().unwrap_or_default();
         if is("max-age") {
             self.max_age.get_or_insert_with(age);

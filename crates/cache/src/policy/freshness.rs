@@ -46,11 +46,11 @@ pub(super) fn takes_ttl(status: StatusCode) -> bool {
 
 /// Returns the route's TTL for this status.
 pub(super) fn by_status(rules: &CacheRules, status: StatusCode) -> Option<Duration> {
-    let found = rules
+    let rule = rules
         .by_status
         .iter()
         .find(|(code, _)| *code == status.as_u16());
-    found.map(|(_, span)| (*span).min(MAX_SECONDS))
+    rule.map(|(_, span)| (*span).min(MAX_SECONDS))
 }
 
 fn explicit(policy: &Policy, headers: &HeaderMap, times: ExchangeTimes) -> Option<Duration> {
@@ -133,17 +133,17 @@ pub(super) fn lifetime(
         };
         span.min(MAX_SECONDS)
     };
-    let most = rules.max_stale_while_revalidate;
+    let max = rules.max_stale_while_revalidate;
     let while_revalidate = window(
         directives.stale_while_revalidate,
-        most,
+        max,
         rules.stale_while_revalidate,
     );
     Lifetime {
         response_time: times.response_time,
         initial_age,
         fresh_for,
-        stale_while_revalidate: most.map_or(while_revalidate, |most| most.min(while_revalidate)),
+        stale_while_revalidate: max.map_or(while_revalidate, |max| max.min(while_revalidate)),
         stale_if_error: window(directives.stale_if_error, None, rules.stale_if_error),
         always_validate: directives.no_cache.is_whole(),
         must_revalidate: forbids || has_shared,

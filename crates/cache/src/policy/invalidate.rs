@@ -29,14 +29,14 @@ pub fn invalidates(
     if is_safe || !(status.is_success() || status.is_redirection()) {
         return Vec::new();
     }
-    let mut found = vec![target.clone()];
+    let mut targets = vec![target.clone()];
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         let named = headers
             .get(name)
             .and_then(|value| resolve(scheme, authority, target, value.as_bytes()));
-        found.extend(named.filter(|named| !found.contains(named)));
+        targets.extend(named.filter(|named| !targets.contains(named)));
     }
-    found
+    targets
 }
 
 /// Resolves a URI reference in a response to `base`, if the result is of the same origin (RFC 3986,

@@ -53,16 +53,16 @@ pub fn clean(headers: &mut HeaderMap) {
 /// original request still gets them (RFC 9111, 5.2.2.4).
 pub fn for_the_first(headers: &HeaderMap) -> HeaderMap {
     let hop_by_hop = nominated(headers);
-    let mut found = HeaderMap::new();
+    let mut merged = HeaderMap::new();
     for name in unkept_fields(headers) {
-        if is_never_stored(&name) || hop_by_hop.contains(&name) || found.contains_key(&name) {
+        if is_never_stored(&name) || hop_by_hop.contains(&name) || merged.contains_key(&name) {
             continue;
         }
         for value in headers.get_all(&name) {
-            found.append(name.clone(), value.clone());
+            merged.append(name.clone(), value.clone());
         }
     }
-    found
+    merged
 }
 
 /// Adds the cookies of a response that is stored without them, for the client whose request it was.

@@ -46,7 +46,7 @@ impl RequestDirectives {
     /// Adds a directive. The first of repeated ones counts, and an invalid value gets the stricter
     /// meaning: an invalid `max-age` is 0, an invalid `max-stale` allows nothing.
     fn add(&mut self, name: &[u8], argument: &Argument<'_>) {
-        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        let is = |directive: &str| name.eq_ignore_ascii_case(directive.as_bytes());
         let read = || argument.seconds();
         if is("no-cache") {
             self.no_cache = true;

@@ -73,7 +73,7 @@ fn cdn(headers: &HeaderMap) -> Option<Directives> {
     if members.is_empty() {
         return None;
     }
-    let mut found = Directives::default();
+    let mut directives = Directives::default();
     for (key, entry) in &members {
         let ListEntry::Item(item) = entry else {
             if is_known(key.as_str()) {
@@ -81,26 +81,26 @@ fn cdn(headers: &HeaderMap) -> Option<Directives> {
             }
             continue;
         };
-        typed(&mut found, key.as_str(), &item.bare_item)?;
+        typed(&mut directives, key.as_str(), &item.bare_item)?;
     }
-    Some(found)
+    Some(directives)
 }
 
 /// Sets one directive; `None` if the value has the wrong type.
-fn typed(found: &mut Directives, key: &str, value: &BareItem) -> Option<()> {
+fn typed(directives: &mut Directives, key: &str, value: &BareItem) -> Option<()> {
     let is_set = || value.as_boolean();
     match key {
-        "max-age" => found.max_age = Some(seconds(value)?),
-        "s-maxage" => found.s_maxage = Some(seconds(value)?),
-        "stale-while-revalidate" => found.stale_while_revalidate = Some(window(value)?),
-        "stale-if-error" => found.stale_if_error = Some(window(value)?),
-        "no-store" => found.no_store = is_set()?,
-        "public" => found.public = is_set()?,
-        "must-revalidate" => found.must_revalidate = is_set()?,
-        "proxy-revalidate" => found.proxy_revalidate = is_set()?,
-        "must-understand" => found.must_understand = is_set()?,
-        "no-cache" => found.no_cache = listed(value)?,
-        "private" => found.private = listed(value)?,
+        "max-age" => directives.max_age = Some(seconds(value)?),
+        "s-maxage" => directives.s_maxage = Some(seconds(value)?),
+        "stale-while-revalidate" => directives.stale_while_revalidate = Some(window(value)?),
+        "stale-if-error" => directives.stale_if_error = Some(window(value)?),
+        "no-store" => directives.no_store = is_set()?,
+        "public" => directives.public = is_set()?,
+        "must-revalidate" => directives.must_revalidate = is_set()?,
+        "proxy-revalidate" => directives.proxy_revalidate = is_set()?,
+        "must-understand" => directives.must_understand = is_set()?,
+        "no-cache" => directives.no_cache = listed(value)?,
+        "private" => directives.private = listed(value)?,
         _ => {}
     }
     Some(())
@@ -139,7 +139,7 @@ fn listed(value: &BareItem) -> Option<FieldScope> {
 /// `max-age=A+B` (stale responses may be used for `B`) and members for a named surrogate (`;here`),
 /// which never means this gateway. A field without a known directive is ignored.
 fn surrogate(headers: &HeaderMap) -> Option<Directives> {
-    let mut found = Directives::default();
+    let mut directives = Directives::default();
     let mut is_understood = false;
     for line in headers.get_all(SURROGATE_CONTROL) {
         directives::each(line.as_bytes(), |name, argument| {
@@ -151,17 +151,17 @@ fn surrogate(headers: &HeaderMap) -> Option<Directives> {
                 && let Some(plus) = text.iter().position(|byte| *byte == b'+')
             {
                 let part = |text| directives::seconds(text).unwrap_or_default();
-                found.max_age.get_or_insert(part(&text[..plus]));
-                found
+                directives.max_age.get_or_insert(part(&text[..plus]));
+                directives
                     .stale_while_revalidate
                     .get_or_insert(StaleWindow::For(part(&text[plus + 1..])));
                 is_understood = true;
                 return;
             }
-            is_understood |= found.add(name, argument);
+            is_understood |= directives.add(name, argument);
         });
     }
-    is_understood.then_some(found)
+    is_understood.then_some(directives)
 }
 
 /// Returns the fields that the origin asks not to store (RFC 9111, 5.2.2.4 and 5.2.2.7).

@@ -37,8 +37,8 @@ impl Trust {
         match self {
             Self::All => true,
             Self::OnlyAfter(lost) => {
-                let made = lifetime.response_time.checked_sub(lifetime.initial_age);
-                made.is_some_and(|made| made > lost)
+                let generated = lifetime.response_time.checked_sub(lifetime.initial_age);
+                generated.is_some_and(|generated| generated > lost)
             }
         }
     }

@@ -127,7 +127,7 @@ fn positive_millis(number: i64) -> Duration {
 
 /// Response to a published purge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Published {
+pub(super) struct PublishResponse {
     pub(super) position: Position,
     pub(super) generation: Generation,
     pub(super) leases: Vec<Lease>,
@@ -145,7 +145,7 @@ pub(super) trait PurgeLogStore: Sync {
         &self,
         drawn: &str,
         purges: &[Purge],
-    ) -> impl Future<Output = Result<Published, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<PublishResponse, Unavailable>> + Send;
 }
 
 pub(super) struct RedisPurgeLog {
@@ -240,7 +240,7 @@ impl PurgeLogStore for RedisPurgeLog {
         })
     }
 
-    async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<Published, Unavailable> {
+    async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<PublishResponse, Unavailable> {
         let text = self.text(drawn, purges);
         let mut args = Self::common();
         args.extend([drawn.to_owned(), text, LOG_LEN.to_string()]);
@@ -248,7 +248,7 @@ impl PurgeLogStore for RedisPurgeLog {
         let (id, generation, age, leases) = response;
         let leases = leases.into_iter().map(|lease| self.lease(lease));
         let drawn = drawn.to_owned();
-        Ok(Published {
+        Ok(PublishResponse {
             position: Position { id, drawn },
             generation: Generation::new(generation, age),
             leases: leases.collect(),

@@ -8,7 +8,7 @@ const KINDS: [&str; 5] = ["url", "prefix", "tag", "all", "written"];
 edgeway_base::enum_table! {
     /// Source of a purge at this gateway.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Source => name {
+    pub enum PurgeSource => name {
         /// The admin API.
         Admin = "admin",
         /// A request with the method `PURGE`.
@@ -23,7 +23,8 @@ edgeway_base::enum_table! {
 edgeway_base::metric_handles! {
     /// Metrics of the link to other gateways, and of the responses that purges affect.
     pub(super) struct LinkMetrics() {
-        pub(super) objects: [IntCounter; source: Source::name] = "edgeway_cache_purged_objects_total",
+        pub(super) objects: [IntCounter; source: PurgeSource::name] =
+            "edgeway_cache_purged_objects_total",
             "Stored responses that purges dropped or marked as stale, by source.";
         pub(super) up: IntGauge = "edgeway_cache_purge_link_up",
             "1 while purges wait for this gateway: it holds its lease, or there is no Redis.";
@@ -45,7 +46,7 @@ edgeway_base::metric_handles! {
 edgeway_base::metric_handles! {
     /// Counters of the purges of one kind and effect.
     struct PurgesOfKind(kind, how) {
-        by_source: [IntCounter; source: Source::name] = "edgeway_cache_purges_total",
+        by_source: [IntCounter; source: PurgeSource::name] = "edgeway_cache_purges_total",
             "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`, and `written`: \
              changed by a write), mode (`hard`, `soft`) and source: `admin` (the admin API), \
              `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).";
@@ -61,7 +62,7 @@ impl PurgeCounters {
         Self(KINDS.map(|kind| PurgeEffect::ALL.map(|effect| of(kind, effect))))
     }
 
-    pub(super) fn count(&self, purge: &Purge, source: Source) {
+    pub(super) fn count(&self, purge: &Purge, source: PurgeSource) {
         let kind = match purge.target {
             PurgeTarget::Url(_) => 0,
             PurgeTarget::Prefix(_) => 1,

@@ -22,7 +22,7 @@ pub use self::{
     follower::Trust,
     link::{Caches, PurgeLink, StartedPurge, WaitScope},
     log::{Id, Position},
-    metrics::Source,
+    metrics::PurgeSource,
     parse::{InvalidPurge, MAX_PURGES, PurgeRequest},
     receipt::{AppliedGateway, Instance, PeerStates, Receipt, Shortfall},
     successor_purges::{SuccessorPurge, SuccessorPurges},

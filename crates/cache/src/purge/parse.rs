@@ -182,12 +182,12 @@ impl Purge {
     /// further ones.
     pub fn line(purges: &[Self], shown: impl Fn(&Self) -> String) -> String {
         let mut line = String::new();
-        for (at, purge) in purges.iter().enumerate() {
+        for (index, purge) in purges.iter().enumerate() {
             let one: String = shown(purge).chars().take(MAX_SHOWN_LEN).collect();
-            if at > 0 && line.len() + one.len() > MAX_SHOWN_LEN {
-                return format!("{line} and {} more", purges.len() - at);
+            if index > 0 && line.len() + one.len() > MAX_SHOWN_LEN {
+                return format!("{line} and {} more", purges.len() - index);
             }
-            if at > 0 {
+            if index > 0 {
                 line.push_str(", ");
             }
             line.push_str(&one);

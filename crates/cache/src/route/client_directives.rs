@@ -16,23 +16,23 @@ pub struct ClientDirectives {
     quota: Quota,
     counts: Arc<BucketTable>,
     /// Hasher with the route's name: each route has a bucket for each address.
-    begun: Hasher,
+    hasher: Hasher,
 }
 
 impl ClientDirectives {
     pub fn new(quota: Quota, counts: Arc<BucketTable>, route: &str) -> Self {
-        let mut begun = counts.hashing().begin();
-        begun.part(b'r', route.as_bytes());
+        let mut hasher = counts.hashing().begin();
+        hasher.part(b'r', route.as_bytes());
         Self {
             quota,
             counts,
-            begun,
+            hasher,
         }
     }
 
     /// Counts a `Cache-Control` directive of `client`; returns false once it has sent too many.
     pub fn hears(&self, client: IpAddr, now: Instant) -> bool {
-        let mut hasher = self.begun.clone();
+        let mut hasher = self.hasher.clone();
         match subscriber(client) {
             IpAddr::V4(address) => hasher.part(b'i', &address.octets()),
             IpAddr::V6(address) => hasher.part(b'i', &address.octets()),

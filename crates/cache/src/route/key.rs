@@ -74,13 +74,13 @@ impl KeyRules {
     }
 
     /// Returns `target` as sent to the origin when other clients may get the response: without those
-    /// parameters of the client's own query, its last `own` bytes, that are not part of the key,
+    /// parameters of the client's own query, its last `len` bytes, that are not part of the key,
     /// except those named `retained`. `None` if the target stays as it is.
-    pub fn target_of(&self, target: &[u8], own: usize, retained: Option<&[u8]>) -> Option<Vec<u8>> {
-        if self.passes_unkeyed || self.query.is_all() || own == 0 {
+    pub fn target_of(&self, target: &[u8], len: usize, retained: Option<&[u8]>) -> Option<Vec<u8>> {
+        if self.passes_unkeyed || self.query.is_all() || len == 0 {
             return None;
         }
-        let (written, tail) = target.split_at(target.len().checked_sub(own + 1)?);
+        let (written, tail) = target.split_at(target.len().checked_sub(len + 1)?);
         // `?`, or `&` behind what the gateway wrote.
         let (mut separator, query) = tail.split_at(1);
         let stays = |parameter: &&[u8]| {

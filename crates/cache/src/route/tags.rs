@@ -42,11 +42,11 @@ pub fn tags_of(headers: &HeaderMap) -> Result<Vec<Box<str>>, &'static str> {
 /// A tag, compiled with the slots of its placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagTemplate<Slot = String> {
-    pieces: Vec<Piece<Slot>>,
+    pieces: Vec<TagPiece<Slot>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece<Slot> {
+enum TagPiece<Slot> {
     Text(String),
     Slot(Slot),
 }
@@ -74,13 +74,13 @@ impl TagTemplate {
             let (before, from) = left.split_at(at);
             let end = from.find('}').filter(|end| *end > 1).ok_or_else(brace)?;
             if !before.is_empty() {
-                pieces.push(Piece::Text(before.to_owned()));
+                pieces.push(TagPiece::Text(before.to_owned()));
             }
-            pieces.push(Piece::Slot(from[1..end].to_owned()));
+            pieces.push(TagPiece::Slot(from[1..end].to_owned()));
             left = &from[end + 1..];
         }
         if !left.is_empty() {
-            pieces.push(Piece::Text(left.to_owned()));
+            pieces.push(TagPiece::Text(left.to_owned()));
         }
         Ok(Self { pieces })
     }
@@ -91,8 +91,8 @@ impl TagTemplate {
         slot: impl Fn(&str) -> Option<Slot>,
     ) -> Result<TagTemplate<Slot>, TagProblem> {
         let bound = self.pieces.iter().map(|piece| match piece {
-            Piece::Text(text) => Ok(Piece::Text(text.clone())),
-            Piece::Slot(name) => slot(name).map(Piece::Slot).ok_or_else(|| {
+            TagPiece::Text(text) => Ok(TagPiece::Text(text.clone())),
+            TagPiece::Slot(name) => slot(name).map(TagPiece::Slot).ok_or_else(|| {
                 let (tag, name) = (self.to_string(), name.clone());
                 TagProblem::Unknown { tag, name }
             }),
@@ -109,8 +109,8 @@ impl<Slot> TagTemplate<Slot> {
         let mut tag = String::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Text(text) => tag.push_str(text),
-                Piece::Slot(slot) => tag.push_str(&String::from_utf8_lossy(value(slot))),
+                TagPiece::Text(text) => tag.push_str(text),
+                TagPiece::Slot(slot) => tag.push_str(&String::from_utf8_lossy(value(slot))),
             }
         }
         tag
@@ -121,8 +121,8 @@ impl std::fmt::Display for TagTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for piece in &self.pieces {
             match piece {
-                Piece::Text(text) => f.write_str(text)?,
-                Piece::Slot(name) => write!(f, "{{{name}}}")?,
+                TagPiece::Text(text) => f.write_str(text)?,
+                TagPiece::Slot(name) => write!(f, "{{{name}}}")?,
             }
         }
         Ok(())

@@ -161,10 +161,10 @@ impl Body {
     }
 
     /// Returns a segment of a complete body.
-    pub fn segment(self: &Arc<Self>, at: usize) -> Option<Bytes> {
+    pub fn segment(self: &Arc<Self>, index: usize) -> Option<Bytes> {
         match self.whole()? {
-            WholeBody(Segments::Many(many)) => many.get(at).cloned(),
-            WholeBody(Segments::One(one)) if at == 0 && !one.is_empty() => {
+            WholeBody(Segments::Many(many)) => many.get(index).cloned(),
+            WholeBody(Segments::One(one)) if index == 0 && !one.is_empty() => {
                 Some(Bytes::from_owner(OneSegment(Arc::clone(self))))
             }
             WholeBody(Segments::One(_)) => None,

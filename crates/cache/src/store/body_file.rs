@@ -87,14 +87,14 @@ impl BodyFile {
         if !has_room {
             return Ok(None);
         }
-        let made = write(body);
-        match &made {
+        let result = write(body);
+        match &result {
             Ok(_) => account.failures.store(0, Ordering::Relaxed),
             Err(_) => {
                 account.failures.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let file = Arc::new(made?);
+        let file = Arc::new(result?);
         Ok(Some(Self { file, place }))
     }
 }

@@ -110,33 +110,33 @@ impl Queues {
             part: u16::try_from(part).unwrap_or(0),
             is_main,
         };
-        let at = if let Some(at) = self.free.pop() {
-            self.nodes[at as usize] = node;
-            at
+        let index = if let Some(index) = self.free.pop() {
+            self.nodes[index as usize] = node;
+            index
         } else {
             grow(&mut self.nodes);
             self.nodes.push(node);
             u32::try_from(self.nodes.len() - 1).expect("fewer entries than that have room")
         };
-        body.eviction.node.store(at, Ordering::Relaxed);
+        body.eviction.node.store(index, Ordering::Relaxed);
         self.ghosts.make_room(self.nodes.len());
-        self.link(at);
+        self.link(index);
     }
 
     /// Removes an entry. Returns true if it was in a queue.
     pub(super) fn remove(&mut self, body: &Body) -> bool {
-        let at = body
+        let index = body
             .eviction
             .node
             .swap(EvictionState::NOWHERE, Ordering::Relaxed);
-        if at == EvictionState::NOWHERE {
+        if index == EvictionState::NOWHERE {
             return false;
         }
-        self.unlink(at);
-        self.nodes[at as usize].body = None;
-        self.free.push(at);
-        let taken = self.nodes.len() - self.free.len();
-        if self.nodes.len() > 4 * taken.max(1024) || taken == 0 {
+        self.unlink(index);
+        self.nodes[index as usize].body = None;
+        self.free.push(index);
+        let used = self.nodes.len() - self.free.len();
+        if self.nodes.len() > 4 * used.max(1024) || used == 0 {
             self.rebuild();
         }
         true
@@ -144,11 +144,11 @@ impl Queues {
 
     /// Updates the recorded bytes of an entry.
     pub(super) fn resize(&mut self, body: &Body) {
-        let at = body.eviction.node.load(Ordering::Relaxed);
-        if at == EvictionState::NOWHERE {
+        let index = body.eviction.node.load(Ordering::Relaxed);
+        if index == EvictionState::NOWHERE {
             return;
         }
-        let node = &mut self.nodes[at as usize];
+        let node = &mut self.nodes[index as usize];
         let size = body.eviction.size();
         let (part, is_main, before) = (node.part, node.is_main, node.size);
         node.size = size;
@@ -181,14 +181,14 @@ impl Queues {
         }
         // As if it were one queue: each part loses in proportion to its share of the bytes.
         let total: u64 = self.parts.iter().map(QuotaQueues::bytes).sum();
-        let mut at = fastrand::u64(0..total.max(1));
+        let mut offset = fastrand::u64(0..total.max(1));
         let mut part = 0;
         for (number, candidate) in self.parts.iter().enumerate() {
             part = number;
-            if at < candidate.bytes() {
+            if offset < candidate.bytes() {
                 break;
             }
-            at -= candidate.bytes();
+            offset -= candidate.bytes();
         }
         self.victim_of(part).map(Victim::Entry)
     }
@@ -200,15 +200,15 @@ impl Queues {
             let is_small_full = queues.small.bytes * 10 > queues.bytes();
             let is_main =
                 queues.small.oldest == NONE || (!is_small_full && queues.main.oldest != NONE);
-            let at = if is_main {
+            let index = if is_main {
                 queues.main.oldest
             } else {
                 queues.small.oldest
             };
-            if at == NONE {
+            if index == NONE {
                 return None;
             }
-            let body = self.nodes[at as usize].body.clone();
+            let body = self.nodes[index as usize].body.clone();
             let body = body.expect("what is linked is taken");
             let hits = &body.eviction.frequency;
             let frequency = hits.load(Ordering::Relaxed);
@@ -223,9 +223,9 @@ impl Queues {
                 self.remove(&body);
                 return Some(body);
             }
-            self.unlink(at);
-            self.nodes[at as usize].is_main = true;
-            self.link(at);
+            self.unlink(index);
+            self.nodes[index as usize].is_main = true;
+            self.link(index);
         }
     }
 
@@ -279,10 +279,10 @@ impl Queues {
             let mut next = list.oldest;
             while next != NONE {
                 let node = &mut old[next as usize];
-                let at = u32::try_from(self.nodes.len()).expect("fewer than before");
+                let index = u32::try_from(self.nodes.len()).expect("fewer than before");
                 let body = node.body.take();
                 if let Some(body) = &body {
-                    body.eviction.node.store(at, Ordering::Relaxed);
+                    body.eviction.node.store(index, Ordering::Relaxed);
                 }
                 next = node.before;
                 grow(&mut self.nodes);
@@ -292,33 +292,33 @@ impl Queues {
                     after: NONE,
                     ..*node
                 });
-                self.link(at);
+                self.link(index);
             }
         }
         self.ghosts.make_room(self.nodes.len());
     }
 
-    fn link(&mut self, at: u32) {
-        let node = &self.nodes[at as usize];
+    fn link(&mut self, index: u32) {
+        let node = &self.nodes[index as usize];
         let (part, is_main, size) = (usize::from(node.part), node.is_main, node.size);
         if self.parts.len() <= part {
             self.parts.resize_with(part + 1, QuotaQueues::default);
         }
         let list = self.parts[part].list(is_main);
         list.bytes += size.bytes();
-        let newest = std::mem::replace(&mut list.newest, at);
+        let newest = std::mem::replace(&mut list.newest, index);
         if newest == NONE {
-            list.oldest = at;
+            list.oldest = index;
         } else {
-            self.nodes[newest as usize].before = at;
+            self.nodes[newest as usize].before = index;
         }
-        let node = &mut self.nodes[at as usize];
+        let node = &mut self.nodes[index as usize];
         node.before = NONE;
         node.after = newest;
     }
 
-    fn unlink(&mut self, at: u32) {
-        let node = &self.nodes[at as usize];
+    fn unlink(&mut self, index: u32) {
+        let node = &self.nodes[index as usize];
         let (before, after) = (node.before, node.after);
         let list = self.parts[usize::from(node.part)].list(node.is_main);
         list.bytes -= node.size.bytes();
@@ -369,8 +369,8 @@ impl Ghosts {
     fn row(&mut self, hash: u128) -> Option<(&mut [(u32, u32); 4], u32)> {
         let mask = self.rows.len().checked_sub(1)?;
         #[expect(clippy::cast_possible_truncation, reason = "bits of a hash")]
-        let (at, print) = ((hash >> 32) as usize & mask, hash as u32);
-        Some((&mut self.rows[at], print))
+        let (row, print) = ((hash >> 32) as usize & mask, hash as u32);
+        Some((&mut self.rows[row], print))
     }
 
     fn add(&mut self, hash: u128) {
@@ -399,8 +399,8 @@ impl Ghosts {
         let Some((row, print)) = self.row(hash) else {
             return false;
         };
-        let found = row.iter_mut().find(|(it, when)| *it == print && *when != 0);
-        let Some((_, when)) = found else {
+        let ghost = row.iter_mut().find(|(it, when)| *it == print && *when != 0);
+        let Some((_, when)) = ghost else {
             return false;
         };
         now.wrapping_sub(std::mem::take(when)) <= limit

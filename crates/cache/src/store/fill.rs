@@ -164,14 +164,14 @@ impl Fill {
         }
         let store = self.store;
         let mut part = store.shard(self.entry.key().hash()).write();
-        let Some(at) = part.shard.slot_of(&store.hashes, &self.entry.body) else {
+        let Some(slot) = part.shard.slot_of(&store.hashes, &self.entry.body) else {
             drop(part);
             self.note(NotStoredReason::Purged);
             return Ok(None);
         };
         let (key, tags) = (self.entry.key(), self.entry.tags());
         if store.log.raced(self.entry.mark(), key, tags) {
-            let removed = store.take_out(&mut part, at);
+            let removed = store.take_out(&mut part, slot);
             drop(part);
             drop(removed);
             self.note(NotStoredReason::Purged);
@@ -232,13 +232,13 @@ impl Fill {
                 let remaining = usize::try_from(expected - len).unwrap_or(usize::MAX);
                 (next_piece(remaining), false)
             } else {
-                let most = next_piece_of_unknown(len);
+                let max = next_piece_of_unknown(len);
                 let is_first = len == capacity as u64;
-                let wanted = (capacity + data.len()).next_power_of_two();
-                let size = wanted.max(2 * capacity).clamp(4096, most);
+                let needed = (capacity + data.len()).next_power_of_two();
+                let size = needed.max(2 * capacity).clamp(4096, max);
                 (
-                    if is_first { size } else { most },
-                    is_first && capacity < most,
+                    if is_first { size } else { max },
+                    is_first && capacity < max,
                 )
             };
             let before = if grows { capacity } else { 0 };
@@ -280,10 +280,10 @@ impl Fill {
         if !self.keeps_pace {
             return;
         }
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut interval = MIN_CHECK_INTERVAL;
         while self.filling.are_all_behind() {
-            if begun.elapsed() >= STALL_TIMEOUT {
+            if start.elapsed() >= STALL_TIMEOUT {
                 self.pass(NotStoredReason::Slow);
                 return;
             }
@@ -302,9 +302,9 @@ impl Fill {
                 WriteCondition::Wait => self.filling.wait_for_readers().await,
                 WriteCondition::Slow(behind) => {
                     if self.keeps_pace && behind < 2 * WINDOW {
-                        let begun = Instant::now();
+                        let start = Instant::now();
                         self.filling.wait_for_read(interval).await;
-                        self.filling.slowed(begun.elapsed());
+                        self.filling.slowed(start.elapsed());
                         interval = (2 * interval).min(MAX_CHECK_INTERVAL);
                         continue;
                     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{body::Body, memory::MemoryCharge, read::Piece};
+use super::{body::Body, memory::MemoryCharge, read::BodyPiece};
 
 /// Bytes that the slowest reader of a passed body may be behind.
 pub(super) const WINDOW: u64 = 1024 * 1024;
@@ -279,11 +279,11 @@ impl Filling {
         !state.readers.is_empty() && places.all(|place| len - place.at > OWN_WINDOW)
     }
 
-    /// Waits until a reader attaches, advances or leaves, for at most `most`.
-    pub(super) async fn wait_for_read(&self, most: Duration) {
+    /// Waits until a reader attaches, advances or leaves, for at most `max`.
+    pub(super) async fn wait_for_read(&self, max: Duration) {
         let read = self.read.notified();
         // A timeout is fine too.
-        let _elapsed = tokio::time::timeout(most, read).await;
+        let _elapsed = tokio::time::timeout(max, read).await;
     }
 
     /// Records that the writer slowed down by this time for its own reader. Drops that reader if it
@@ -365,13 +365,13 @@ impl AttachedReader {
         body: &Arc<Body>,
         segment: usize,
         offset: usize,
-    ) -> Result<Option<Piece>, FillEnd> {
+    ) -> Result<Option<BodyPiece>, FillEnd> {
         loop {
             let grown = self.filling.grown.notified();
             tokio::pin!(grown);
             grown.as_mut().enable();
-            if let Some(found) = self.try_next(body, segment, offset) {
-                return found;
+            if let Some(piece) = self.try_next(body, segment, offset) {
+                return piece;
             }
             grown.await;
         }
@@ -382,7 +382,7 @@ impl AttachedReader {
         body: &Arc<Body>,
         segment: usize,
         offset: usize,
-    ) -> Option<Result<Option<Piece>, FillEnd>> {
+    ) -> Option<Result<Option<BodyPiece>, FillEnd>> {
         let mut guard = self.filling.state.lock();
         let state = &mut *guard;
         let Some(place) = state.readers.get_mut(&self.id) else {
@@ -390,23 +390,23 @@ impl AttachedReader {
         };
         let sealed = segment - state.dropped;
         let piece = if let Some(segment) = state.sealed.get(sealed) {
-            Piece {
+            BodyPiece {
                 bytes: segment.slice(offset..),
                 is_last: true,
             }
         } else if sealed == state.sealed.len() && state.tail.len() > offset {
             let end = state.tail.len().min(offset + COPIED);
-            Piece {
+            BodyPiece {
                 bytes: Bytes::copy_from_slice(&state.tail[offset..end]),
                 is_last: false,
             }
         } else if body.whole().is_some() {
             // The body became complete after the caller looked.
-            let found = body.segment(segment).map(|segment| Piece {
+            let next = body.segment(segment).map(|segment| BodyPiece {
                 bytes: segment.slice(offset..),
                 is_last: true,
             });
-            return Some(Ok(found));
+            return Some(Ok(next));
         } else {
             return match state.end {
                 None => None,

@@ -85,9 +85,9 @@ static LEARNED: [OnceLock<HeaderName>; 80] = [const { OnceLock::new() }; 80];
 
 /// Returns the code of a name, or [`TEXT`].
 fn code(name: &HeaderName) -> u8 {
-    let number = |at: usize| u8::try_from(at).unwrap_or(TEXT);
-    if let Some(at) = COMMON.iter().position(|common| common == name) {
-        return number(at + 1);
+    let number = |index: usize| u8::try_from(index).unwrap_or(TEXT);
+    if let Some(index) = COMMON.iter().position(|common| common == name) {
+        return number(index + 1);
     }
     if name.as_str().len() > LONGEST_LEARNED {
         return TEXT;
@@ -96,17 +96,17 @@ fn code(name: &HeaderName) -> u8 {
         // A name without a count of references: processors would contend for it on each hit.
         slot.get_or_init(|| HeaderName::from_static(Box::leak(name.as_str().into()))) == name
     };
-    let at = LEARNED.iter().position(known);
-    at.map_or(TEXT, |at| FIRST_LEARNED + number(at))
+    let index = LEARNED.iter().position(known);
+    index.map_or(TEXT, |index| FIRST_LEARNED + number(index))
 }
 
 /// Returns the name of a code other than [`TEXT`].
 fn name(code: u8) -> &'static HeaderName {
-    let found = match code.checked_sub(FIRST_LEARNED) {
+    let name = match code.checked_sub(FIRST_LEARNED) {
         Some(at) => LEARNED.get(usize::from(at)).and_then(OnceLock::get),
         None => COMMON.get(usize::from(code) - 1),
     };
-    found.expect("a code that was given stays")
+    name.expect("a code that was given stays")
 }
 
 /// A value in the bytes, with its name.
@@ -172,26 +172,26 @@ impl StoredHeaders {
     }
 
     fn fields(&self) -> impl Iterator<Item = Field<'_>> {
-        let mut at = 2;
+        let mut offset = 2;
         std::iter::from_fn(move || {
-            let first = *self.0.get(at)?;
-            at += 1;
+            let first = *self.0.get(offset)?;
+            offset += 1;
             let code = first & !SENSITIVE;
             let mut text: &[u8] = &[];
             if code == TEXT {
-                let len = take_length(&self.0, &mut at);
-                text = &self.0[at..at + len];
-                at += len;
+                let len = take_length(&self.0, &mut offset);
+                text = &self.0[offset..offset + len];
+                offset += len;
             }
-            let len = take_length(&self.0, &mut at);
-            let start = at;
-            at += len;
+            let len = take_length(&self.0, &mut offset);
+            let start = offset;
+            offset += len;
             Some(Field {
                 text,
                 code,
                 is_sensitive: first & SENSITIVE != 0,
                 start,
-                end: at,
+                end: offset,
             })
         })
     }
@@ -211,12 +211,12 @@ fn low_bits(len: usize) -> u8 {
 }
 
 /// Reads what [`put_length`] has written.
-fn take_length(bytes: &[u8], at: &mut usize) -> usize {
+fn take_length(bytes: &[u8], offset: &mut usize) -> usize {
     let mut len = 0;
     let mut shift = 0;
     loop {
-        let byte = bytes[*at];
-        *at += 1;
+        let byte = bytes[*offset];
+        *offset += 1;
         len |= usize::from(byte & 0x7f) << shift;
         if byte < 0x80 {
             return len;

@@ -211,12 +211,12 @@ impl Store {
 
     /// Looks up the stored response for a request. Counts as a hit of the entry.
     pub fn find(&self, key: &Key, headers: SentHeaders<'_>) -> Lookup {
-        let found = self.shard(key.hash()).read();
-        let found = found.shard.find(&self.hashes, key, headers);
-        if let Some(entry) = &found.entry {
+        let lookup = self.shard(key.hash()).read();
+        let lookup = lookup.shard.find(&self.hashes, key, headers);
+        if let Some(entry) = &lookup.entry {
             entry.body.eviction.touch();
         }
-        found
+        lookup
     }
 
     /// Gives an entry the headers of a 304 and makes the result visible. The body stays.
@@ -236,14 +236,14 @@ impl Store {
     ) -> Option<Arc<Entry>> {
         let old = &refresh.old;
         let mut part = self.shard(old.key().hash()).write();
-        let at = part.shard.slot_of(&self.hashes, &old.body)?;
-        let current = part.shard.at(at)?;
+        let slot = part.shard.slot_of(&self.hashes, &old.body)?;
+        let current = part.shard.at(slot)?;
         let is_purged = || self.log.raced(mark, old.key(), old.tags());
         if !current.is_complete() || !may_go(current) || is_purged() {
             return None;
         }
         let entry = Arc::new(current.refreshed(refresh));
-        let before = part.shard.replace(at, Arc::clone(&entry));
+        let before = part.shard.replace(slot, Arc::clone(&entry));
         self.resize(&entry);
         drop(part);
         drop(before);
@@ -315,9 +315,8 @@ impl Store {
 
     fn is_stored(&self, entry: &Arc<Entry>) -> bool {
         let part = self.shard(entry.key().hash()).read();
-        let found = part.shard.slot_of(&self.hashes, &entry.body);
-        found
-            .and_then(|at| part.shard.at(at))
+        let slot = part.shard.slot_of(&self.hashes, &entry.body);
+        slot.and_then(|at| part.shard.at(at))
             .is_some_and(|it| Arc::ptr_eq(it, entry))
     }
 
@@ -406,8 +405,8 @@ impl Store {
 
     /// Removes an entry from the shard and from every count. The caller drops the returned entry
     /// after releasing the lock.
-    fn take_out(&self, part: &mut ShardSlot, at: u32) -> Arc<Entry> {
-        let entry = part.shard.remove(&self.hashes, at);
+    fn take_out(&self, part: &mut ShardSlot, slot: u32) -> Arc<Entry> {
+        let entry = part.shard.remove(&self.hashes, slot);
         let eviction = &entry.body.eviction;
         let change = eviction.count(0);
         eviction.drop_forms();
@@ -462,8 +461,8 @@ impl Store {
             match victim {
                 Some(Victim::Forms(body)) => {
                     let part = self.shard(body.key.hash()).read();
-                    let at = part.shard.slot_of(&self.hashes, &body);
-                    if let Some(entry) = at.and_then(|at| part.shard.at(at)) {
+                    let slot = part.shard.slot_of(&self.hashes, &body);
+                    if let Some(entry) = slot.and_then(|slot| part.shard.at(slot)) {
                         body.eviction.drop_forms();
                         self.resize(entry);
                     }
@@ -502,8 +501,8 @@ impl Store {
     /// Removes the entry that a body belongs to. Returns false if there is none any more.
     fn discard(&self, body: &Body) -> bool {
         let mut part = self.shard(body.key.hash()).write();
-        let at = part.shard.slot_of(&self.hashes, body);
-        let removed = at.map(|at| self.take_out(&mut part, at));
+        let slot = part.shard.slot_of(&self.hashes, body);
+        let removed = slot.map(|slot| self.take_out(&mut part, slot));
         self.charge_shard(&mut part);
         drop(part);
         removed.is_some()

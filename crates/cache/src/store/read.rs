@@ -11,7 +11,7 @@ use super::{
 
 /// Bytes at a position in a body.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(super) struct BodyPiece {
     pub(super) bytes: Bytes,
     /// True if the segment ends with this piece; otherwise the segment may still grow.
     pub(super) is_last: bool,
@@ -56,7 +56,7 @@ impl Reader {
                     // The writer need not wait for this reader any more.
                     *attached = None;
                     let segment = self.body.segment(self.segment);
-                    segment.map(|segment| Piece {
+                    segment.map(|segment| BodyPiece {
                         bytes: segment.slice(self.offset..),
                         is_last: true,
                     })
@@ -90,10 +90,10 @@ impl Reader {
         self.attached = None;
         self.left = end.unwrap_or(u64::MAX).saturating_sub(start);
         let mut before = start;
-        for (at, segment) in whole.segments().enumerate() {
+        for (index, segment) in whole.segments().enumerate() {
             let len = segment.len() as u64;
             if before < len {
-                self.segment = at;
+                self.segment = index;
                 self.offset = usize::try_from(before).unwrap_or(usize::MAX);
                 break;
             }
@@ -102,7 +102,7 @@ impl Reader {
         true
     }
 
-    fn advance(&mut self, Piece { mut bytes, is_last }: Piece) -> Bytes {
+    fn advance(&mut self, BodyPiece { mut bytes, is_last }: BodyPiece) -> Bytes {
         if is_last {
             self.segment += 1;
             self.offset = 0;

@@ -64,7 +64,7 @@ fn spread(hash: SlotHash) -> u64 {
 
 #[derive(Debug, SmartDefault)]
 pub(super) struct Shard {
-    slots: Vec<Slot>,
+    slots: Vec<EntrySlot>,
     #[default(NONE)]
     free: u32,
     pub(super) len: usize,
@@ -80,7 +80,7 @@ pub(super) struct Shard {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct EntrySlot {
     entry: Option<Arc<Entry>>,
     /// The next variant of the key, or the next free slot.
     next: u32,
@@ -112,7 +112,7 @@ struct TagEntry {
 impl Shard {
     /// Returns the bytes of the shard in memory, without the entries.
     pub(super) fn size(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        self.slots.capacity() * size_of::<EntrySlot>()
             + self.postings.capacity() * size_of::<TagEntry>()
             + self.keys.allocation_size()
             + self.paths.allocation_size()
@@ -201,11 +201,11 @@ impl Shard {
     }
 
     fn chain(&self, first: Option<u32>) -> impl Iterator<Item = (u32, &Arc<Entry>)> {
-        let after = |at: &u32| {
-            let next = self.slots[*at as usize].next;
+        let after = |slot: &u32| {
+            let next = self.slots[*slot as usize].next;
             (next != NONE).then_some(next)
         };
-        std::iter::successors(first, after).map(|at| (at, self.entry(at)))
+        std::iter::successors(first, after).map(|slot| (slot, self.entry(slot)))
     }
 
     /// Returns the slot of the entry with this body.
@@ -223,8 +223,8 @@ impl Shard {
     ) -> Option<u32> {
         let first = self.first_of(hashes.key(hash), |entry| entry.key().hash() == hash);
         let mut variants = self.chain(first);
-        let found = variants.find(|(_, it)| Arc::as_ptr(&it.body).addr() == address);
-        found.map(|(at, _)| at)
+        let variant = variants.find(|(_, it)| Arc::as_ptr(&it.body).addr() == address);
+        variant.map(|(at, _)| at)
     }
 
     /// Returns the entries that a newly completed entry replaces: older ones for the same requests,
@@ -254,7 +254,7 @@ impl Shard {
     }
 
     pub(super) fn insert(&mut self, hashes: &Hashes, entry: &Arc<Entry>) -> u32 {
-        let slot = Slot {
+        let slot = EntrySlot {
             entry: None,
             next: NONE,
             path_before: NONE,
@@ -263,39 +263,39 @@ impl Shard {
             key_hash: hashes.key(entry.key().hash()),
             path_hash: hashes.path(entry.key().path()),
         };
-        let at = if self.free == NONE {
+        let index = if self.free == NONE {
             grow(&mut self.slots);
             self.slots.push(slot);
             self.slots() - 1
         } else {
-            let at = self.free;
-            self.free = self.slots[at as usize].next;
-            self.slots[at as usize] = slot;
-            at
+            let index = self.free;
+            self.free = self.slots[index as usize].next;
+            self.slots[index as usize] = slot;
+            index
         };
         self.len += 1;
-        self.slots[at as usize].entry = Some(Arc::clone(entry));
-        self.link_key(entry.key(), at);
-        self.link_path(at);
+        self.slots[index as usize].entry = Some(Arc::clone(entry));
+        self.link_key(entry.key(), index);
+        self.link_path(index);
         for tag in entry.tags() {
-            self.link_tag(hashes.bytes(tag.as_bytes()), at);
+            self.link_tag(hashes.bytes(tag.as_bytes()), index);
         }
-        at
+        index
     }
 
     /// Replaces an entry by a refreshed one. Key and tags are the same.
-    pub(super) fn replace(&mut self, at: u32, entry: Arc<Entry>) -> Option<Arc<Entry>> {
-        self.slots[at as usize].entry.replace(entry)
+    pub(super) fn replace(&mut self, slot: u32, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        self.slots[slot as usize].entry.replace(entry)
     }
 
-    pub(super) fn remove(&mut self, hashes: &Hashes, at: u32) -> Arc<Entry> {
-        let entry = Arc::clone(self.entry(at));
-        self.unlink_tags(hashes, &entry, at);
-        self.unlink_path(at);
-        self.unlink_key(entry.key(), at);
-        let slot = &mut self.slots[at as usize];
+    pub(super) fn remove(&mut self, hashes: &Hashes, index: u32) -> Arc<Entry> {
+        let entry = Arc::clone(self.entry(index));
+        self.unlink_tags(hashes, &entry, index);
+        self.unlink_path(index);
+        self.unlink_key(entry.key(), index);
+        let slot = &mut self.slots[index as usize];
         slot.entry = None;
-        slot.next = std::mem::replace(&mut self.free, at);
+        slot.next = std::mem::replace(&mut self.free, index);
         self.len -= 1;
         entry
     }
@@ -305,19 +305,19 @@ impl Shard {
         match target {
             PurgeMatcher::Url { path, .. } => Some(self.of_path(hashes, path).collect()),
             PurgeMatcher::Written(WriteTarget { item, list, .. }) => {
-                let mut found = Vec::new();
+                let mut candidates = Vec::new();
                 for place in [Some(item), list.as_ref()].into_iter().flatten() {
                     match place {
                         HostPath::Path(path) => {
-                            found.extend(self.of_path(hashes, path));
-                            found.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
+                            candidates.extend(self.of_path(hashes, path));
+                            candidates.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
                         }
                         HostPath::Digests { path, .. } => {
-                            found.extend(self.of_hash(hashes.reported_path(path)));
+                            candidates.extend(self.of_hash(hashes.reported_path(path)));
                         }
                     }
                 }
-                Some(found)
+                Some(candidates)
             }
             PurgeMatcher::Tag(tag) => {
                 let hash = hashes.bytes(tag.as_bytes());
@@ -340,49 +340,49 @@ impl Shard {
     }
 
     fn of_hash(&self, hash: SlotHash) -> impl Iterator<Item = u32> {
-        let is_first = |at: &u32| self.slots[*at as usize].path_hash == hash;
+        let is_first = |slot: &u32| self.slots[*slot as usize].path_hash == hash;
         let first = self.paths.find(spread(hash), is_first);
-        let after = |at: &u32| {
-            let next = self.slots[*at as usize].path_after;
+        let after = |slot: &u32| {
+            let next = self.slots[*slot as usize].path_after;
             (next != NONE).then_some(next)
         };
         std::iter::successors(first.copied(), after)
     }
 
-    fn entry(&self, at: u32) -> &Arc<Entry> {
-        let entry = self.slots[at as usize].entry.as_ref();
+    fn entry(&self, slot: u32) -> &Arc<Entry> {
+        let entry = self.slots[slot as usize].entry.as_ref();
         entry.expect("what is linked is taken")
     }
 
-    fn link_key(&mut self, key: &Key, at: u32) {
+    fn link_key(&mut self, key: &Key, index: u32) {
         let Self { slots, keys, .. } = self;
-        let hash = slots[at as usize].key_hash;
-        let has_key = |at: &u32| {
-            let slot = &slots[*at as usize];
+        let hash = slots[index as usize].key_hash;
+        let has_key = |index: &u32| {
+            let slot = &slots[*index as usize];
             slot.key_hash == hash && slot.entry.as_ref().is_some_and(|it| it.key() == key)
         };
-        let hash_of = |at: &u32| spread(slots[*at as usize].key_hash);
+        let hash_of = |index: &u32| spread(slots[*index as usize].key_hash);
         match keys.entry(spread(hash), has_key, hash_of) {
             TableEntry::Occupied(mut first) => {
-                let next = std::mem::replace(first.get_mut(), at);
-                slots[at as usize].next = next;
+                let next = std::mem::replace(first.get_mut(), index);
+                slots[index as usize].next = next;
             }
             TableEntry::Vacant(place) => {
-                place.insert(at);
+                place.insert(index);
             }
         }
     }
 
-    fn unlink_key(&mut self, key: &Key, at: u32) {
+    fn unlink_key(&mut self, key: &Key, index: u32) {
         let Self { slots, keys, .. } = self;
-        let Slot { next, key_hash, .. } = slots[at as usize];
-        let has_key = |at: &u32| {
-            let slot = &slots[*at as usize];
+        let EntrySlot { next, key_hash, .. } = slots[index as usize];
+        let has_key = |index: &u32| {
+            let slot = &slots[*index as usize];
             slot.key_hash == key_hash && slot.entry.as_ref().is_some_and(|it| it.key() == key)
         };
         let first = keys.find_entry(spread(key_hash), has_key);
         let mut first = first.expect("a linked key is found");
-        if *first.get() == at {
+        if *first.get() == index {
             if next == NONE {
                 first.remove();
             } else {
@@ -391,32 +391,32 @@ impl Shard {
             return;
         }
         let mut before = *first.get();
-        while slots[before as usize].next != at {
+        while slots[before as usize].next != index {
             before = slots[before as usize].next;
         }
         slots[before as usize].next = next;
     }
 
-    fn link_path(&mut self, at: u32) {
+    fn link_path(&mut self, slot: u32) {
         let Self { slots, paths, .. } = self;
-        let hash = slots[at as usize].path_hash;
-        let is_first = |at: &u32| slots[*at as usize].path_hash == hash;
-        let hash_of = |at: &u32| spread(slots[*at as usize].path_hash);
+        let hash = slots[slot as usize].path_hash;
+        let is_first = |slot: &u32| slots[*slot as usize].path_hash == hash;
+        let hash_of = |slot: &u32| spread(slots[*slot as usize].path_hash);
         match paths.entry(spread(hash), is_first, hash_of) {
             TableEntry::Occupied(mut first) => {
-                let after = std::mem::replace(first.get_mut(), at);
-                slots[at as usize].path_after = after;
-                slots[after as usize].path_before = at;
+                let after = std::mem::replace(first.get_mut(), slot);
+                slots[slot as usize].path_after = after;
+                slots[after as usize].path_before = slot;
             }
             TableEntry::Vacant(place) => {
-                place.insert(at);
+                place.insert(slot);
             }
         }
     }
 
-    fn unlink_path(&mut self, at: u32) {
+    fn unlink_path(&mut self, index: u32) {
         let Self { slots, paths, .. } = self;
-        let slot = &slots[at as usize];
+        let slot = &slots[index as usize];
         let (before, after, hash) = (slot.path_before, slot.path_after, slot.path_hash);
         if after != NONE {
             slots[after as usize].path_before = before;
@@ -425,7 +425,7 @@ impl Shard {
             slots[before as usize].path_after = after;
             return;
         }
-        let first = paths.find_entry(spread(hash), |first| *first == at);
+        let first = paths.find_entry(spread(hash), |first| *first == index);
         let mut first = first.expect("the first of a path is found");
         if after == NONE {
             first.remove();
@@ -435,12 +435,12 @@ impl Shard {
     }
 
     fn link_tag(&mut self, hash: u64, slot: u32) {
-        let at = if self.free_posting == NONE {
+        let index = if self.free_posting == NONE {
             self.postings.len()
         } else {
             self.free_posting as usize
         };
-        let number = u32::try_from(at).expect("fewer postings than that have room");
+        let number = u32::try_from(index).expect("fewer postings than that have room");
         let after = link(&mut self.tags, hash, number);
         if after != NONE {
             self.postings[after as usize].before = number;
@@ -452,20 +452,20 @@ impl Shard {
             after,
             sibling,
         };
-        if at == self.postings.len() {
+        if index == self.postings.len() {
             grow(&mut self.postings);
             self.postings.push(posting);
         } else {
-            self.free_posting = self.postings[at].after;
-            self.postings[at] = posting;
+            self.free_posting = self.postings[index].after;
+            self.postings[index] = posting;
         }
     }
 
     fn unlink_tags(&mut self, hashes: &Hashes, entry: &Entry, slot: u32) {
-        let mut at = std::mem::replace(&mut self.slots[slot as usize].posting, NONE);
+        let mut index = std::mem::replace(&mut self.slots[slot as usize].posting, NONE);
         // Each posting was put before the one linked earlier.
         for tag in entry.tags().iter().rev() {
-            let posting = &self.postings[at as usize];
+            let posting = &self.postings[index as usize];
             let (before, after, sibling) = (posting.before, posting.after, posting.sibling);
             if after != NONE {
                 self.postings[after as usize].before = before;
@@ -475,8 +475,8 @@ impl Shard {
             } else {
                 self.postings[before as usize].after = after;
             }
-            self.postings[at as usize].after = std::mem::replace(&mut self.free_posting, at);
-            at = sibling;
+            self.postings[index as usize].after = std::mem::replace(&mut self.free_posting, index);
+            index = sibling;
         }
     }
 }

@@ -18,7 +18,7 @@ impl Store {
             let candidates = shard.read().shard.candidates(&self.hashes, target);
             count += match candidates {
                 None => self.sweep_all(shard, target, effect),
-                Some(found) if found.is_empty() => 0,
+                Some(entries) if entries.is_empty() => 0,
                 Some(_) => self.sweep_found(shard, target, effect),
             };
         }
@@ -39,12 +39,12 @@ impl Store {
             let mut part = shard.write();
             let slots = part.shard.slots();
             let until = slots.min(from + BATCH);
-            let about = |at: &u32| {
-                let entry = part.shard.at(*at);
+            let about = |slot: &u32| {
+                let entry = part.shard.at(*slot);
                 entry.is_some_and(|entry| target.is_about(entry.key(), entry.tags()))
             };
-            let found: Vec<_> = (from..until).filter(about).collect();
-            let (removed, purged) = self.apply(&mut part, found, effect);
+            let entries: Vec<_> = (from..until).filter(about).collect();
+            let (removed, purged) = self.apply(&mut part, entries, effect);
             count += purged;
             if until == slots {
                 self.charge_shard(&mut part);
@@ -66,14 +66,14 @@ impl Store {
         effect: PurgeEffect,
     ) -> u64 {
         let part = shard.read();
-        let found = part.shard.candidates(&self.hashes, target);
-        let entries = found.into_iter().flatten();
+        let candidates = part.shard.candidates(&self.hashes, target);
+        let entries = candidates.into_iter().flatten();
         let entries = entries.filter_map(|at| part.shard.at(at));
         let about = |entry: &&Arc<Entry>| target.is_about(entry.key(), entry.tags());
-        let found: Vec<_> = entries.filter(about).cloned().collect();
+        let matching: Vec<_> = entries.filter(about).cloned().collect();
         drop(part);
         let mut count = 0;
-        for batch in found.chunks(BATCH as usize) {
+        for batch in matching.chunks(BATCH as usize) {
             let mut part = shard.write();
             let slot = |entry: &Arc<Entry>| {
                 let at = part.shard.slot_of(&self.hashes, &entry.body)?;
@@ -102,15 +102,15 @@ impl Store {
         let mut count = 0;
         let mut removed = Vec::new();
         let now = self.clock.wall();
-        for at in slots {
-            let entry = part.shard.at(at);
+        for slot in slots {
+            let entry = part.shard.at(slot);
             // A fill in flight was requested before the purge: no request may join it.
             let stays =
                 effect == PurgeEffect::Soft && entry.is_some_and(|entry| entry.is_complete());
             if stays {
                 count += u64::from(entry.is_some_and(|entry| entry.make_stale(now)));
             } else {
-                removed.push(self.take_out(part, at));
+                removed.push(self.take_out(part, slot));
                 count += 1;
             }
         }

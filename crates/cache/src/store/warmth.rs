@@ -43,10 +43,10 @@ impl Store {
     /// Returns the entry; `None` if it is gone.
     pub(crate) fn of_warmth(&self, warmth: &HotEntry) -> Option<Arc<Entry>> {
         let part = self.shard(warmth.hash).read();
-        let at = part
+        let slot = part
             .shard
             .slot_of_address(&self.hashes, warmth.hash, warmth.body)?;
-        part.shard.at(at).map(Arc::clone)
+        part.shard.at(slot).map(Arc::clone)
     }
 
     /// Same as [`Store::insert`] for an entry that had hits in another process: it keeps their

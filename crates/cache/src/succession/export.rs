@@ -18,16 +18,16 @@ pub async fn give(
     clock: &Clock,
     mut pipe: impl AsyncWrite + Unpin,
 ) -> io::Result<TransferTotals> {
-    let begun = clock.now();
+    let start = clock.now();
     let mut moved = TransferTotals::default();
     let entries = tokio::task::spawn_blocking(|| store.warmest_first()).await?;
     let mut entries = entries.into_iter();
     loop {
         let watch = clock.clone();
         let coding = tokio::task::spawn_blocking(move || {
-            let begun = watch.now();
+            let batch_start = watch.now();
             let batch = Batch::next(store, &mut entries);
-            (batch, entries, watch.now() - begun)
+            (batch, entries, watch.now() - batch_start)
         });
         let (batch, left, took) = coding.await?;
         entries = left;
@@ -41,7 +41,7 @@ pub async fn give(
     }
     pipe.write_all(&[0; LENGTH]).await?;
     pipe.flush().await?;
-    moved.took = clock.now() - begun;
+    moved.took = clock.now() - start;
     Ok(moved)
 }
 

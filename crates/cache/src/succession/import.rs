@@ -42,12 +42,12 @@ impl InheritingStore {
         pipe: impl AsyncRead + Unpin,
         abouts: RouteRulesLookup,
     ) -> (TransferTotals, io::Result<()>) {
-        let begun = clock.now();
+        let start = clock.now();
         let mut moved = TransferTotals::default();
         // Small entries are common, hence the buffer.
         let pipe = BufReader::with_capacity(BUFFER, pipe);
         let outcome = self.take_all(clock, pipe, &abouts, &mut moved).await;
-        moved.took = clock.now() - begun;
+        moved.took = clock.now() - start;
         (moved, outcome)
     }
 
@@ -64,13 +64,13 @@ impl InheritingStore {
             let (watch, abouts) = (clock.clone(), Arc::clone(abouts));
             let bytes: usize = batch.iter().map(Bytes::len).sum();
             let putting = tokio::task::spawn_blocking(move || {
-                let begun = watch.now();
+                let start = watch.now();
                 let entries = batch.len() as u64;
-                let (taken, has_room) = self.put(batch, &abouts);
-                (taken, entries - taken, has_room, watch.now() - begun)
+                let (stored, has_room) = self.put(batch, &abouts);
+                (stored, entries - stored, has_room, watch.now() - start)
             });
-            let (taken, left_out, has_room, took) = putting.await?;
-            moved.entries += taken;
+            let (stored, left_out, has_room, took) = putting.await?;
+            moved.entries += stored;
             moved.left_out += left_out;
             moved.bytes += bytes as u64;
             if !has_more? || !has_room {
@@ -114,14 +114,14 @@ impl InheritingStore {
     /// Stores a batch. Returns the number of stored entries, and true if there is room for more.
     fn put(self, batch: Vec<Bytes>, abouts: &RouteRulesLookup) -> (u64, bool) {
         let mut routes = HashMap::new();
-        let mut taken = 0;
+        let mut stored = 0;
         for entry in batch {
             if !self.store.has_room_for(entry.len() as u64) {
-                return (taken, false);
+                return (stored, false);
             }
-            taken += u64::from(self.put_one(entry, &mut routes, abouts).is_some());
+            stored += u64::from(self.put_one(entry, &mut routes, abouts).is_some());
         }
-        (taken, true)
+        (stored, true)
     }
 
     fn put_one(

@@ -119,8 +119,8 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Decodes an entry. `wanted` is the key of the lookup, if it is known.
-pub(crate) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, DiscardReason> {
+/// Decodes an entry. `expected` is the key of the lookup, if it is known.
+pub(crate) fn decode(mut bytes: Bytes, expected: Option<&Key>) -> Result<Decoded, DiscardReason> {
     if bytes.len() < FIXED {
         return Err(DiscardReason::Damaged);
     }
@@ -139,7 +139,7 @@ pub(crate) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, 
     }
     let head = bytes.split_to(head_len);
     let head: EntryHeader = postcard::from_bytes(&head).map_err(|_| DiscardReason::Damaged)?;
-    if wanted.is_some_and(|wanted| wanted.as_bytes() != head.key) {
+    if expected.is_some_and(|expected| expected.as_bytes() != head.key) {
         return Err(DiscardReason::Key);
     }
     if !head.is_within_bounds() {

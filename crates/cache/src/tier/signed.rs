@@ -35,7 +35,7 @@ pub(super) fn decode(
     signer: &Signer,
     prefix: &str,
     mut bytes: Bytes,
-    wanted: &Key,
+    expected: &Key,
     keeps_private: bool,
 ) -> Result<Decoded, DiscardReason> {
     if bytes.first() != Some(&VERSION) {
@@ -49,7 +49,7 @@ pub(super) fn decode(
     if !signer.verifies(KIND, &[prefix.as_bytes(), &bytes], &tag) {
         return Err(DiscardReason::Signature);
     }
-    let decoded = codec::decode(bytes, Some(wanted))?;
+    let decoded = codec::decode(bytes, Some(expected))?;
     if !decoded.may_be_stored(keeps_private) {
         return Err(DiscardReason::Policy);
     }

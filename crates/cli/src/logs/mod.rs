@@ -31,7 +31,7 @@ const LOST: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct LogsOptions {
     /// Number of requests to print, at most 10000
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     lines: usize,
@@ -101,7 +101,7 @@ struct Choice {
     id: Option<String>,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &LogsOptions) -> Result<(), Failure> {
     let query = options.query();
     let mut printer = Printer::new(options.json);
     if options.follow {
@@ -124,7 +124,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-impl Options {
+impl LogsOptions {
     fn query(&self) -> String {
         let choice = serde_json::to_value(&self.choice).expect("plain data");
         let mut written = vec![format!("n={}", self.lines)];
@@ -270,7 +270,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        options: Options,
+        options: LogsOptions,
     }
 
     #[test]

@@ -50,20 +50,20 @@ pub(super) fn plain_end(text: &str, start: usize) -> (usize, bool) {
 /// Returns the offset after the quote that closes the one at `start`, or the end of the text.
 pub(super) fn unquote(text: &str, start: usize, quote: u8) -> usize {
     let bytes = text.as_bytes();
-    let mut at = start + 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'\\' if quote == b'"' => at += 1,
+    let mut index = start + 1;
+    while index < bytes.len() {
+        match bytes[index] {
+            b'\\' if quote == b'"' => index += 1,
             byte if byte == quote => {
-                if quote == b'\'' && bytes.get(at + 1) == Some(&quote) {
-                    at += 1;
+                if quote == b'\'' && bytes.get(index + 1) == Some(&quote) {
+                    index += 1;
                 } else {
-                    return at + 1;
+                    return index + 1;
                 }
             }
             _ => {}
         }
-        at += 1;
+        index += 1;
     }
     text.len()
 }
@@ -71,22 +71,22 @@ pub(super) fn unquote(text: &str, start: usize, quote: u8) -> usize {
 /// Returns the bracket or brace that closes the one at `start`, or the end of the text.
 pub(super) fn close(text: &str, start: usize) -> usize {
     let bytes = text.as_bytes();
-    let (mut at, mut depth) = (start, 0);
-    while at < bytes.len() {
-        match bytes[at] {
+    let (mut index, mut depth) = (start, 0);
+    while index < bytes.len() {
+        match bytes[index] {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
                 depth -= 1;
                 if depth == 0 {
-                    return at;
+                    return index;
                 }
             }
-            quote @ (b'"' | b'\'') if at > start && b" ,[{:\n".contains(&bytes[at - 1]) => {
-                at = unquote(text, at, quote) - 1;
+            quote @ (b'"' | b'\'') if index > start && b" ,[{:\n".contains(&bytes[index - 1]) => {
+                index = unquote(text, index, quote) - 1;
             }
             _ => {}
         }
-        at += 1;
+        index += 1;
     }
     text.len()
 }
@@ -95,25 +95,25 @@ pub(super) fn close(text: &str, start: usize) -> usize {
 pub(super) fn items(text: &str, within: Range<usize>) -> Vec<Range<usize>> {
     let bytes = text.as_bytes();
     let mut items = Vec::new();
-    let (mut from, mut at) = (within.start, within.start);
+    let (mut from, mut index) = (within.start, within.start);
     let end = within.end.min(bytes.len());
     let mut is_scalar = true;
-    while at < end {
-        match bytes[at] {
+    while index < end {
+        match bytes[index] {
             b'{' | b'[' => {
                 is_scalar = false;
-                at = close(text, at);
+                index = close(text, index);
             }
-            quote @ (b'"' | b'\'') => at = unquote(text, at, quote) - 1,
+            quote @ (b'"' | b'\'') => index = unquote(text, index, quote) - 1,
             b',' => {
                 if is_scalar {
-                    items.push(from..at);
+                    items.push(from..index);
                 }
-                (from, is_scalar) = (at + 1, true);
+                (from, is_scalar) = (index + 1, true);
             }
             _ => {}
         }
-        at += 1;
+        index += 1;
     }
     if is_scalar && from < end {
         items.push(from..end);

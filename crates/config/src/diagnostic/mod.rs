@@ -118,8 +118,8 @@ impl Reporter<'_> {
     }
 
     /// Returns what was found; if it is a problem, which has a message and a help text, adds that.
-    pub fn reported<T>(self, found: Result<T, impl Into<(String, String)>>) -> Option<T> {
-        found
+    pub fn reported<T>(self, result: Result<T, impl Into<(String, String)>>) -> Option<T> {
+        result
             .map_err(|problem| {
                 let (message, help) = problem.into();
                 self.error(message, help);

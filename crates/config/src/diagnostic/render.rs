@@ -163,24 +163,24 @@ pub struct Related {
 
 impl Problem {
     fn new(problem: &Diagnostic, places: &Locator<'_>) -> Self {
-        let at = places.locate(problem.place);
+        let location = places.locate(problem.place);
         let related = problem.related.iter().map(|(place, text)| {
-            let at = places.locate(*place);
+            let location = places.locate(*place);
             Related {
-                file: at.file,
-                line: at.line,
-                column: at.column,
+                file: location.file,
+                line: location.line,
+                column: location.column,
                 message: text.clone(),
             }
         });
         Self {
             severity: problem.severity.word().to_owned(),
             code: problem.code.to_owned(),
-            file: at.file,
-            line: at.line,
-            column: at.column,
-            end_line: at.end_line,
-            end_column: at.end_column,
+            file: location.file,
+            line: location.line,
+            column: location.column,
+            end_line: location.end_line,
+            end_column: location.end_column,
             message: problem.message.clone(),
             help: problem.help.clone(),
             related: related.collect(),
@@ -219,7 +219,7 @@ fn graphical(
     shown: &Locator<'_>,
     colour: bool,
 ) -> String {
-    let at = places.locate(problem.place);
+    let location = places.locate(problem.place);
     let severity = match (colour, problem.severity) {
         (false, severity) => severity.word().to_owned(),
         (true, Severity::Error) => "\u{1b}[1;31merror\u{1b}[0m".to_owned(),
@@ -228,7 +228,7 @@ fn graphical(
     // Editors and terminals turn this line into a link.
     let mut out = format!(
         "{}:{}:{}: {severity}: {} [{}]\n",
-        at.file, at.line, at.column, problem.message, problem.code
+        location.file, location.line, location.column, problem.message, problem.code
     );
     let theme = if colour {
         GraphicalTheme::unicode()
@@ -263,7 +263,7 @@ fn snippet(out: &mut String, handler: &GraphicalReportHandler, report: &Report<'
 /// A problem in miette's form.
 struct Report<'a> {
     problem: Option<&'a Diagnostic>,
-    text: Text<'a>,
+    text: SourceText<'a>,
     labels: Vec<LabeledSpan>,
     /// Related places in other files.
     elsewhere: Vec<Report<'a>>,
@@ -295,7 +295,7 @@ impl<'a> Report<'a> {
         let span = first_line(lines.text, place);
         Self {
             problem: None,
-            text: Text {
+            text: SourceText {
                 name: shown.locate(place).file,
                 lines,
             },
@@ -359,12 +359,12 @@ impl miette::Diagnostic for Report<'_> {
 }
 
 /// A file whose columns count characters; miette's own count bytes.
-struct Text<'a> {
+struct SourceText<'a> {
     name: String,
     lines: &'a Lines<'a>,
 }
 
-impl SourceCode for Text<'_> {
+impl SourceCode for SourceText<'_> {
     fn read_span<'b>(
         &'b self,
         span: &SourceSpan,
@@ -381,13 +381,13 @@ impl SourceCode for Text<'_> {
         let within = (span.offset().saturating_sub(start), span.len()).into();
         let contents = part.read_span(&within, before, after)?;
         let offset = start + contents.span().offset();
-        let at = lines.position(offset);
+        let position = lines.position(offset);
         Ok(Box::new(MietteSpanContents::new_named(
             self.name.clone(),
             contents.data(),
             (offset, contents.span().len()).into(),
             first + contents.line(),
-            at.1 - 1,
+            position.1 - 1,
             contents.line_count(),
         )))
     }

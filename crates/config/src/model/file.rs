@@ -34,12 +34,12 @@ impl File {
         let mut reader = Sections {
             node,
             filters,
-            found: Diagnostics::default(),
+            problems: Diagnostics::default(),
             meant: Vec::new(),
         };
         let file = reader.file();
-        let is_right = !reader.found.has_errors();
-        diagnostics.extend(reader.found);
+        let is_right = !reader.problems.has_errors();
+        diagnostics.extend(reader.problems);
         file.filter(|_| is_right)
     }
 }
@@ -47,7 +47,7 @@ impl File {
 struct Sections<'a> {
     node: &'a Node,
     filters: &'a [&'a str],
-    found: Diagnostics,
+    problems: Diagnostics,
     /// Keys that unknown ones were meant for.
     meant: Vec<String>,
 }
@@ -67,7 +67,7 @@ impl Sections<'_> {
                 self.node.kind()
             );
             return self
-                .found
+                .problems
                 .at(self.node.place, "edgeway::config::wrong_type")
                 .refuse(
                     message,
@@ -112,7 +112,7 @@ impl Sections<'_> {
         let node = self.node.get(key)?;
         match node.value {
             Value::Null => None,
-            _ => read_value(key, Some(KEYS.as_slice()), node, &mut self.found),
+            _ => read_value(key, Some(KEYS.as_slice()), node, &mut self.problems),
         }
     }
 
@@ -120,7 +120,7 @@ impl Sections<'_> {
         let example = "add `listeners: [{ address: \"127.0.0.1:8080\" }]`";
         self.required("listeners", "a listener", example)
             .iter()
-            .filter_map(|node| read(node, &mut self.found))
+            .filter_map(|node| read(node, &mut self.problems))
             .collect()
     }
 
@@ -128,7 +128,7 @@ impl Sections<'_> {
     fn named<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Vec<(Key, T)> {
         self.mapping(key)
             .into_iter()
-            .filter_map(|(key, node)| Some((key, read(&node, &mut self.found)?)))
+            .filter_map(|(key, node)| Some((key, read(&node, &mut self.problems)?)))
             .collect()
     }
 
@@ -148,7 +148,7 @@ impl Sections<'_> {
         let written = self.required("routes", "a route", example);
         let routes = written.iter().filter_map(|node| self.route(node));
         let mut routes = routes.collect::<Vec<_>>();
-        names::distinguish(&mut routes, &mut self.found);
+        names::distinguish(&mut routes, &mut self.problems);
         routes
     }
 
@@ -156,7 +156,7 @@ impl Sections<'_> {
     fn route(&mut self, node: &Node) -> Option<RouteNode> {
         let Value::Map(entries) = &node.value else {
             // The reader reports the wrong type.
-            let _none = read::<RouteConfig>(node, &mut self.found);
+            let _none = read::<RouteConfig>(node, &mut self.problems);
             return None;
         };
         let (mut keys, mut filters) = (Vec::new(), Vec::new());
@@ -180,7 +180,7 @@ impl Sections<'_> {
             }
         }
         let keys = Node::new(node.place, Value::Map(keys));
-        let config = read(&keys, &mut self.found)?;
+        let config = read(&keys, &mut self.problems)?;
         Some(RouteNode {
             name: names::route_name(&config),
             place: node.place,
@@ -221,7 +221,7 @@ impl Sections<'_> {
             |translated| translated.help,
         );
         let message = format!("unknown key `{name}`");
-        self.found
+        self.problems
             .at(key.place, "edgeway::config::unknown_key")
             .error(message, help);
         Some(MeantKey {
@@ -254,7 +254,7 @@ impl Sections<'_> {
             "edgeway::config::missing_key",
             |_| "edgeway::config::wrong_type",
         );
-        self.found.at(place, code).error(found, example);
+        self.problems.at(place, code).error(found, example);
         Vec::new()
     }
 
@@ -267,7 +267,7 @@ impl Sections<'_> {
             Value::Map(entries) => entries.clone(),
             Value::Null => Vec::new(),
             _ => {
-                self.found
+                self.problems
                     .at(node.place, "edgeway::config::wrong_type")
                     .error(
                         format!("expected a mapping, found {}", node.kind()),

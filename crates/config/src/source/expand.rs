@@ -57,8 +57,8 @@ impl Expander<'_> {
         let mut rest = text;
         let mut index = 0;
         let mut is_determined = true;
-        while let Some(at) = rest.find("${") {
-            let (before, tail) = rest.split_at(at);
+        while let Some(begin) = rest.find("${") {
+            let (before, tail) = rest.split_at(begin);
             let inner = &tail[2..];
             if let Some(before) = before.strip_suffix('$') {
                 out.push_str(before);

@@ -92,37 +92,37 @@ fn lay_routes(file: &mut Node, routes: Vec<Node>) {
     let mut added = Vec::new();
     let place = file.place;
     for mut route in routes {
-        let own = file
+        let existing = file
             .items_mut("routes")
             .iter_mut()
-            .find(|own| is_same(own, &route));
-        let Some(own) = own else {
+            .find(|existing| is_same(existing, &route));
+        let Some(existing) = existing else {
             added.push(route);
             continue;
         };
-        if ACTIONS.iter().any(|action| own.get(action).is_some()) {
-            let goes_upstream = own.get("upstream").is_some();
+        if ACTIONS.iter().any(|action| existing.get(action).is_some()) {
+            let goes_upstream = existing.get("upstream").is_some();
             let pointless = OF_UPSTREAMS.iter().filter(|_| !goes_upstream);
             for key in ACTIONS.iter().chain(pointless) {
                 let _replaced = take(&mut route, key);
             }
         }
-        let has_path = |own: &Node| PATHS.iter().any(|key| own.get(key).is_some());
-        if own.get("match").is_some_and(has_path)
+        let has_path = |existing: &Node| PATHS.iter().any(|key| existing.get(key).is_some());
+        if existing.get("match").is_some_and(has_path)
             && let Some(below) = route.get_mut("match")
         {
             for key in PATHS {
                 let _replaced = take(below, key);
             }
         }
-        under(own, route);
+        under(existing, route);
     }
     let Value::Map(entries) = &mut file.value else {
         return;
     };
     if let Some((_, node)) = entries.iter_mut().find(|(key, _)| key.name == "routes") {
         match &mut node.value {
-            Value::List(own) => own.extend(added),
+            Value::List(list) => list.extend(added),
             Value::Null => node.value = Value::List(added),
             _ => {}
         }
@@ -136,12 +136,12 @@ fn lay_routes(file: &mut Node, routes: Vec<Node>) {
 }
 
 /// Returns true if a route of the file is the preset's: by its name, or by what both match.
-fn is_same(own: &Node, route: &Node) -> bool {
-    let same = |key: &str| match (own.get(key), route.get(key)) {
-        (Some(own), Some(route)) => own.has_same_value(route),
+fn is_same(left: &Node, route: &Node) -> bool {
+    let same = |key: &str| match (left.get(key), route.get(key)) {
+        (Some(left), Some(route)) => left.has_same_value(route),
         _ => false,
     };
-    match own.get("name") {
+    match left.get("name") {
         Some(_) => same("name"),
         None => same("match"),
     }
@@ -152,14 +152,14 @@ fn drop_refused_upstreams(file: &mut Node, preset: &mut Node) {
     let Some(Value::Map(below)) = preset.get_mut("upstreams").map(|node| &mut node.value) else {
         return;
     };
-    let Some(Value::Map(own)) = file.get_mut("upstreams").map(|node| &mut node.value) else {
+    let Some(Value::Map(upstreams)) = file.get_mut("upstreams").map(|node| &mut node.value) else {
         return;
     };
-    own.retain(|(key, node)| {
+    upstreams.retain(|(key, node)| {
         let is_refused = node.value == Value::Bool(false);
-        let at = below.iter().position(|(name, _)| name.name == key.name);
-        if let (true, Some(at)) = (is_refused, at) {
-            below.remove(at);
+        let index = below.iter().position(|(name, _)| name.name == key.name);
+        if let (true, Some(index)) = (is_refused, index) {
+            below.remove(index);
             return false;
         }
         true
@@ -233,7 +233,7 @@ fn is_off(node: &Node) -> bool {
 }
 
 /// Removes what only the preset names in a section, and what nothing in the file uses.
-fn drop_unused(file: &mut Node, section: &str, own: &[String]) {
+fn drop_unused(file: &mut Node, section: &str, kept: &[String]) {
     let mut used = Vec::new();
     for (key, node) in file.entries() {
         if key.name != section {
@@ -241,24 +241,22 @@ fn drop_unused(file: &mut Node, section: &str, own: &[String]) {
         }
     }
     if let Some(Value::Map(entries)) = file.get_mut(section).map(|node| &mut node.value) {
-        entries.retain(|(key, _)| own.contains(&key.name) || used.contains(&key.name));
+        entries.retain(|(key, _)| kept.contains(&key.name) || used.contains(&key.name));
     }
 }
 
 /// Collects the texts that may be names; in the settings of plugins (`is_settings`), keys too.
-fn texts(node: &Node, is_settings: bool, found: &mut Vec<String>) {
+fn texts(node: &Node, is_settings: bool, list: &mut Vec<String>) {
     match &node.value {
-        Value::Text(text) => found.push(text.clone()),
-        Value::List(items) => items
-            .iter()
-            .for_each(|item| texts(item, is_settings, found)),
+        Value::Text(text) => list.push(text.clone()),
+        Value::List(items) => items.iter().for_each(|item| texts(item, is_settings, list)),
         Value::Map(entries) => {
             for (key, node) in entries {
                 if is_settings {
-                    found.push(key.name.clone());
+                    list.push(key.name.clone());
                 }
                 if is_settings || !NO_NAMES.contains(&key.name.as_str()) {
-                    texts(node, is_settings || key.name == "plugins", found);
+                    texts(node, is_settings || key.name == "plugins", list);
                 }
             }
         }
@@ -276,8 +274,8 @@ fn take(node: &mut Node, key: &str) -> Option<Node> {
     let Value::Map(entries) = &mut node.value else {
         return None;
     };
-    let at = entries.iter().position(|(own, _)| own.name == key)?;
-    Some(entries.remove(at).1)
+    let index = entries.iter().position(|(own, _)| own.name == key)?;
+    Some(entries.remove(index).1)
 }
 
 fn list(node: Option<Node>) -> Vec<Node> {

@@ -244,16 +244,16 @@ impl<'a> Loader<'a> {
         merged
     }
 
-    /// Reads a file; `at` is the place that names it, `None` for the main file.
-    fn file(&mut self, path: &Path, at: Option<Place>) -> Option<Node> {
+    /// Reads a file; `from` is the place that names it, `None` for the main file.
+    fn file(&mut self, path: &Path, from: Option<Place>) -> Option<Node> {
         let canonical = match self.stored {
             Some(_) => path.to_owned(),
             None => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
         };
-        if !self.may_read(path, &canonical, at) {
+        if !self.may_read(path, &canonical, from) {
             return None;
         }
-        self.read.push((canonical.clone(), at));
+        self.read.push((canonical.clone(), from));
         let text = match self.stored {
             Some(stored) => stored.text(path, &self.sources),
             None => read_text(path),
@@ -261,8 +261,8 @@ impl<'a> Loader<'a> {
         let text = match text {
             Ok(text) => text,
             Err(problem) => {
-                let place = at.unwrap_or_else(|| self.add(path, String::new()));
-                self.refuse_file(path, place, problem, at.is_none());
+                let place = from.unwrap_or_else(|| self.add(path, String::new()));
+                self.refuse_file(path, place, problem, from.is_none());
                 return None;
             }
         };
@@ -272,8 +272,8 @@ impl<'a> Loader<'a> {
         node
     }
 
-    fn may_read(&mut self, path: &Path, canonical: &Path, at: Option<Place>) -> bool {
-        let Some(place) = at else { return true };
+    fn may_read(&mut self, path: &Path, canonical: &Path, from: Option<Place>) -> bool {
+        let Some(place) = from else { return true };
         let name = path.display();
         let problem = if self.open.iter().any(|open| open == canonical) {
             let problem = Diagnostic::error(
@@ -343,13 +343,13 @@ impl<'a> Loader<'a> {
         let Value::Map(entries) = &mut node.value else {
             return Some(node);
         };
-        let Some(at) = entries.iter().position(|(key, _)| key.name == "include") else {
+        let Some(index) = entries.iter().position(|(key, _)| key.name == "include") else {
             return Some(node);
         };
-        let (_, patterns) = entries.remove(at);
+        let (_, patterns) = entries.remove(index);
         for (place, pattern) in self.patterns(&patterns) {
-            for found in self.matching(&folder_of(path), &pattern, place) {
-                if let Some(included) = self.file(&found, Some(place)) {
+            for included_path in self.matching(&folder_of(path), &pattern, place) {
+                if let Some(included) = self.file(&included_path, Some(place)) {
                     merge::into(entries, included, &mut self.diagnostics);
                 }
             }
@@ -429,11 +429,11 @@ impl<'a> Loader<'a> {
                 return Vec::new();
             }
         };
-        let mut found = Vec::new();
+        let mut matching = Vec::new();
         for path in paths {
             match path {
                 Ok(path) if path.is_dir() => {}
-                Ok(path) => found.push(path),
+                Ok(path) => matching.push(path),
                 Err(error) => {
                     let why = reason(error.error());
                     self.refuse_file(
@@ -445,7 +445,7 @@ impl<'a> Loader<'a> {
                 }
             }
         }
-        if found.is_empty() {
+        if matching.is_empty() {
             self.diagnostics
                 .at(place, "edgeway::include::nothing")
                 .warn(
@@ -453,14 +453,14 @@ impl<'a> Loader<'a> {
                     format!("patterns start from `{}`", folder.display()),
                 );
         }
-        found
+        matching
     }
 
     fn refuse_file(&mut self, path: &Path, mut place: Place, problem: Unreadable, is_main: bool) {
-        if let Some((text, at)) = problem.invalid {
+        if let Some((text, offset)) = problem.invalid {
             place = self.add(path, text);
-            place.start = at;
-            place.end = at + 3;
+            place.start = offset;
+            place.end = offset + 3;
         }
         self.diagnostics.at(place, "edgeway::config::unreadable").error(
             format!("cannot read `{}`: {}", path.display(), problem.why),
@@ -508,10 +508,10 @@ fn read_text(path: &Path) -> Result<String, Unreadable> {
         return Err(unreadable("it is larger than 16 MiB".to_owned()));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let at = u32::try_from(error.utf8_error().valid_up_to()).unwrap_or(0);
+        let byte = u32::try_from(error.utf8_error().valid_up_to()).unwrap_or(0);
         Unreadable {
             why: "it is not UTF-8".to_owned(),
-            invalid: Some((String::from_utf8_lossy(error.as_bytes()).into_owned(), at)),
+            invalid: Some((String::from_utf8_lossy(error.as_bytes()).into_owned(), byte)),
         }
     })
 }

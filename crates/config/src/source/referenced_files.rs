@@ -20,24 +20,24 @@ pub struct ReferencedFiles(BTreeMap<PathBuf, ReferencedFile>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReferencedFile {
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     /// True for a file of a plugin, whose version changes with it.
     is_code: bool,
 }
 
 /// The length of a file, and a hash of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(u64, u64);
+struct FileStamp(u64, u64);
 
 impl ReferencedFiles {
     /// Records a file that contained `text` when it was read.
     pub fn read(&mut self, path: PathBuf, text: &[u8]) {
-        self.insert(path, Some(Stamp::new(text)), false);
+        self.insert(path, Some(FileStamp::new(text)), false);
     }
 
     /// Records a file of a plugin that contained `text` when it was read, or that was not there.
     pub fn code(&mut self, path: PathBuf, text: Option<&[u8]>) {
-        let stamp = text.map_or_else(|| look(&path), |text| Some(Stamp::new(text)));
+        let stamp = text.map_or_else(|| look(&path), |text| Some(FileStamp::new(text)));
         self.insert(path, stamp, true);
     }
 
@@ -47,7 +47,7 @@ impl ReferencedFiles {
         self.insert(path, stamp, false);
     }
 
-    fn insert(&mut self, path: PathBuf, stamp: Option<Stamp>, is_code: bool) {
+    fn insert(&mut self, path: PathBuf, stamp: Option<FileStamp>, is_code: bool) {
         self.0.insert(path, ReferencedFile { stamp, is_code });
     }
 
@@ -75,21 +75,21 @@ impl ReferencedFiles {
     }
 }
 
-impl Stamp {
+impl FileStamp {
     fn new(text: &[u8]) -> Self {
         let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
-        let most = usize::try_from(MAX_FILE_SIZE).unwrap_or(usize::MAX);
-        Self(length, digest(&text[..most.min(text.len())]))
+        let max = usize::try_from(MAX_FILE_SIZE).unwrap_or(usize::MAX);
+        Self(length, digest(&text[..max.min(text.len())]))
     }
 }
 
 /// Reads the stamp of a file, if it is readable.
-fn look(path: &Path) -> Option<Stamp> {
+fn look(path: &Path) -> Option<FileStamp> {
     let file = named_file::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     let mut bytes = Vec::new();
     file.take(MAX_FILE_SIZE).read_to_end(&mut bytes).ok()?;
-    Some(Stamp(length, digest(&bytes)))
+    Some(FileStamp(length, digest(&bytes)))
 }
 
 /// Hashes bytes. Collisions are harmless: the files are the operator's own.

@@ -33,13 +33,13 @@ impl SourceTexts {
 
     /// Returns the stored text of `path`. `read` are the files read so far, the main file first.
     pub(super) fn text(&self, path: &Path, read: &Sources) -> Result<String, Unreadable> {
-        let found = if read.files.is_empty() {
+        let text = if read.files.is_empty() {
             self.files.first()
         } else {
             let path = within(read, path);
             self.files.iter().find(|file| file.path == path)
         };
-        match found {
+        match text {
             Some(file) => Ok(file.text.clone()),
             None => Err(Unreadable {
                 why: "it is not part of the stored configuration".to_owned(),

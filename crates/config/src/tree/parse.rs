@@ -416,13 +416,13 @@ fn is_name(value: &Value, text: &str) -> bool {
 /// Returns the position of the closing quote, skipping escaped and doubled ones.
 fn closing(text: &str, quote: char) -> Option<usize> {
     let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
+    while let Some((offset, c)) = chars.next() {
         if c == '\\' && quote == '"' {
             chars.next();
         } else if c == quote
             && (quote == '"' || chars.next_if(|(_, next)| *next == quote).is_none())
         {
-            return Some(at);
+            return Some(offset);
         }
     }
     None

@@ -192,11 +192,11 @@ struct Shorthand<S>(PhantomData<S>);
 impl<S: Short> Shorthand<S> {
     fn take<E: de::Error>(
         value: Option<Result<S, String>>,
-        found: de::Unexpected<'_>,
+        unexpected: de::Unexpected<'_>,
     ) -> Result<S, E> {
         match value {
             Some(value) => value.map_err(E::custom),
-            None => Err(E::invalid_type(found, &S::WHAT)),
+            None => Err(E::invalid_type(unexpected, &S::WHAT)),
         }
     }
 }

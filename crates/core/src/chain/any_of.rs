@@ -29,7 +29,7 @@ pub struct AnyOf(Box<[CompiledFilter]>);
 
 impl AnyOf {
     /// Returns the alternatives among `filters`; `None` if there are fewer than two.
-    pub fn of(filters: &[CompiledFilter]) -> Option<Self> {
+    pub fn from_filters(filters: &[CompiledFilter]) -> Option<Self> {
         let members = filters
             .iter()
             .filter(|each| ALTERNATIVES.contains(&each.name));
@@ -162,7 +162,7 @@ mod tests {
         let filters: Vec<CompiledFilter> = [("api_key", 401), ("jwt", 401), ("forward_auth", 302)]
             .map(|(name, status)| CompiledFilter::new(name, Arc::new(Refusing(Some(status)))))
             .into();
-        let any = Arc::new(AnyOf::of(&filters).expect("three of them"));
+        let any = Arc::new(AnyOf::from_filters(&filters).expect("three of them"));
         let chain = Chain::satisfying_any(filters, &any);
         for (accept, status, challenges) in [("*/*", 401, 2), ("text/html,*/*;q=0.8", 302, 1)] {
             let reply = refusal(&chain, accept).await.expect("all of them refuse");
@@ -196,7 +196,7 @@ mod tests {
             let head = pingora::http::RequestHeader::build("GET", b"/", None).expect("a request");
             let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
             let mut ex = Exchange::new(&head, &mut facts);
-            let any = AnyOf::of(&filters).expect("two of them");
+            let any = AnyOf::from_filters(&filters).expect("two of them");
             drop(any.decide(&mut ex).await);
             let known = facts.identity.as_ref().and_then(|it| it.user.as_deref());
             assert_eq!(known, user, "{other:?}");
@@ -227,7 +227,7 @@ mod tests {
                 .zip(statuses)
                 .map(|(name, status)| CompiledFilter::new(name, Arc::new(Refusing(status))))
                 .collect();
-            let any = Arc::new(AnyOf::of(&filters).expect("three of them"));
+            let any = Arc::new(AnyOf::from_filters(&filters).expect("three of them"));
             assert_eq!(any.names(), ["access", "basic_auth", "jwt"]);
             let chain = Chain::satisfying_any(filters.clone(), &any);
             let [methods, access, limit, basic, jwt, headers] = statuses;

@@ -97,8 +97,8 @@ impl fmt::Display for CredentialPlace {
 /// another one.
 pub fn after_scheme<'v>(value: &'v HeaderValue, scheme: &str) -> Option<&'v [u8]> {
     let value = value.as_bytes().trim_ascii();
-    let (own, rest) = value.split_at_checked(scheme.len())?;
-    let is_own = own.eq_ignore_ascii_case(scheme.as_bytes());
+    let (word, rest) = value.split_at_checked(scheme.len())?;
+    let is_own = word.eq_ignore_ascii_case(scheme.as_bytes());
     (is_own && rest.first().is_none_or(|byte| *byte == b' ')).then(|| rest.trim_ascii())
 }
 
@@ -110,8 +110,8 @@ fn strip_cookie(headers: &mut HeaderMap, name: &[u8]) {
     for line in headers.get_all(header::COOKIE) {
         for pair in line.as_bytes().split(|byte| *byte == b';') {
             let pair = pair.trim_ascii();
-            let own = pair.split(|byte| *byte == b'=').next();
-            if pair.is_empty() || own.map(<[u8]>::trim_ascii_end) == Some(name) {
+            let key = pair.split(|byte| *byte == b'=').next();
+            if pair.is_empty() || key.map(<[u8]>::trim_ascii_end) == Some(name) {
                 continue;
             }
             if !remaining.is_empty() {

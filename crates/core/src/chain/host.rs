@@ -24,10 +24,10 @@ pub fn normalise_host(request: &mut RequestHeader, client: &Client) {
         let normal = normal_authority(host, default_port).filter(|_| host_of(host).is_ok());
         normal.and_then(|normal| HeaderValue::try_from(normal).ok())
     };
-    let own = request.headers.get(header::HOST);
-    let own = own.and_then(|host| normal(host.as_bytes()));
+    let sent = request.headers.get(header::HOST);
+    let sent = sent.and_then(|host| normal(host.as_bytes()));
     let public = forwarded_host(request, client).and_then(|host| normal(host.as_bytes()));
-    for (name, normal) in [(header::HOST, own), (X_FORWARDED_HOST, public)] {
+    for (name, normal) in [(header::HOST, sent), (X_FORWARDED_HOST, public)] {
         if let Some(normal) = normal {
             // Nothing about the name or the value can fail.
             let _inserted = request.insert_header(name, normal);

@@ -116,10 +116,10 @@ impl Text {
 }
 
 impl<'a> LoggedRequest<'a> {
-    pub fn of(ex: &'a Exchange<'_>) -> Self {
+    pub fn new(ex: &'a Exchange<'_>) -> Self {
         let facts = &*ex.facts;
         let (path, query) = target(ex);
-        let logged = LoggedHeaders::of(ex);
+        let logged = LoggedHeaders::new(ex);
         let bytes = |text: &'a Option<std::sync::Arc<str>>| text.as_deref().map(str::as_bytes);
         let mut texts = [None; Text::COUNT];
         let mut set = |text: Text, value| texts[text as usize] = value;
@@ -226,7 +226,7 @@ struct LoggedHeaders<'a> {
 }
 
 impl<'a> LoggedHeaders<'a> {
-    fn of(ex: &'a Exchange<'_>) -> Self {
+    fn new(ex: &'a Exchange<'_>) -> Self {
         let mut logged = Self::default();
         // The first line of each header is used.
         for (name, value) in &ex.head.headers {

@@ -59,19 +59,19 @@ impl RerouteFacts {
         }
     }
 
-    /// Returns the status of a response in place of its `own`. One that is no whole page keeps it,
+    /// Returns the status of a response in place of `status`. One that is no whole page keeps it,
     /// since it may have no body, or a part of one.
-    pub fn status_for(&self, own: StatusCode) -> StatusCode {
+    pub fn status_for(&self, status: StatusCode) -> StatusCode {
         match self.page {
-            Some(page) if is_whole(own) => page.status.unwrap_or(own),
-            _ => own,
+            Some(page) if is_whole(status) => page.status.unwrap_or(status),
+            _ => status,
         }
     }
 
     /// Returns the headers of the error that its page does not have itself.
-    pub fn missing(&self, own: &http::HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    pub fn missing(&self, headers: &http::HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
         let kept = self.kept.iter();
-        let missing = kept.filter(|(name, _)| !own.contains_key(name));
+        let missing = kept.filter(|(name, _)| !headers.contains_key(name));
         missing.cloned().collect()
     }
 }

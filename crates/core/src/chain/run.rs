@@ -17,7 +17,7 @@ const REQUEST_ID: &str = "request_id";
 
 /// A filter in one phase.
 #[derive(Clone)]
-struct Step {
+struct ChainStep {
     name: &'static str,
     traits: Arc<Traits>,
     filter: Arc<dyn Filter>,
@@ -25,7 +25,7 @@ struct Step {
     waiting: Option<Arc<dyn AsyncFilter>>,
 }
 
-impl Step {
+impl ChainStep {
     fn new(compiled: &CompiledFilter, phase: Phase) -> Self {
         Self {
             name: compiled.name,
@@ -63,7 +63,7 @@ pub enum HookOutcome {
     Body(usize),
 }
 
-fn wanted_body(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
+fn wanted_body(step: &ChainStep, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
     // Synchronous filters are those that cost nothing, and none of them reads a body.
     let filter = step.waiting.as_ref()?;
     let is_read = ex.facts.body != Body::NotRead;
@@ -83,7 +83,7 @@ struct TimedSteps {
 }
 
 impl TimedSteps {
-    fn of(ex: &Exchange<'_>) -> Self {
+    fn new(ex: &Exchange<'_>) -> Self {
         let trace = ex.facts.trace.as_ref();
         Self {
             waiting: trace.is_some(),
@@ -92,7 +92,7 @@ impl TimedSteps {
     }
 
     /// Returns the time at which `step` begins, if it is recorded.
-    fn begin(self, step: &Step, ex: &Exchange<'_>) -> Option<Instant> {
+    fn begin(self, step: &ChainStep, ex: &Exchange<'_>) -> Option<Instant> {
         let is_async = step.waiting.is_some();
         let is_timed = if is_async { self.waiting } else { self.quick };
         if !is_timed {
@@ -103,7 +103,7 @@ impl TimedSteps {
 }
 
 /// Records an asynchronous step that began at `started`.
-fn end_step(step: &Step, ex: &mut Exchange<'_>, started: Option<Instant>) {
+fn end_step(step: &ChainStep, ex: &mut Exchange<'_>, started: Option<Instant>) {
     if let (Some(started), Some(trace)) = (started, &mut ex.facts.trace) {
         trace.end_step(step.name, started, false);
     }
@@ -155,7 +155,7 @@ macro_rules! run_steps {
             match &step.waiting {
                 None => step.filter.$hook($ex, $what),
                 Some(filter) => {
-                    let timed = TimedSteps::of($ex).begin(step, $ex);
+                    let timed = TimedSteps::new($ex).begin(step, $ex);
                     filter.$hook_async($ex, $what).await;
                     end_step(step, $ex, timed);
                 }
@@ -166,15 +166,15 @@ macro_rules! run_steps {
 }
 
 /// Replaces the members of `any` by itself.
-fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
+fn with_any(mut steps: Vec<ChainStep>, any: &Arc<AnyOf>) -> Vec<ChainStep> {
     let members = any.names();
-    let is_member = |step: &Step| members.contains(&step.name);
+    let is_member = |step: &ChainStep| members.contains(&step.name);
     let last = steps.iter().rposition(is_member);
     let before = |at: usize| steps[..at].iter().filter(|step| !is_member(step)).count();
     let at = last.map_or(0, before);
     steps.retain(|step| !is_member(step));
     let filter = CompiledFilter::new("satisfy", Arc::clone(any) as Arc<dyn Filter>);
-    steps.insert(at, Step::new(&filter, Phase::Request));
+    steps.insert(at, ChainStep::new(&filter, Phase::Request));
     steps
 }
 
@@ -198,9 +198,9 @@ fn leaves_forwarding(filters: &[CompiledFilter]) -> bool {
 /// The asynchronous runners hold no future for a list without asynchronous filters.
 pub struct Chain {
     all: Box<[CompiledFilter]>,
-    steps: [Box<[Step]>; Phase::ALL.len()],
+    steps: [Box<[ChainStep]>; Phase::ALL.len()],
     /// Filters that write what a cache key has to hold into requests for a backend.
-    writing: Box<[Step]>,
+    writing: Box<[ChainStep]>,
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     credentials: Box<[Credential]>,
@@ -238,10 +238,10 @@ impl Chain {
 
     fn sorted(filters: Vec<CompiledFilter>, any: Option<&Arc<AnyOf>>) -> Self {
         let mut steps = Phase::ALL.map(|phase| {
-            let own = filters
+            let of_phase = filters
                 .iter()
                 .filter(|each| each.traits.phases.wants(phase));
-            let mut steps: Vec<Step> = own.map(|each| Step::new(each, phase)).collect();
+            let mut steps: Vec<_> = of_phase.map(|each| ChainStep::new(each, phase)).collect();
             // Responses pass the filters in the reverse order of requests. The access log comes
             // early in the registry, and needs the fields of the other filters.
             if phase as u8 >= Phase::UpstreamResponse as u8 {
@@ -292,7 +292,7 @@ impl Chain {
         }
     }
 
-    fn steps(&self, phase: Phase) -> &[Step] {
+    fn steps(&self, phase: Phase) -> &[ChainStep] {
         &self.steps[phase as usize]
     }
 
@@ -397,7 +397,7 @@ impl Chain {
             // Who gets the response depends on it, even if nothing is proven.
             ex.facts.identity_mut();
         }
-        let timed_steps = TimedSteps::of(ex);
+        let timed_steps = TimedSteps::new(ex);
         run_round!(
             self,
             round.request,

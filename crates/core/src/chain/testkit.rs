@@ -365,7 +365,7 @@ impl FilterCheck {
             }
         }
         let mut upstream = request.clone();
-        let mut open = OpenRequestHeaders::of(&mut upstream, 0);
+        let mut open = OpenRequestHeaders::take(&mut upstream, 0);
         self.chain.on_upstream(&mut ex, open.headers()).await;
         open.close(&mut upstream);
         if let Some(reply) = ex.facts.refused.take() {
@@ -385,7 +385,7 @@ impl FilterCheck {
                 .expect("a header");
         }
         ex.facts.upstream.status = self.backend.status;
-        let mut open = OpenResponseHeaders::of(&mut response, 0);
+        let mut open = OpenResponseHeaders::take(&mut response, 0);
         self.chain
             .on_upstream_response(&mut ex, &mut open.parts)
             .await;
@@ -399,7 +399,7 @@ impl FilterCheck {
             out.extend_from_slice(&chunk.unwrap_or_default());
             flushed.push(out.len());
         }
-        self.chain.on_log(&ex, &LoggedRequest::of(&ex));
+        self.chain.on_log(&ex, &LoggedRequest::new(&ex));
         TestResponse {
             status: response.status.as_u16(),
             headers: response.headers.clone(),
@@ -433,10 +433,10 @@ impl FilterCheck {
                 .insert_header("content-type", content_type.clone())
                 .expect("a header");
         }
-        let mut open = OpenResponseHeaders::of(&mut response, 0);
+        let mut open = OpenResponseHeaders::take(&mut response, 0);
         self.chain.on_response(ex, &mut open.parts).await;
         open.close(&mut response);
-        self.chain.on_log(ex, &LoggedRequest::of(ex));
+        self.chain.on_log(ex, &LoggedRequest::new(ex));
         TestResponse {
             status: response.status.as_u16(),
             headers: response.headers.clone(),

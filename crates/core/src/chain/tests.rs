@@ -154,7 +154,7 @@ fn calls_waiting(spies: &[(&'static str, Phases, bool)], waits: Phases) -> (Vec<
         let mut parts = http::Response::new(()).into_parts().0;
         chain.on_response(&mut ex, &mut parts).await;
         chain.on_response_body(&mut ex, &mut None, true);
-        chain.on_log(&ex, &super::LoggedRequest::of(&ex));
+        chain.on_log(&ex, &super::LoggedRequest::new(&ex));
     });
     let calls = calls.lock().clone();
     (calls, chain)
@@ -308,7 +308,7 @@ fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
             (is_short, own.has(Phase::Response)),
             (path == "/b", path == "/a")
         );
-        own.on_log(&ex, &super::LoggedRequest::of(&ex));
+        own.on_log(&ex, &super::LoggedRequest::new(&ex));
         assert_eq!(std::mem::take(&mut *calls.lock()), expected, "{path}");
     }
     let (_, plain) = self::calls(&[("a", Phases::LOG, false)]);

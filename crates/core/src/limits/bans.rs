@@ -94,7 +94,7 @@ edgeway_base::metric_handles! {
 
 impl Bans {
     /// Returns the bans of the process.
-    pub fn of(zones: &crate::zones::Zones, clock: &Clock, metrics: &Metrics) -> Arc<Self> {
+    pub fn get(zones: &crate::zones::Zones, clock: &Clock, metrics: &Metrics) -> Arc<Self> {
         zones.get_or_create(NAME, || Self::new(clock, metrics))
     }
 

@@ -46,7 +46,7 @@ impl Zone for Windows {}
 
 impl Windows {
     /// Returns the windows of this size; creates them if there are none.
-    pub fn of(zones: &Zones, clock: &Clock, length: Duration, clients: usize) -> Arc<Self> {
+    pub fn get(zones: &Zones, clock: &Clock, length: Duration, clients: usize) -> Arc<Self> {
         let name = format!("flood_guard {clients} per {length:?}");
         zones.get_or_create(&name, || Self::new(clock, length, clients))
     }
@@ -131,7 +131,7 @@ impl Default for InFlightCounts {
 pub struct InFlightGuard(#[expect(dead_code, reason = "it counts down when it is dropped")] Guard);
 
 impl InFlightCounts {
-    pub fn of(zones: &Zones) -> Arc<Self> {
+    pub fn get(zones: &Zones) -> Arc<Self> {
         zones.get_or_create("flood_guard in flight", Self::default)
     }
 

@@ -179,14 +179,14 @@ pub fn decide(
     cost: u32,
     max_delay: Duration,
 ) -> (Decision, Tat) {
-    let at = quota.at(now);
+    let now_units = quota.at(now);
     let delay = quota.at(whole_nanos(max_delay));
     let room = quota.full();
-    let mut before = quota.read(tat).max(at);
-    if before > at + room + delay + quota.at(SKEW) {
-        before = at + room + delay;
+    let mut before = quota.read(tat).max(now_units);
+    if before > now_units + room + delay + quota.at(SKEW) {
+        before = now_units + room + delay;
     }
-    let ahead = before + quota.price(cost) - at;
+    let ahead = before + quota.price(cost) - now_units;
     if cost <= quota.burst && ahead <= room + delay {
         let wait = ahead.saturating_sub(room).div_ceil(quota.scale());
         // Delays are whole nanoseconds: the rounded-up part is not available to other requests.
@@ -200,11 +200,11 @@ pub fn decide(
             reset: quota.span(ahead),
             wait: Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)),
         };
-        return (decision, quota.write(at + ahead));
+        return (decision, quota.write(now_units + ahead));
     }
     let decision = Decision::Refuse {
-        remaining: quota.left(before - at),
-        reset: quota.span(before - at),
+        remaining: quota.left(before - now_units),
+        reset: quota.span(before - now_units),
         retry_after: quota.span(ahead.saturating_sub(room + delay)),
     };
     (decision, quota.write(before))

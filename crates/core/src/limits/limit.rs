@@ -59,7 +59,7 @@ pub struct Limit {
     pub table: Arc<BucketTable>,
     /// Buckets in Redis, if the limit uses them.
     pub remote: Option<SharedBuckets>,
-    pub counts: Counts,
+    pub counts: LimitCounts,
     is_used: AtomicBool,
 }
 
@@ -103,7 +103,7 @@ pub enum LimitMatch {
 edgeway_base::metric_handles! {
     /// Counts of requests by outcome.
     #[derive(Debug)]
-    pub struct Counts(limit) {
+    pub struct LimitCounts(limit) {
         pub passed { action: "passed" },
         pub delayed { action: "delayed" },
         pub refused { action: "refused" },
@@ -299,7 +299,7 @@ impl LimitConfig {
             status: StatusCode::from_u16(self.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS),
             table,
             remote,
-            counts: Counts::new(metrics, &name.name),
+            counts: LimitCounts::new(metrics, &name.name),
             is_used: AtomicBool::new(false),
             name: name.name.as_str().into(),
         })

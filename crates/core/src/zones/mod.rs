@@ -33,10 +33,10 @@ pub trait Zone: Any + Send + Sync {
 
 /// All live state of one process, by name and type. A name belongs to one type.
 #[derive(Default)]
-pub struct Zones(Mutex<Inner>);
+pub struct Zones(Mutex<ZonesState>);
 
 #[derive(Default)]
-struct Inner {
+struct ZonesState {
     entries: HashMap<(TypeId, String), Entry>,
     /// State of a predecessor, by name, until the first configuration has settled.
     inherited: Map<String, Value>,
@@ -175,7 +175,7 @@ impl Zones {
     }
 }
 
-impl Inner {
+impl ZonesState {
     /// Returns the state by what the configuration of this round does with it.
     fn settled(&mut self) -> SettleResult {
         // Zones that do not exist by now would only import outdated state.

@@ -40,7 +40,7 @@ pub struct LocalCa {
 
 /// Files of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leaf {
+pub struct LeafFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
@@ -60,7 +60,7 @@ pub(super) fn folder() -> Result<PathBuf, String> {
 impl LocalCa {
     /// Opens the CA of this user, or makes one.
     pub fn open_or_make() -> Result<Self, String> {
-        Self::in_folder(folder()?, Clock::machine(), true).map(|found| found.expect("it is made"))
+        Self::in_folder(folder()?, Clock::machine(), true).map(|ca| ca.expect("it is made"))
     }
 
     /// Opens the CA of this user, if there is one.
@@ -88,8 +88,8 @@ impl LocalCa {
                     folder.display()
                 ));
             }
-            let made = KeyPair::generate().map_err(|e| cannot("make", &key, &e))?;
-            private_file::write(&key, made.serialize_pem().as_bytes())
+            let pair = KeyPair::generate().map_err(|e| cannot("make", &key, &e))?;
+            private_file::write(&key, pair.serialize_pem().as_bytes())
                 .map_err(|e| cannot("write", &key, &e))?;
         }
         let mode = fs::metadata(&key)
@@ -109,10 +109,10 @@ impl LocalCa {
         let pair = KeyPair::from_pem(&text).map_err(|e| cannot("use", &key, &e))?;
         let params = params(&pair, &clock);
         if !certificate.exists() {
-            let made = params
+            let signed = params
                 .self_signed(&pair)
                 .map_err(|e| cannot("make", &certificate, &e))?;
-            private_file::write(&certificate, made.pem().as_bytes())
+            private_file::write(&certificate, signed.pem().as_bytes())
                 .map_err(|e| cannot("write", &certificate, &e))?;
         }
         let Facts {
@@ -158,7 +158,7 @@ impl LocalCa {
     }
 
     /// Returns a certificate for these names that is valid for days, and makes one if need be.
-    pub fn leaf(&self, names: &[String]) -> Result<Leaf, String> {
+    pub fn leaf(&self, names: &[String]) -> Result<LeafFiles, String> {
         for name in names {
             names::check(name)?;
         }
@@ -169,7 +169,7 @@ impl LocalCa {
             .folder
             .join("certificates")
             .join(&hex::encode(hash)[..16]);
-        let leaf = Leaf {
+        let leaf = LeafFiles {
             certificate: folder.join("certificate.pem"),
             key: folder.join("certificate.key"),
         };
@@ -178,19 +178,19 @@ impl LocalCa {
         if self.is_fresh(&leaf) {
             return Ok(leaf);
         }
-        let made = self
+        let issued = self
             .sign(names)
             .map_err(|error| format!("cannot make a certificate: {error}"))?;
         let cannot =
             |error: std::io::Error| format!("cannot write `{}`: {error}", folder.display());
         private_file::make_folder(&folder).map_err(cannot)?;
-        private_file::write(&leaf.key, made.1.as_bytes()).map_err(cannot)?;
-        private_file::write(&leaf.certificate, made.0.as_bytes()).map_err(cannot)?;
+        private_file::write(&leaf.key, issued.1.as_bytes()).map_err(cannot)?;
+        private_file::write(&leaf.certificate, issued.0.as_bytes()).map_err(cannot)?;
         Ok(leaf)
     }
 
     /// Returns true for a certificate of this CA that is valid for days, with its own key.
-    fn is_fresh(&self, leaf: &Leaf) -> bool {
+    fn is_fresh(&self, leaf: &LeafFiles) -> bool {
         let key = fs::read_to_string(&leaf.key).map(|key| KeyPair::from_pem(&key));
         let (Ok(Ok(key)), Ok(facts)) = (key, facts(&leaf.certificate)) else {
             return false;
@@ -261,23 +261,23 @@ struct Facts {
 fn facts(path: &Path) -> Result<Facts, String> {
     let text = fs::read(path).map_err(|error| error.to_string())?;
     let (_, pem) = parse_x509_pem(&text).map_err(|error| error.to_string())?;
-    let found = pem.parse_x509().map_err(|error| error.to_string())?;
-    let end = u64::try_from(found.validity().not_after.timestamp()).unwrap_or_default();
-    let issuer = found.issuer().iter_common_name().next();
+    let certificate = pem.parse_x509().map_err(|error| error.to_string())?;
+    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+    let issuer = certificate.issuer().iter_common_name().next();
     let issuer = issuer.and_then(|name| name.as_str().ok());
     Ok(Facts {
         not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(end),
-        public: found.public_key().subject_public_key.data.to_vec(),
+        public: certificate.public_key().subject_public_key.data.to_vec(),
         issuer: issuer.unwrap_or_default().to_owned(),
     })
 }
 
 /// Sets whole days: from a day before `from`, since clocks differ, to the beginning of the last.
 fn set_validity(params: &mut CertificateParams, from: SystemTime, to: SystemTime) {
-    let parts = |at: SystemTime| {
-        let at = DateTime::<Utc>::from(at).date_naive();
+    let parts = |time: SystemTime| {
+        let time = DateTime::<Utc>::from(time).date_naive();
         let small = |n: u32| u8::try_from(n).unwrap_or(1);
-        (at.year(), small(at.month()), small(at.day()))
+        (time.year(), small(time.month()), small(time.day()))
     };
     let (year, month, day) = parts(from - DAY);
     params.not_before = rcgen::date_time_ymd(year, month, day);
@@ -285,8 +285,8 @@ fn set_validity(params: &mut CertificateParams, from: SystemTime, to: SystemTime
     params.not_after = rcgen::date_time_ymd(year, month, day);
 }
 
-fn date(at: SystemTime) -> String {
-    DateTime::<Utc>::from(at).format("%Y-%m-%d").to_string()
+fn date(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).format("%Y-%m-%d").to_string()
 }
 
 #[cfg(test)]
@@ -339,7 +339,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::test();
         let authority = open(folder.path(), &clock).unwrap();
-        let text = |leaf: &Leaf| fs::read_to_string(&leaf.certificate).unwrap();
+        let text = |leaf: &LeafFiles| fs::read_to_string(&leaf.certificate).unwrap();
         let wanted = names(&["localhost", "127.0.0.1"]);
         let first = authority.leaf(&wanted).unwrap();
         let before = text(&first);

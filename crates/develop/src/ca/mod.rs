@@ -7,14 +7,14 @@ mod store;
 
 use std::{thread, time::Duration};
 
-pub use self::local_ca::{Leaf, LocalCa};
+pub use self::local_ca::{LeafFiles, LocalCa};
 use super::{Failure, out};
 
 /// Interval of checks whether the certificate of a running gateway is due.
 const RENEWAL: Duration = Duration::from_hours(1);
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct CaOptions {
     #[command(subcommand)]
     command: Command,
 }
@@ -32,7 +32,7 @@ enum Command {
     Show,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &CaOptions) -> Result<(), Failure> {
     Ok(match options.command {
         Command::Trust => trust(),
         Command::Untrust => untrust(),

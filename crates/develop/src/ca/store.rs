@@ -165,9 +165,9 @@ fn databases(make: bool) -> Vec<PathBuf> {
     };
     let shared = home.join(".pki/nssdb");
     if make && !shared.join("cert9.db").exists() {
-        let made = fs::create_dir_all(&shared)
+        let created = fs::create_dir_all(&shared)
             .and_then(|()| fs::set_permissions(&shared, fs::Permissions::from_mode(0o700)));
-        if made.is_ok() {
+        if created.is_ok() {
             // If it fails, the database is left out below.
             let _made = certutil(&shared, &["-N", "--empty-password"]);
         }

@@ -40,7 +40,7 @@ const PLUGIN: [(&str, &str); 2] = [
 ];
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct DemoOptions {
     /// Address to listen on: a port of this machine, `IP:PORT`, or `:PORT` for all its addresses
     #[arg(
         long,
@@ -61,7 +61,7 @@ pub struct Options {
 const PRINTED: &str =
     "# The ports change with each start. The plugin is in `plugins/` of Edgeway's sources.\n";
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &DemoOptions) -> Result<(), Failure> {
     if options.print {
         out::data(&printed(options));
         return Ok(());
@@ -115,8 +115,8 @@ fn base(listen: ListenAddress) -> String {
 }
 
 /// Returns the configuration for a reader: as it is on a machine without another gateway.
-fn printed(options: &Options) -> String {
-    let options = Options {
+fn printed(options: &DemoOptions) -> String {
+    let options = DemoOptions {
         admin: options.admin.or(Some(foreground::ADMIN)),
         ..*options
     };
@@ -131,7 +131,7 @@ fn printed(options: &Options) -> String {
 }
 
 fn yaml(
-    options: &Options,
+    options: &DemoOptions,
     apps: &[(&'static str, SocketAddr)],
     plugin: &Path,
     socket: &Path,
@@ -190,12 +190,12 @@ impl PluginFolder {
         let folder = std::env::temp_dir().join(name);
         // It fails if the folder exists: another user may have put it there.
         DirBuilder::new().mode(0o700).create(&folder)?;
-        let made = Self(folder.join("ab-split"));
-        fs::create_dir(&made.0)?;
+        let demo = Self(folder.join("ab-split"));
+        fs::create_dir(&demo.0)?;
         for (name, text) in PLUGIN {
-            fs::write(made.0.join(name), text)?;
+            fs::write(demo.0.join(name), text)?;
         }
-        Ok(made)
+        Ok(demo)
     }
 }
 
@@ -218,7 +218,7 @@ mod tests {
     fn the_demonstration_is_a_valid_configuration() {
         let plugin = PluginFolder::make().unwrap();
         let folder = plugin.0.parent().unwrap().to_owned();
-        let options = Options {
+        let options = DemoOptions {
             listen: "127.0.0.1:8080".parse().unwrap(),
             admin: Some("127.0.0.1:9900".parse().unwrap()),
             print: false,
@@ -240,7 +240,7 @@ mod tests {
     /// Invariant: the printed file is what is served, with the plugin of the sources.
     #[test]
     fn the_printed_configuration_is_valid_in_the_folder_of_the_sources() {
-        let options = Options {
+        let options = DemoOptions {
             listen: "127.0.0.1:8080".parse().unwrap(),
             admin: None,
             print: true,

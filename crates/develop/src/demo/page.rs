@@ -47,14 +47,14 @@ fn link_to(home: &str, page: &str) -> String {
 fn part(yaml: &str, first: &str) -> String {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let depth = indent(first);
-    let Some(at) = yaml.lines().position(|line| line.starts_with(first)) else {
+    let Some(start) = yaml.lines().position(|line| line.starts_with(first)) else {
         return String::new();
     };
-    let before: Vec<&str> = yaml.lines().take(at).collect();
+    let before: Vec<&str> = yaml.lines().take(start).collect();
     let key = before
         .into_iter()
         .rfind(|line| !line.is_empty() && indent(line) < depth);
-    let mut lines = yaml.lines().skip(at);
+    let mut lines = yaml.lines().skip(start);
     let head = lines.next();
     let lines = lines.take_while(|line| indent(line) > depth);
     let all = key.into_iter().chain(head).chain(lines);

@@ -34,7 +34,7 @@ pub(super) struct Command {
 
 impl Command {
     /// Returns the command of the project's package manager for a script named `name`.
-    pub(super) fn of(manager: PackageManager, name: &str, script: &str, port: u16) -> Self {
+    pub(super) fn new(manager: PackageManager, name: &str, script: &str, port: u16) -> Self {
         let mut words = vec![manager.name().to_owned(), "run".to_owned(), name.to_owned()];
         let port_text = port.to_string();
         // Arguments go to the last command of a script.
@@ -81,12 +81,12 @@ impl fmt::Display for Command {
 /// The running script.
 pub(super) struct DevServer {
     group: ProcessGroup,
-    shared: Arc<Shared>,
+    shared: Arc<ChildState>,
     waiting: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct ChildState {
     /// The gateway is ending, so the script's end is expected.
     is_ending: AtomicBool,
     /// True if the script ended by itself, with a failure.
@@ -111,7 +111,7 @@ impl DevServer {
             .spawn();
         let child = child.map_err(|error| format!("cannot run `{command}`: {error}"))?;
         let group = ProcessGroup::guard(Pid::from_child(&child), END);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ChildState::default());
         let waiting = std::thread::spawn({
             let (shared, url) = (Arc::clone(&shared), url.to_owned());
             move || wait(child, &command, &url, &shared)
@@ -140,7 +140,7 @@ impl DevServer {
 }
 
 /// Reports when the app listens, and waits for its end.
-fn wait(mut child: Child, command: &Command, url: &str, shared: &Shared) {
+fn wait(mut child: Child, command: &Command, url: &str, shared: &ChildState) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, command.port));
     let mut is_ready = false;
     let ended = loop {
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn the_script_gets_its_port_in_the_way_that_its_program_reads_it() {
         let words =
-            |script: &str| Command::of(PackageManager::Npm, "dev", script, 41000).to_string();
+            |script: &str| Command::new(PackageManager::Npm, "dev", script, 41000).to_string();
         assert_eq!(words("next dev"), "npm run dev -- -p 41000 -H localhost");
         assert_eq!(
             words("prisma generate && node_modules/.bin/next dev --turbopack"),
@@ -211,7 +211,7 @@ mod tests {
         // It reads PORT, or its own configuration.
         assert_eq!(words("node --watch server.js"), "npm run dev");
         assert_eq!(words("next dev & node worker.js"), "npm run dev");
-        let pnpm = Command::of(PackageManager::Pnpm, "dev", "next dev", 41000);
+        let pnpm = Command::new(PackageManager::Pnpm, "dev", "next dev", 41000);
         assert_eq!(pnpm.to_string(), "pnpm run dev -p 41000 -H localhost");
     }
 }

@@ -38,7 +38,7 @@ const DRAIN: &str = "drain: { announce: 0s, idle: 100ms, deadline: 1s }\n";
 const QUIET: &str = "access_log: false\n";
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct DevOptions {
     /// The configuration; its listeners and the app's backends are replaced
     /// [default: edgeway.yaml, if it is there]
     #[arg(short, long, value_name = "FILE", env = "EDGEWAY_CONFIG")]
@@ -58,7 +58,7 @@ pub struct Options {
     https: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &DevOptions) -> Result<(), Failure> {
     log::init();
     let birth = foreground::launched()?;
     match prepare(options) {
@@ -86,7 +86,7 @@ impl From<String> for Refused {
     }
 }
 
-struct Prepared {
+struct PreparedRun {
     loaded: gateway::Loaded,
     /// The file, and what is laid over it.
     file: Option<(PathBuf, Arc<Overlay>)>,
@@ -100,7 +100,7 @@ struct Prepared {
     workspace: Option<PathBuf>,
 }
 
-fn prepare(options: &Options) -> Result<Prepared, Refused> {
+fn prepare(options: &DevOptions) -> Result<PreparedRun, Refused> {
     let listen = options.listen.unwrap_or(ListenAddress::local(PORT));
     let project = Project::read(Path::new("."));
     if let Some(problem) = project.problems.first() {
@@ -120,7 +120,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         .into());
     };
     let port = free_port(listen.port(), fastrand::u16(..PORTS))?;
-    let command = child::Command::of(project.manager(), &options.script, script, port);
+    let command = child::Command::new(project.manager(), &options.script, script, port);
     let https = if options.https {
         let (https, authority, names) = secured(listen, &[], None)?;
         ca::keep_fresh(authority, names);
@@ -186,7 +186,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
             )
         }
     };
-    Ok(Prepared {
+    Ok(PreparedRun {
         loaded,
         file,
         command,
@@ -248,7 +248,7 @@ fn look_for(port: u16, script: &str, workspace: Option<&Path>) {
     ));
 }
 
-fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
+fn serve(birth: LaunchState, prepared: PreparedRun) -> Result<(), Failure> {
     let (loaded, command, url) = (prepared.loaded, prepared.command, prepared.url);
     if !loaded.diagnostics.list().is_empty() {
         out::note(&check::report(&loaded));
@@ -295,12 +295,12 @@ const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 10_000;
 
 /// Returns a port that no program listens on, from the one of number `start` on, and that is not
-/// the gateway's `own`. It is below those that the kernel gives to outgoing connections: none of
+/// `gateway_port`. It is below those that the kernel gives to outgoing connections: none of
 /// these may take it before the app does.
-fn free_port(own: u16, start: u16) -> Result<u16, String> {
+fn free_port(gateway_port: u16, start: u16) -> Result<u16, String> {
     let ports = (0..PORTS).map(|more| FIRST_PORT + (start + more) % PORTS);
     let is_free = |port: &u16| {
-        *port != own
+        *port != gateway_port
             && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
             && TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
     };

@@ -16,9 +16,9 @@ pub(super) fn local_site(upstream: &str, listen: ListenAddress) -> LocalSite {
     let mut names: Vec<String> = ["localhost", "*.localhost", "127.0.0.1", "[::1]"]
         .map(str::to_owned)
         .into();
-    let own = listen.host();
-    if !names.contains(&own) {
-        names.push(own);
+    let host = listen.host();
+    if !names.contains(&host) {
+        names.push(host);
     }
     LocalSite {
         upstream: upstream.to_owned(),

@@ -24,7 +24,7 @@ use super::{
 const FILE: &str = "edgeway.yaml";
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct InitOptions {
     /// The folder of the app
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
@@ -36,7 +36,7 @@ pub struct Options {
     force: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &InitOptions) -> Result<(), Failure> {
     let folder = &options.folder;
     if !folder.is_dir() {
         return Err(format!("`{}` is not a folder", folder.display()).into());
@@ -46,7 +46,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     if options.app.is_some() {
         apps[0].set_server();
     }
-    let site = project.of(&apps[0]);
+    let site = project.app_project(&apps[0]);
     let draft = Draft {
         apps: &apps,
         kind: options.app,
@@ -115,7 +115,7 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         } else {
             "the build; without one nothing is cached"
         };
-        let build = project.of(site).manager().run(there, "build");
+        let build = project.app_project(site).manager().run(there, "build");
         commands.push((build, what.to_owned()));
     }
     if site.is_standalone() {
@@ -191,7 +191,7 @@ fn starts(folder: &Path, project: &Project, apps: &[RunningApp]) -> Vec<String> 
         }
         let each = apps.iter().filter(|app| app.site.is_none());
         return each
-            .map(|app| start(Some(&below(folder, app)), &project.of(app), app))
+            .map(|app| start(Some(&below(folder, app)), &project.app_project(app), app))
             .collect();
     }
     let app = apps.iter().find(|app| app.site.is_none());

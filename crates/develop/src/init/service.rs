@@ -38,7 +38,7 @@ pub(super) fn drop_ins(folder: &Path, project: &Project, apps: &[RunningApp]) ->
         let (place, is_copied) = place(&folder.canonicalize().unwrap_or(folder));
         Some(DropIn {
             app,
-            command: command(&project.of(app), app)?,
+            command: command(&project.app_project(app), app)?,
             place,
             is_copied,
         })

@@ -9,11 +9,14 @@ use edgeway_gateway::{
     explain::{ExplainRequest, ExplainScope, explain},
 };
 
-use super::run::Options;
+use super::run::PluginRunOptions;
 use crate::check;
 
 /// Returns the name of the route that takes the request, and the plugin's settings there.
-pub(super) fn settings(path: &Path, options: &Options) -> Result<(String, ManualSettings), String> {
+pub(super) fn settings(
+    path: &Path,
+    options: &PluginRunOptions,
+) -> Result<(String, ManualSettings), String> {
     let checked = check::load(path);
     let (Some(gateway), Some(file)) = (&checked.gateway, checked.file()) else {
         return Err(format!(
@@ -35,8 +38,8 @@ pub(super) fn settings(path: &Path, options: &Options) -> Result<(String, Manual
         .route
         .ok_or_else(|| format!("no route of `{}` takes this request", path.display()))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let found = gateway::plugin_settings(file, &route, folder, &options.file);
-    let settings = found.ok_or_else(|| {
+    let settings = gateway::plugin_settings(file, &route, folder, &options.file);
+    let settings = settings.ok_or_else(|| {
         format!(
             "the route `{route}`, which takes this request, has no plugin `{}`",
             options.file.display()

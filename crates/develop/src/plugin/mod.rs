@@ -14,7 +14,7 @@ use edgeway_script::Failure;
 use super::out;
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct PluginOptions {
     #[command(subcommand)]
     command: PluginCommand,
 }
@@ -22,19 +22,19 @@ pub struct Options {
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
     /// Write the folder of a new plugin: a module, its tests, the schema of its config, a README
-    New(new::Options),
+    New(new::PluginNewOptions),
     /// Run the tests of plugins: each `*.test.js` below a folder
     ///
     /// They run in the engine of the gateway, and a plugin under test has the limits that it
     /// has on a route. The exit status is 1 if one of them failed.
-    Test(test::Options),
+    Test(test::PluginTestOptions),
     /// Run a plugin on one request, and say what each hook did and how long it took
     ///
     /// Hooks run in the order of the gateway. The exit status is 1 if one of them failed.
-    Run(Box<run::Options>),
+    Run(Box<run::PluginRunOptions>),
 }
 
-pub fn run(options: &Options) -> Result<(), out::Failure> {
+pub fn run(options: &PluginOptions) -> Result<(), out::Failure> {
     let is_ok = match &options.command {
         PluginCommand::New(options) => new::run(options),
         PluginCommand::Test(options) => block_on(test::run(options)),

@@ -23,7 +23,7 @@ const FILES: [(&str, &str); 4] = [
 const PLUGINS: &str = "plugins";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct PluginNewOptions {
     /// The plugin's name: letters, digits, `-` and `_`
     name: String,
     /// The folder in which to create the plugin's folder [default: plugins, or the current folder if
@@ -32,7 +32,7 @@ pub(super) struct Options {
     within: Option<PathBuf>,
 }
 
-pub(super) fn run(options: &Options) -> Outcome {
+pub(super) fn run(options: &PluginNewOptions) -> Outcome {
     let name = &options.name;
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
     if name.is_empty() || name.starts_with('-') || !name.chars().all(is_name) {

@@ -90,8 +90,8 @@ pub(super) fn shown(value: &HeaderValue) -> String {
 
 /// Appends the lines of `value` after `key`, indented.
 fn put(text: &mut String, key: &str, value: &str) {
-    for (at, line) in value.lines().enumerate() {
-        let key = if at == 0 { key } else { "" };
+    for (index, line) in value.lines().enumerate() {
+        let key = if index == 0 { key } else { "" };
         // Writing to a string cannot fail.
         let _infallible = writeln!(text, "  {key:<10}{line}");
     }

@@ -30,7 +30,7 @@ use super::{
 const FAILED: &str = "plugin_failed";
 
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct PluginRunOptions {
     /// The plugin's first module, such as plugins/ab-split/plugin.js
     pub(super) file: PathBuf,
     /// The request's method, such as GET
@@ -103,7 +103,7 @@ enum OnError {
 
 /// A request on its way through the hooks.
 struct SimulatedRequest<'o> {
-    options: &'o Options,
+    options: &'o PluginRunOptions,
     trial: ManualPlugin,
     /// The request as the client sent it.
     input: Input,
@@ -124,23 +124,23 @@ pub(super) struct SimulatedResponse {
     reason: Option<&'static str>,
 }
 
-pub(super) async fn run(options: &Options) -> Outcome {
-    let mut own = options.clone();
+pub(super) async fn run(options: &PluginRunOptions) -> Outcome {
+    let mut merged = options.clone();
     let mut from = None;
     if let Some(path) = &options.from {
         let (route, settings) = from::settings(path, options)?;
-        own.route = route;
-        own.config.clone_from(&settings.config);
-        own.env.clone_from(&settings.env);
-        (own.cpu, own.wall) = (settings.cpu, settings.wall);
-        own.on_error = if settings.continues {
+        merged.route = route;
+        merged.config.clone_from(&settings.config);
+        merged.env.clone_from(&settings.env);
+        (merged.cpu, merged.wall) = (settings.cpu, settings.wall);
+        merged.on_error = if settings.continues {
             OnError::Continue
         } else {
             OnError::Refuse
         };
         from = Some(settings);
     }
-    let options = &own;
+    let options = &merged;
     let mut input = input(options)?;
     if from.as_ref().is_some_and(|from| !from.reads_body) && options.data.is_some() {
         input.body = Body::Unread("write `body: {}` where the plugin is configured");
@@ -199,14 +199,14 @@ pub(super) async fn run(options: &Options) -> Outcome {
         simulation.print_result(true, &response);
         return Ok(true);
     }
-    let mut own = simulation.request().await;
-    if own.is_none() {
-        own = simulation.sent().await;
+    let mut reply = simulation.request().await;
+    if reply.is_none() {
+        reply = simulation.sent().await;
     }
-    let is_sent = own.is_none();
-    let mut head = if let Some(mut own) = own {
-        header_changes::apply(&simulation.added, &mut own.headers);
-        own
+    let is_sent = reply.is_none();
+    let mut head = if let Some(mut reply) = reply {
+        header_changes::apply(&simulation.added, &mut reply.headers);
+        reply
     } else {
         let mut response = response;
         simulation
@@ -234,7 +234,7 @@ fn reach(origins: &[String]) -> Result<FetchOrigins, String> {
     FetchOrigins::new(origins, FETCH_DEADLINE, MAX_FETCHED_LEN)
 }
 
-fn known(options: &Options) -> Result<ContextFacts, String> {
+fn known(options: &PluginRunOptions) -> Result<ContextFacts, String> {
     let claims = options.jwt.as_deref();
     let claims = claims.map(|text| object("--jwt", text, r#"{"sub": "ann"}"#));
     let place = options.geo.as_deref();
@@ -487,11 +487,11 @@ fn in_normal_form(url: String) -> Result<String, String> {
     ))
 }
 
-fn input(options: &Options) -> Result<Input, String> {
+fn input(options: &PluginRunOptions) -> Result<Input, String> {
     let method = Method::from_bytes(options.method.as_bytes())
         .map_err(|_| format!("invalid method `{}`; write one such as GET", options.method))?;
-    let given = headers(&options.headers)?;
-    let host = given.get(header::HOST).and_then(|host| host.to_str().ok());
+    let sent = headers(&options.headers)?;
+    let host = sent.get(header::HOST).and_then(|host| host.to_str().ok());
     let absolute = match options.url.strip_prefix('/') {
         Some(path) => format!("http://{}/{path}", host.unwrap_or("localhost")),
         None => options.url.clone(),
@@ -509,10 +509,10 @@ fn input(options: &Options) -> Result<Input, String> {
     if let Ok(host) = HeaderValue::from_str(authority) {
         all.insert(header::HOST, host);
     }
-    if given.contains_key(header::HOST) {
+    if sent.contains_key(header::HOST) {
         all.remove(header::HOST);
     }
-    all.extend(given);
+    all.extend(sent);
     if let Some(data) = &options.data {
         if !all.contains_key(header::CONTENT_TYPE) {
             // The same default as in curl.
@@ -552,9 +552,9 @@ fn input(options: &Options) -> Result<Input, String> {
     })
 }
 
-fn headers(given: &[String]) -> Result<HeaderMap, String> {
+fn headers(lines: &[String]) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    for text in given {
+    for text in lines {
         let bad = || format!("invalid header `{text}`; write one such as `Accept: text/html`");
         let (name, value) = text.split_once(':').ok_or_else(bad)?;
         let name: HeaderName = name.trim().parse().map_err(|_| bad())?;

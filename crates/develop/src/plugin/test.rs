@@ -24,7 +24,7 @@ const SUFFIX: &str = ".test.js";
 const MAX_DEPTH: usize = 8;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct PluginTestOptions {
     /// Folders of plugins, or folders with such folders
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
@@ -37,7 +37,7 @@ struct Count {
     failed: Vec<(String, TestResult)>,
 }
 
-pub(super) async fn run(options: &Options) -> Outcome {
+pub(super) async fn run(options: &PluginTestOptions) -> Outcome {
     let mut files = Vec::new();
     for folder in &options.folders {
         let before = files.len();
@@ -51,13 +51,13 @@ pub(super) async fn run(options: &Options) -> Outcome {
         }
     }
     let clock = Clock::machine();
-    let begun = clock.now();
+    let start = clock.now();
     let count: Arc<Mutex<Count>> = Arc::default();
     for file in &files {
         run_file(file, &count).await;
     }
     let count = count.lock();
-    out::data(&summary(&count, clock.now().duration_since(begun)));
+    out::data(&summary(&count, clock.now().duration_since(start)));
     Ok(count.failed.is_empty())
 }
 

@@ -155,14 +155,14 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(found) = port(text) {
-            return Ok(Self::local(found));
+        if let Some(port) = port(text) {
+            return Ok(Self::local(port));
         }
-        if let Some(found) = text.strip_prefix(':').and_then(port) {
-            return Ok(Self::All(found));
+        if let Some(port) = text.strip_prefix(':').and_then(port) {
+            return Ok(Self::All(port));
         }
-        if let Some(found) = text.strip_prefix("localhost:").and_then(port) {
-            return Ok(Self::local(found));
+        if let Some(port) = text.strip_prefix("localhost:").and_then(port) {
+            return Ok(Self::local(port));
         }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() != 0 => Ok(Self::At(address)),

@@ -30,7 +30,7 @@ const HTTPS_PORT: u16 = 8443;
 const NAME: &str = "edgeway proxy";
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ProxyOptions {
     /// Address of the app: a port, `HOST:PORT`, a URL or `unix:PATH`; requests are spread over
     /// several
     #[arg(long, value_name = "PORT", required = true, value_delimiter = ',')]
@@ -56,7 +56,7 @@ pub struct Options {
     print: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &ProxyOptions) -> Result<(), Failure> {
     if !options.print {
         log::init();
     }
@@ -98,8 +98,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 fn check(yaml: &str) -> Result<(), String> {
     let mut loaded = gateway::load_text(NAME, yaml);
     if let Some(file) = &loaded.file {
-        let (_, found) = gateway::compile(file, Path::new(""), &World::default());
-        loaded.diagnostics.extend(found);
+        let (_, diagnostics) = gateway::compile(file, Path::new(""), &World::default());
+        loaded.diagnostics.extend(diagnostics);
     }
     let mut all = loaded.diagnostics.list().iter();
     let Some(error) = all.find(|one| one.severity == Severity::Error) else {
@@ -137,7 +137,7 @@ struct Plan {
     authority: Option<(LocalCa, Vec<String>)>,
 }
 
-fn plan(options: &Options) -> Result<Plan, String> {
+fn plan(options: &ProxyOptions) -> Result<Plan, String> {
     let listen = options.listen.unwrap_or(ListenAddress::local(PORT));
     let tls = tls_to_backends(&options.to)?;
     let sockets: Vec<Option<SocketAddr>> = options
@@ -252,27 +252,27 @@ fn certificate_names(listen: ListenAddress, hosts: &[String]) -> Vec<String> {
 }
 
 fn hello(
-    options: &Options,
+    options: &ProxyOptions,
     yaml: &ProxyYaml,
     secure: Option<ListenAddress>,
     sockets: &[Option<SocketAddr>],
     authority: Option<&LocalCa>,
 ) -> Vec<String> {
     let apps: Vec<String> = options.to.iter().map(ToString::to_string).collect();
-    let (scheme, at) = match secure {
+    let (scheme, address) = match secure {
         Some(secure) => ("https", secure),
         None if options.https => ("https", yaml.listen),
         None => ("http", yaml.listen),
     };
     let host = options.host.iter().find(|host| !host.contains('*'));
-    let host = host.cloned().unwrap_or_else(|| at.host());
+    let host = host.cloned().unwrap_or_else(|| address.host());
     let kind = match yaml.app {
         App::Nextjs if options.app.is_none() => "a Next.js app, as package.json says",
         App::Nextjs => "a Next.js app",
         App::Node => "a Node app",
         App::None => "an app",
     };
-    let (port, apps) = (at.port(), apps.join(", "));
+    let (port, apps) = (address.port(), apps.join(", "));
     let cache = match (options.cache, yaml.stores_pages()) {
         (true, true) => "cache: responses that the app marks as cacheable, in memory",
         (true, false) => {

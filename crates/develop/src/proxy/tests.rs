@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use edgeway_gateway::{self as gateway, World};
 
 use super::{
-    super::{ca::Leaf, project::App},
+    super::{ca::LeafFiles, project::App},
     address::{AppAddress, ListenAddress},
     check, tls_to_backends,
     yaml::{Https, ProxyYaml},
 };
 
-fn pair() -> (tempfile::TempDir, Leaf) {
+fn pair() -> (tempfile::TempDir, LeafFiles) {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let leaf = Leaf {
+    let leaf = LeafFiles {
         certificate: folder.path().join("a b.pem"),
         key: folder.path().join("a b.key"),
     };
@@ -46,7 +46,7 @@ fn every_combination_of_options_is_a_valid_configuration() {
         let app = [App::None, App::Node, App::Nextjs][case % 3];
         let https = bit(3).then(|| Https {
             listen: bit(4).then(|| ListenAddress::local(8443)),
-            leaf: Leaf {
+            leaf: LeafFiles {
                 certificate: leaf.certificate.clone(),
                 key: leaf.key.clone(),
             },

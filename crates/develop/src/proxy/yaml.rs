@@ -5,7 +5,7 @@ use edgeway_config::scalar;
 
 use super::address::ListenAddress;
 
-use crate::{ca::Leaf, project::App};
+use crate::{ca::LeafFiles, project::App};
 
 #[derive(Template)]
 #[template(path = "proxy.yml", blocks = ["listeners"])]
@@ -35,7 +35,7 @@ pub(crate) struct ProxyYaml {
 pub(crate) struct Https {
     /// `None` if the only listener speaks TLS.
     pub listen: Option<ListenAddress>,
-    pub leaf: Leaf,
+    pub leaf: LeafFiles,
 }
 
 impl ProxyYaml {

@@ -27,11 +27,11 @@ pub fn put_json(out: &mut Vec<u8>, text: &[u8]) {
 fn is_plain(text: &[u8]) -> bool {
     if let Some(last) = text.last_chunk::<8>() {
         let (words, _) = text.as_chunks::<8>();
-        let mut found = special(u64::from_ne_bytes(*last));
+        let mut special_bits = special(u64::from_ne_bytes(*last));
         for word in words {
-            found |= special(u64::from_ne_bytes(*word));
+            special_bits |= special(u64::from_ne_bytes(*word));
         }
-        return found == 0;
+        return special_bits == 0;
     }
     if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
         let [first, last] = [first, last].map(|half| u64::from(u32::from_ne_bytes(*half)));

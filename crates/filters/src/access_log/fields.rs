@@ -75,8 +75,8 @@ impl Field {
 
     /// Parses a name; the error is help for an unknown one.
     pub(super) fn parse(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|field| field.name() == name);
-        found.ok_or_else(|| {
+        let field = Self::ALL.into_iter().find(|field| field.name() == name);
+        field.ok_or_else(|| {
             let names = Self::ALL.into_iter().map(Self::name);
             diagnostic::suggest(name, names, "the fields are")
         })

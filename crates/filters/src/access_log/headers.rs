@@ -138,8 +138,8 @@ impl LoggedHeaders {
             (ex, redact),
             |out, kind, index, name, value| {
                 let before: &[u8] = match (index, kind) {
-                    (0, Kind::Request) => b",\"request_headers\":{\"",
-                    (0, Kind::Response) => b",\"response_headers\":{\"",
+                    (0, Side::Request) => b",\"request_headers\":{\"",
+                    (0, Side::Response) => b",\"response_headers\":{\"",
                     _ => b",\"",
                 };
                 out.extend_from_slice(before);
@@ -154,8 +154,8 @@ impl LoggedHeaders {
                     None => out.extend_from_slice(b"null"),
                 }
                 let count = match kind {
-                    Kind::Request => self.request.len(),
-                    Kind::Response => self.response.len(),
+                    Side::Request => self.request.len(),
+                    Side::Response => self.response.len(),
                 };
                 if index + 1 == count {
                     out.push(b'}');
@@ -171,8 +171,8 @@ impl LoggedHeaders {
             (ex, redact),
             |out, kind, _, name, value| {
                 let before: &[u8] = match kind {
-                    Kind::Request => b" request_header.",
-                    Kind::Response => b" response_header.",
+                    Side::Request => b" request_header.",
+                    Side::Response => b" response_header.",
                 };
                 out.extend_from_slice(before);
                 out.extend_from_slice(name.as_str().as_bytes());
@@ -187,25 +187,25 @@ impl LoggedHeaders {
     fn for_each(
         &self,
         (ex, redact): (&Exchange<'_>, &Redactor),
-        mut put: impl FnMut(&mut Vec<u8>, Kind, usize, &HeaderName, Option<&[u8]>),
+        mut put: impl FnMut(&mut Vec<u8>, Side, usize, &HeaderName, Option<&[u8]>),
         out: &mut Vec<u8>,
     ) {
         for (index, header) in self.request.iter().enumerate() {
             let value = header.value(&ex.head.headers, redact);
-            put(out, Kind::Request, index, &header.name, value.as_deref());
+            put(out, Side::Request, index, &header.name, value.as_deref());
         }
         // A response that never began has none.
         let values = ex.facts.slot::<ResponseValues>();
         for (index, header) in self.response.iter().enumerate() {
             let value = values.and_then(|values| values.0.get(index)?.as_deref());
-            put(out, Kind::Response, index, &header.name, value);
+            put(out, Side::Response, index, &header.name, value);
         }
     }
 }
 
 /// Side that sent a header.
 #[derive(Clone, Copy)]
-enum Kind {
+enum Side {
     Request,
     Response,
 }

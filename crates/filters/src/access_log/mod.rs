@@ -103,8 +103,8 @@ impl Filter for AccessLog {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        let found = self.layout.headers.of_response(&head.headers, &self.redact);
-        ex.facts.put(found);
+        let headers = self.layout.headers.of_response(&head.headers, &self.redact);
+        ex.facts.put(headers);
     }
 
     fn on_log(
@@ -116,7 +116,7 @@ impl Filter for AccessLog {
         let share = self
             .sample
             .as_ref()
-            .and_then(|sample| sample.of(&request.fixed));
+            .and_then(|sample| sample.share_for(&request.fixed));
         if share.is_some_and(|share| !share.draw()) {
             return;
         }

@@ -30,9 +30,9 @@ impl Redactor {
         words: impl IntoIterator<Item = impl AsRef<str>>,
         secret_names: &[String],
     ) -> Self {
-        let own = secret_names.iter().map(|name| format!("={name}"));
+        let secrets = secret_names.iter().map(|name| format!("={name}"));
         let words = words.into_iter().map(|word| word.as_ref().to_owned());
-        Self::new(words.chain(own))
+        Self::new(words.chain(secrets))
     }
 
     /// Creates a redactor that hides nothing, for queries whose secrets are gone already.
@@ -69,7 +69,7 @@ impl Redactor {
     }
 
     /// Returns `query` without its secrets.
-    pub fn of(&self, query: &[u8]) -> Vec<u8> {
+    pub fn redact(&self, query: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(query.len());
         self.put(&mut out, query, Vec::extend_from_slice);
         out
@@ -155,13 +155,13 @@ impl Redactor {
 /// `token[]` and `token[0]`.
 fn last_word(mut name: &[u8]) -> &[u8] {
     while let [outer @ .., b']'] = name
-        && let Some(at) = outer.iter().rposition(|b| *b == b'[')
+        && let Some(bracket) = outer.iter().rposition(|b| *b == b'[')
     {
-        let inner = &outer[at + 1..];
+        let inner = &outer[bracket + 1..];
         if !inner.iter().all(u8::is_ascii_digit) {
             return inner;
         }
-        name = &outer[..at];
+        name = &outer[..bracket];
     }
     name
 }
@@ -191,14 +191,14 @@ fn value_start(pair: &[u8]) -> Option<usize> {
 
 /// Decodes `%74oken` to `token`, as the origin does. Keeps the end of a name that does not fit.
 fn decode<'a>(name: &[u8], out: &'a mut [u8; MAX_NAME_LEN]) -> &'a [u8] {
-    let mut at = MAX_NAME_LEN;
+    let mut start = MAX_NAME_LEN;
     let mut rest = name;
     while let Some((last, before)) = rest.split_last() {
-        if at == 0 {
+        if start == 0 {
             break;
         }
-        at -= 1;
-        (out[at], rest) = match rest {
+        start -= 1;
+        (out[start], rest) = match rest {
             [head @ .., b'%', high, low] => match (digit(*high), digit(*low)) {
                 (Some(high), Some(low)) => (high << 4 | low, head),
                 _ => (*last, before),
@@ -206,7 +206,7 @@ fn decode<'a>(name: &[u8], out: &'a mut [u8; MAX_NAME_LEN]) -> &'a [u8] {
             _ => (*last, before),
         };
     }
-    &out[at..]
+    &out[start..]
 }
 
 fn digit(byte: u8) -> Option<u8> {

@@ -76,10 +76,10 @@ impl Sample {
 
     /// Returns the share that applies to a request; `None` if each such request has a line. Errors
     /// and refusals have one unless their status is listed.
-    pub(super) fn of(&self, request: &FixedFields) -> Option<&Share> {
+    pub(super) fn share_for(&self, request: &FixedFields) -> Option<&Share> {
         let mut listed = self.listed.iter();
-        let found = listed.find(|(statuses, _)| statuses.contains(request.status));
-        if let Some((_, share)) = found {
+        let entry = listed.find(|(statuses, _)| statuses.contains(request.status));
+        if let Some((_, share)) = entry {
             return Some(share);
         }
         let is_error = request.status >= 500 || request.status == 0 || request.reason.is_some();

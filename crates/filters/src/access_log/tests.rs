@@ -95,7 +95,7 @@ fn line_with(yaml: &str, secret_names: &[String], more: (&'static str, &str)) ->
         head: &request,
         facts: &mut facts,
     };
-    filter.on_log(&ex, &LoggedRequest::of(&ex), &mut None);
+    filter.on_log(&ex, &LoggedRequest::new(&ex), &mut None);
     drop(filter);
     wait_for("the line is there", || {
         std::fs::read(&path).is_ok_and(|bytes| bytes.ends_with(b"\n"))
@@ -229,7 +229,7 @@ fn bare_line(format: &str, method: &str, target: &[u8]) -> String {
         head: &request,
         facts: &mut facts,
     };
-    filter.on_log(&ex, &LoggedRequest::of(&ex), &mut None);
+    filter.on_log(&ex, &LoggedRequest::new(&ex), &mut None);
     drop(filter);
     wait_for("the line is there", || {
         std::fs::read(&path).is_ok_and(|bytes| bytes.ends_with(b"\n"))
@@ -445,7 +445,7 @@ fn sampled_lines_tell_how_many_they_stand_for() {
                 head: &request,
                 facts: &mut facts,
             };
-            filter.on_log(&ex, &LoggedRequest::of(&ex), &mut None);
+            filter.on_log(&ex, &LoggedRequest::new(&ex), &mut None);
         }
     }
     assert!(edgeway_net::log_file::flush(PATIENCE));

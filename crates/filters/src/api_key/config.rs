@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::{ApiKey, Key, KeyLimit};
+use super::{ApiKey, ApiKeyEntry, KeyLimit};
 use crate::read_list;
 
 const CREATE_KEY_HELP: &str = "create a key and its line with `edgeway hash api-key NAME`";
@@ -69,17 +69,17 @@ impl ApiKeyConfig {
         let counts = cx
             .zones
             .get_or_create("api_key", || BucketTable::new(DEFAULT_MAX_KEYS, cx.clock));
-        let mut found = KeysFound {
+        let mut keys = KeysFound {
             keys: HashMap::new(),
             names: HashSet::new(),
             counts,
             has_limits: false,
         };
         for key in self.keys {
-            found.add(key.value, key.place, "", cx);
+            keys.add(key.value, key.place, "", cx);
         }
         if let Some(file) = &self.file {
-            found.read(file, cx);
+            keys.read(file, cx);
         }
         let header = GatewayHeaders::parse_credential(&self.header.value);
         let header = cx
@@ -88,7 +88,7 @@ impl ApiKeyConfig {
         let forward = self.forward.as_ref();
         let forward = forward.and_then(|name| cx.own_header(name, "edgeway::api_key::forward"));
         let header = header?;
-        if found.names.is_empty() && cx.diagnostics.errors() == errors {
+        if keys.names.is_empty() && cx.diagnostics.errors() == errors {
             return cx.here("edgeway::api_key::nobody").refuse(
                 "`api_key` has no keys, so no client could pass",
                 CREATE_KEY_HELP,
@@ -104,12 +104,12 @@ impl ApiKeyConfig {
                     .expect("a header name is plain text")
             },
             header,
-            keys: found.keys,
+            keys: keys.keys,
             optional: self.optional,
             own: GatewayHeaders::new(forward.iter().cloned()),
             forward,
             strip: self.strip,
-            counts: found.has_limits.then_some(found.counts),
+            counts: keys.has_limits.then_some(keys.counts),
             clock: cx.clock.clone(),
             metrics: AuthMetrics::new(cx.metrics, "api_key", cx.route),
         })
@@ -118,7 +118,7 @@ impl ApiKeyConfig {
 
 /// Keys found so far.
 struct KeysFound {
-    keys: HashMap<u64, Vec<Key>>,
+    keys: HashMap<u64, Vec<ApiKeyEntry>>,
     names: HashSet<String>,
     counts: Arc<BucketTable>,
     has_limits: bool,
@@ -214,7 +214,7 @@ impl KeysFound {
         }
         self.has_limits |= limit.is_some();
         let same = self.keys.entry(hash.bucket()).or_default();
-        same.push(Key {
+        same.push(ApiKeyEntry {
             header,
             name: Arc::from(key.name),
             hash,

@@ -35,7 +35,7 @@ pub struct ApiKey {
     /// True if the key follows the scheme `Bearer`.
     is_bearer: bool,
     /// Keys by a part of their hashes.
-    keys: HashMap<u64, Vec<Key>>,
+    keys: HashMap<u64, Vec<ApiKeyEntry>>,
     optional: bool,
     forward: Option<HeaderName>,
     /// Headers that no client may send.
@@ -49,7 +49,7 @@ pub struct ApiKey {
 }
 
 /// A key and its hash.
-struct Key {
+struct ApiKeyEntry {
     name: Arc<str>,
     /// The name as sent to the backend.
     header: HeaderValue,
@@ -190,12 +190,12 @@ impl ApiKey {
         PresentedKey::Key(key)
     }
 
-    fn find(&self, shown: PresentedKey<'_>) -> Option<&Key> {
+    fn find(&self, shown: PresentedKey<'_>) -> Option<&ApiKeyEntry> {
         let PresentedKey::Key(key) = shown else {
             return None;
         };
-        let hash = ApiKeyHash::of(key);
-        let found = self.keys.get(&hash.bucket())?;
-        found.iter().find(|known| known.hash.is(&hash))
+        let hash = ApiKeyHash::from_key(key);
+        let bucket = self.keys.get(&hash.bucket())?;
+        bucket.iter().find(|known| known.hash.is(&hash))
     }
 }

@@ -8,7 +8,7 @@ use super::ApiKey;
 const KEY: &str = "ek_partner-partner-partner";
 
 fn hash(key: &str) -> String {
-    ApiKeyHash::of(key.as_bytes()).to_string()
+    ApiKeyHash::from_key(key.as_bytes()).to_string()
 }
 
 fn known(rest: &str) -> FilterCheck {

@@ -67,8 +67,8 @@ impl Filter for CacheControl {
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let path = path_of(ex);
         let mut rules = self.rules.iter().enumerate();
-        let found = rules.find(|(_, rule)| rule.takes(ex.facts.class, path, StatusCode::OK));
-        match found {
+        let matched = rules.find(|(_, rule)| rule.takes(ex.facts.class, path, StatusCode::OK));
+        match matched {
             Some((index, _)) => vec![format!("rule {} applies to status 200", index + 1)],
             None => vec!["no rule applies to status 200".to_owned()],
         }

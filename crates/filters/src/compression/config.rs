@@ -97,7 +97,7 @@ impl CompressionConfig {
         levels?;
         let offered = encodings?
             .into_iter()
-            .map(|encoding| Offer::new(encoding, self.levels.of(encoding).value, cx.metrics))
+            .map(|encoding| Offer::new(encoding, self.levels.level_for(encoding).value, cx.metrics))
             .collect();
         Some(Compression {
             coder: Arc::new(CompressionRules {
@@ -139,7 +139,7 @@ impl CompressionConfig {
 
     fn types(&self, cx: &mut CompileContext<'_>) -> Option<MediaTypes> {
         let written = &self.types;
-        match MediaTypes::of(written.iter().map(|text| text.value.as_str())) {
+        match MediaTypes::parse(written.iter().map(|text| text.value.as_str())) {
             Ok(types) => Some(types),
             Err(errors) => {
                 for (index, help) in errors {
@@ -171,7 +171,7 @@ fn guess(name: &str) -> String {
 }
 
 impl LevelsConfig {
-    fn of(&self, encoding: Encoding) -> Spanned<u8> {
+    fn level_for(&self, encoding: Encoding) -> Spanned<u8> {
         match encoding {
             Encoding::Zstd => self.zstd.clone(),
             Encoding::Br => self.br.clone(),
@@ -181,15 +181,15 @@ impl LevelsConfig {
 
     fn check(&self, cx: &mut CompileContext<'_>) {
         for encoding in Encoding::ALL {
-            let (least, mut most) = encoding.levels().into_inner();
+            let (min, mut max) = encoding.levels().into_inner();
             if encoding == Encoding::Br {
-                most = BR_MAX;
+                max = BR_MAX;
             }
-            let level = self.of(encoding);
-            if !(least..=most).contains(&level.value) {
+            let level = self.level_for(encoding);
+            if !(min..=max).contains(&level.value) {
                 cx.at(level.place, "edgeway::compression::level").error(
                     format!("{} has no level {}", encoding.name(), level.value),
-                    format!("write a number from {least} to {most}"),
+                    format!("write a number from {min} to {max}"),
                 );
             }
         }

@@ -248,7 +248,7 @@ impl CompressionRules {
             return None;
         }
         let offered = self.offered.iter().map(|offer| offer.encoding);
-        let encoding = AcceptedEncodings::of(request).choose(offered)?;
+        let encoding = AcceptedEncodings::from_headers(request).choose(offered)?;
         // HTTP/1.0 has no chunked coding. A range refers to the plain bytes, even if the origin
         // responded with all of them.
         if ex.facts.client.protocol == Protocol::Http10

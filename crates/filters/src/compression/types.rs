@@ -23,7 +23,7 @@ enum Pattern {
 
 impl MediaTypes {
     /// Parses a list; each error has the index of its entry.
-    pub(super) fn of<'a>(
+    pub(super) fn parse<'a>(
         list: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, Vec<(usize, String)>> {
         let (mut patterns, mut errors) = (Vec::new(), Vec::new());

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Allowed, Cors, is_header_name, joined};
+use super::{Cors, Origins, is_header_name, joined};
 
 /// Origins whose pages may read responses of this route, and send requests that need a preflight.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -59,7 +59,7 @@ impl CorsConfig {
         })
     }
 
-    fn allowed(&self, cx: &mut CompileContext<'_>) -> Option<Allowed> {
+    fn allowed(&self, cx: &mut CompileContext<'_>) -> Option<Origins> {
         const CODE: &str = "edgeway::cors::origin";
         if self.origins.is_empty() {
             return cx.here(CODE).refuse(
@@ -87,13 +87,13 @@ impl CorsConfig {
                 "remove `credentials`, or the origin `null`",
             );
         }
-        Some(Allowed::Listed {
+        Some(Origins::Listed {
             origins: origins.into(),
             null,
         })
     }
 
-    fn anybody(&self, any: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Allowed> {
+    fn anybody(&self, any: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Origins> {
         if self.credentials.value {
             return cx.at(self.credentials.place, "edgeway::cors::credentials").refuse(
                 "`credentials` cannot go with the origin `*`: any page could read in a user's name",
@@ -106,7 +106,7 @@ impl CorsConfig {
                 "keep `*` alone, or remove it",
             );
         }
-        Some(Allowed::Anybody)
+        Some(Origins::Anybody)
     }
 }
 

@@ -23,7 +23,7 @@ const PREFLIGHT_VARY: HeaderValue =
 /// The compiled filter.
 #[derive(Debug)]
 pub struct Cors {
-    allowed: Allowed,
+    allowed: Origins,
     /// `Access-Control-Allow-Methods`.
     methods: HeaderValue,
     /// `Access-Control-Allow-Headers`; `None` allows the headers that a preflight requests.
@@ -37,7 +37,7 @@ pub struct Cors {
 
 /// Origins whose pages may read.
 #[derive(Debug)]
-enum Allowed {
+enum Origins {
     Anybody,
     Listed {
         origins: Box<[OriginPattern]>,
@@ -75,7 +75,7 @@ impl Filter for Cors {
         let headers = &mut head.headers;
         // Also without an `Origin`: a cache must not use that response for a request with an
         // `Origin`.
-        if matches!(self.allowed, Allowed::Listed { .. }) && !varies_by(headers, &header::ORIGIN) {
+        if matches!(self.allowed, Origins::Listed { .. }) && !varies_by(headers, &header::ORIGIN) {
             headers.append(header::VARY, ORIGIN);
         }
         headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
@@ -119,7 +119,7 @@ impl Cors {
 
     /// Returns `Access-Control-Allow-Origin` for this request; `None` if the origin is not allowed.
     fn permission(&self, request: &HeaderMap) -> Option<HeaderValue> {
-        let Allowed::Listed { origins, null } = &self.allowed else {
+        let Origins::Listed { origins, null } = &self.allowed else {
             return Some(ANY);
         };
         let mut values = request.get_all(header::ORIGIN).iter();

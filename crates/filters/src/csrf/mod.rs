@@ -92,5 +92,5 @@ impl Csrf {
 /// Returns the origin that the client sent the request to.
 fn own_origin<'e>(ex: &'e Exchange<'_>) -> Option<Origin<'e>> {
     let client = &ex.facts.client;
-    Origin::of(client.scheme.as_str(), public_host(ex.head, client))
+    Origin::new(client.scheme.as_str(), public_host(ex.head, client))
 }

@@ -108,7 +108,7 @@ impl ForwardAuthConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ForwardAuth> {
         let url = self.uri(cx);
         let sent = self.sent(cx);
-        let (copied, given): (Vec<_>, Vec<_>) = copies(&self.copy, cx).into_iter().unzip();
+        let (copied, names): (Vec<_>, Vec<_>) = copies(&self.copy, cx).into_iter().unzip();
         let user = self.user.as_ref();
         let user = user.and_then(|user| header_name(user, cx));
         let bounds = cx.checked(|cx| self.check_bounds(cx));
@@ -123,9 +123,9 @@ impl ForwardAuthConfig {
             fetch,
             deadline: self.timeout.value.0,
             sent: sent.into(),
-            own: GatewayHeaders::new(given.iter().cloned()),
+            own: GatewayHeaders::new(names.iter().cloned()),
             copied: copied.into(),
-            given: given.into(),
+            given: names.into(),
             user,
             cache: self.cache.map(|lasts| Cache {
                 lasts: lasts.value.0,
@@ -200,15 +200,15 @@ impl ForwardAuthConfig {
 
     fn check_bounds(&self, cx: &mut CompileContext<'_>) {
         const CODE: &str = "edgeway::forward_auth::bounds";
-        let least = Span::millis(1);
+        let min = Span::millis(1);
         let timeout = ("timeout", &self.timeout, MAX_DEADLINE);
         let cache = self
             .cache
             .as_ref()
             .map(|cache| ("cache", cache, MAX_CACHE_TTL));
-        for (key, span, most) in std::iter::once(timeout).chain(cache) {
-            if !(least..=most).contains(&span.value) {
-                let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
+        for (key, span, max) in std::iter::once(timeout).chain(cache) {
+            if !(min..=max).contains(&span.value) {
+                let message = format!("`{key}: {}` is not between {min} and {max}", span.value);
                 cx.at(span.place, CODE)
                     .error(message, "write a time such as `1s`");
             }
@@ -230,8 +230,8 @@ fn copies(
     const CODE: &str = "edgeway::forward_auth::copy";
     let mut names = Vec::<(HeaderName, HeaderName)>::with_capacity(written.len());
     for text in written {
-        let (read, given) = match text.value.split_once(" as ") {
-            Some((read, given)) => (read.trim(), given.trim()),
+        let (read, to) = match text.value.split_once(" as ") {
+            Some((read, to)) => (read.trim(), to.trim()),
             None => (&*text.value, &*text.value),
         };
         let place = text.place;
@@ -239,10 +239,10 @@ fn copies(
             let value = name.to_owned();
             cx.own_header(&Spanned { value, place }, CODE)
         };
-        let (Some(read), Some(given)) = (name(read), name(given)) else {
+        let (Some(read), Some(to)) = (name(read), name(to)) else {
             continue;
         };
-        let same = names.iter().find(|(_, known)| *known == given);
+        let same = names.iter().find(|(_, known)| *known == to);
         let problem = if same.is_some_and(|(known, _)| *known == read) {
             continue;
         } else if same.is_some() {
@@ -250,11 +250,11 @@ fn copies(
         } else if read.as_str().contains('*') {
             "no header is called"
         } else {
-            names.push((read, given));
+            names.push((read, to));
             continue;
         };
         cx.at(place, CODE).error(
-            format!("{problem} `{given}`"),
+            format!("{problem} `{to}`"),
             "write each name in full, and a different one for each",
         );
     }

@@ -24,7 +24,7 @@ const RULE: BreakerRule = BreakerRule {
 #[derive(Debug)]
 pub(super) struct Gate {
     url: Uri,
-    most: u32,
+    max: u32,
     breaker: Breaker,
     places: Arc<FairQueue>,
 }
@@ -50,17 +50,17 @@ pub(super) struct GatePermit<'a> {
 
 impl Gate {
     /// Returns the gate that all users of the same URL and bound share.
-    pub(super) fn shared(gates: &InUse<Self>, url: &Uri, most: u32) -> Arc<Self> {
-        let is_same = |gate: &Self| gate.url == *url && gate.most == most;
-        gates.get_or_create(is_same, || Self::new(url.clone(), most))
+    pub(super) fn shared(gates: &InUse<Self>, url: &Uri, max: u32) -> Arc<Self> {
+        let is_same = |gate: &Self| gate.url == *url && gate.max == max;
+        gates.get_or_create(is_same, || Self::new(url.clone(), max))
     }
 
-    fn new(url: Uri, most: u32) -> Self {
+    fn new(url: Uri, max: u32) -> Self {
         Self {
             url,
-            most,
+            max,
             breaker: Breaker::new(RULE),
-            places: FairQueue::new(most.try_into().unwrap_or(usize::MAX)),
+            places: FairQueue::new(max.try_into().unwrap_or(usize::MAX)),
         }
     }
 

@@ -34,7 +34,7 @@ use log::{info, warn};
 use self::{
     config::Refusals,
     gate::{Gate, GateClosed},
-    verdict::{Allowed, NoVerdict, Verdict as AuthVerdict},
+    verdict::{AllowedRequest, NoVerdict, Verdict as AuthVerdict},
 };
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -121,7 +121,7 @@ fn says_who(name: &HeaderName) -> bool {
 }
 
 /// Headers and user that the service returned for this request, for the backend.
-struct VerdictHeaders(Arc<Allowed>);
+struct VerdictHeaders(Arc<AllowedRequest>);
 
 filter_kind!(ForwardAuth: config::ForwardAuthConfig = "forward_auth");
 
@@ -306,7 +306,7 @@ impl ForwardAuth {
         {
             *response.status_mut() = StatusCode::FOUND;
         }
-        AuthVerdict::of(response, &self.copied, self.user.as_ref())
+        AuthVerdict::from_response(response, &self.copied, self.user.as_ref())
     }
 
     fn conclude(&self, ex: &mut Exchange<'_>, verdict: AuthVerdict) -> Verdict {

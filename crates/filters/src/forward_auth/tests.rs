@@ -216,7 +216,8 @@ fn a_user_may_have_a_name_in_utf_8() {
     let value = http::HeaderValue::from_bytes("Zoë".as_bytes()).unwrap();
     let response = http::Response::builder().header(&name, value);
     let response = response.body(bytes::Bytes::new()).unwrap();
-    let Ok(AuthVerdict::Allowed(allowed)) = AuthVerdict::of(response, &[], Some(&name)) else {
+    let Ok(AuthVerdict::Allowed(allowed)) = AuthVerdict::from_response(response, &[], Some(&name))
+    else {
         panic!("it allows");
     };
     assert_eq!(allowed.user.as_deref(), Some("Zoë"));

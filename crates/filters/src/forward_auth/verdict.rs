@@ -10,13 +10,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 /// Verdict of the service.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
-    Allowed(Arc<Allowed>),
+    Allowed(Arc<AllowedRequest>),
     Denied(Arc<Denied>),
 }
 
 /// The request passes.
 #[derive(Debug)]
-pub(super) struct Allowed {
+pub(super) struct AllowedRequest {
     /// Values for the backend, in the order of the names.
     pub(super) copied: Box<[Vec<HeaderValue>]>,
     pub(super) user: Option<Arc<str>>,
@@ -58,7 +58,7 @@ const GATEWAY_HEADERS: [HeaderName; 11] = [
 impl Verdict {
     /// Derives the verdict from a status. A 4xx is about this request, whatever its problem: it
     /// denies this request, and has no effect on others.
-    pub(super) fn of(
+    pub(super) fn from_response(
         response: Response<Bytes>,
         copied: &[HeaderName],
         user: Option<&HeaderName>,
@@ -69,7 +69,7 @@ impl Verdict {
             200..=299 => {
                 let all = |name: &HeaderName| headers.get_all(name).iter().cloned().collect();
                 let user = user.and_then(|name| str::from_utf8(headers.get(name)?.as_bytes()).ok());
-                Ok(Self::Allowed(Arc::new(Allowed {
+                Ok(Self::Allowed(Arc::new(AllowedRequest {
                     copied: copied.iter().map(all).collect(),
                     user: user.filter(|user| !user.is_empty()).map(Into::into),
                     may_be_cached: may_be_cached(headers),

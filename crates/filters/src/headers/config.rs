@@ -85,17 +85,17 @@ pub(super) struct ChangesConfig {
 impl HeadersConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Headers> {
         let errors = cx.diagnostics.errors();
-        let request = self.request.compile(Side::Request, cx);
+        let request = self.request.compile(HeaderSide::Request, cx);
         let written = self.response;
         let (remove, set, add) = (written.remove, written.set, written.add);
         let expires = written
             .expires
             .and_then(|written| compile_expires(&written, cx));
-        let response = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
+        let response = ChangesConfig { remove, set, add }.compile(HeaderSide::Response, cx);
         let mut statuses = Vec::with_capacity(written.by_status.len());
         for one in written.by_status {
             let (remove, set, add) = (one.remove, one.set, one.add);
-            let changes = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
+            let changes = ChangesConfig { remove, set, add }.compile(HeaderSide::Response, cx);
             statuses.push((one.status, changes));
         }
         let headers = Headers {
@@ -140,14 +140,14 @@ fn additions<S: Serializer>(values: &Additions, s: S) -> Result<S::Ok, S::Error>
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum HeaderSide {
     Request,
     Response,
 }
 
 impl ChangesConfig {
     /// Compiles the changes without those that have a problem; reports all problems.
-    fn compile(self, side: Side, cx: &mut CompileContext<'_>) -> Changes {
+    fn compile(self, side: HeaderSide, cx: &mut CompileContext<'_>) -> Changes {
         let (mut remove, mut remove_prefixes) = (Vec::new(), Vec::new());
         for pattern in self.remove {
             match removal(&pattern.value, side) {
@@ -195,8 +195,8 @@ impl ChangesConfig {
 struct Problem(&'static str, String, String);
 
 impl Problem {
-    fn report(self, at: &Spanned<String>, cx: &mut CompileContext<'_>) {
-        cx.at(at.place, self.0).error(self.1, self.2);
+    fn report(self, name: &Spanned<String>, cx: &mut CompileContext<'_>) {
+        cx.at(name.place, self.0).error(self.1, self.2);
     }
 }
 
@@ -205,7 +205,7 @@ enum Removal {
     Prefix(Box<str>),
 }
 
-fn removal(pattern: &str, side: Side) -> Result<Removal, Problem> {
+fn removal(pattern: &str, side: HeaderSide) -> Result<Removal, Problem> {
     let Some(prefix) = pattern.strip_suffix('*') else {
         return header_name(pattern, side).map(Removal::Name);
     };
@@ -220,7 +220,7 @@ fn removal(pattern: &str, side: Side) -> Result<Removal, Problem> {
     }
 }
 
-fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
+fn header_name(text: &str, side: HeaderSide) -> Result<HeaderName, Problem> {
     let Ok(name) = HeaderName::try_from(text) else {
         return Err(Problem(
             "edgeway::headers::name",
@@ -229,7 +229,7 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
         ));
     };
     let help = match name.as_str() {
-        "host" if side == Side::Request => {
+        "host" if side == HeaderSide::Request => {
             "write `host_header` beside `upstream` for another `Host`"
         }
         "upgrade" | "connection" => "WebSockets need `websocket: true` at the route",
@@ -246,14 +246,14 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
 fn template(
     text: &Spanned<String>,
     name: &HeaderName,
-    side: Side,
+    side: HeaderSide,
     cx: &mut CompileContext<'_>,
 ) -> Option<Template> {
     let Spanned { value: text, place } = text;
     let (destination, code) = (Destination::Header(name), "edgeway::headers::value");
     match side {
-        Side::Request => Template::compile(text, *place, destination, code, cx),
-        Side::Response => Template::compile_of_response(text, *place, destination, code, cx),
+        HeaderSide::Request => Template::compile(text, *place, destination, code, cx),
+        HeaderSide::Response => Template::compile_of_response(text, *place, destination, code, cx),
     }
 }
 

@@ -20,12 +20,12 @@ const DAY: u64 = 86_400;
 /// Compiled `expires`.
 #[derive(Debug)]
 pub(super) struct Expires {
-    time: Written,
+    time: ExpiresValue,
     clock: Clock,
 }
 
 #[derive(Debug)]
-enum Written {
+enum ExpiresValue {
     Fixed(Time),
     /// Text that is one of the times, for each response.
     Template(Template),
@@ -94,8 +94,8 @@ impl Expires {
     /// The message for the user.
     pub(super) fn new(text: &str, template: Template, clock: Clock) -> Result<Self, String> {
         let time = match template.fixed() {
-            Some(_) => Written::Fixed(text.parse()?),
-            None => Written::Template(template),
+            Some(_) => ExpiresValue::Fixed(text.parse()?),
+            None => ExpiresValue::Template(template),
         };
         Ok(Self { time, clock })
     }
@@ -109,8 +109,8 @@ impl Expires {
             return;
         }
         let time = match &self.time {
-            Written::Fixed(time) => *time,
-            Written::Template(template) => {
+            ExpiresValue::Fixed(time) => *time,
+            ExpiresValue::Template(template) => {
                 let mut text = String::new();
                 let _undecided =
                     template.write_with(&Values::of_response(ex, head), None, &mut text);

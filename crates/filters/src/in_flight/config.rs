@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{InFlight, PerKey, counts::Counts};
+use super::{InFlight, PerKey, counts::RouteCounts};
 
 /// Maximum number of requests in flight: a number for the route, or a mapping. Requests beyond it
 /// get 503.
@@ -80,7 +80,7 @@ impl RouteInFlightConfig {
         let counts = cx
             .zones
             .get_or_create(&format!("in_flight {}", cx.route), || {
-                Counts::new(cx.metrics, cx.route)
+                RouteCounts::new(cx.metrics, cx.route)
             });
         Some(InFlight {
             counts,

@@ -18,7 +18,7 @@ use edgeway_core::{
 use parking_lot::Mutex;
 
 /// Requests in flight of one route.
-pub(super) struct Counts {
+pub(super) struct RouteCounts {
     /// Invariant: the number of [`RoutePermit`]s alive.
     route: AtomicU32,
     gauge: IntGauge,
@@ -36,15 +36,15 @@ const SMALL: usize = 64;
 
 const FAMILY: &str = "edgeway_in_flight_requests";
 
-impl Zone for Counts {}
+impl Zone for RouteCounts {}
 
 /// Permit of a request on its route.
-pub(super) struct RoutePermit(Arc<Counts>);
+pub(super) struct RoutePermit(Arc<RouteCounts>);
 
 /// Permit of a request for its client.
-pub(super) struct KeyPermit(Arc<Counts>, Key);
+pub(super) struct KeyPermit(Arc<RouteCounts>, Key);
 
-impl Counts {
+impl RouteCounts {
     pub(super) fn new(metrics: &Metrics, route: &str) -> Self {
         Self {
             route: AtomicU32::new(0),

@@ -13,13 +13,13 @@ use edgeway_core::{
 };
 use http::StatusCode;
 
-use self::counts::{Counts, KeyPermit, RoutePermit};
+use self::counts::{KeyPermit, RouteCounts, RoutePermit};
 
 /// The compiled filter.
 pub struct InFlight {
     /// Counts shared by all configurations of this route: a request counts until it is over,
     /// whichever configuration it started under.
-    counts: Arc<Counts>,
+    counts: Arc<RouteCounts>,
     max: Option<u32>,
     per_key: Option<Arc<PerKey>>,
 }
@@ -45,7 +45,7 @@ impl Filter for InFlight {
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         // A refused request holds no permit while its response is sent.
-        let Some(place) = Counts::enter(&self.counts, self.max) else {
+        let Some(place) = RouteCounts::enter(&self.counts, self.max) else {
             return too_many();
         };
         if !self.waits_for_identity() {
@@ -101,7 +101,7 @@ impl InFlight {
             return Ok(None);
         };
         let key = key.resolve(ex, self.counts.hashing());
-        let place = Counts::enter_key(&self.counts, key, *max);
+        let place = RouteCounts::enter_key(&self.counts, key, *max);
         place.map(Some).ok_or_else(|| {
             refuse(
                 "in_flight_key",
@@ -120,7 +120,7 @@ impl Filter for GuardLimits {
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
-        let Some(place) = Counts::enter(&self.0.counts, self.0.max) else {
+        let Some(place) = RouteCounts::enter(&self.0.counts, self.0.max) else {
             return too_many();
         };
         match self.0.enter_key(ex) {

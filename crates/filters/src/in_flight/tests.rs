@@ -14,7 +14,7 @@ use edgeway_core::{
 use pingora::http::RequestHeader;
 use proptest::prelude::*;
 
-use super::{InFlight, PerKey, counts::Counts};
+use super::{InFlight, PerKey, counts::RouteCounts};
 
 /// A route under test, and its requests.
 struct Route {
@@ -33,7 +33,7 @@ fn route(max: Option<u32>, per_key: Option<(u32, &str)>) -> Route {
     let metrics = Metrics::default();
     Route {
         filter: Arc::new(InFlight {
-            counts: Arc::new(Counts::new(&metrics, "r")),
+            counts: Arc::new(RouteCounts::new(&metrics, "r")),
             max,
             per_key: per_key.map(|(max, yaml)| {
                 let key = key(yaml);
@@ -153,9 +153,9 @@ fn a_changed_limit_counts_requests_in_flight() {
 
 #[test]
 fn a_rush_of_clients_leaves_no_room_behind() {
-    let counts = Arc::new(Counts::new(&Metrics::default(), "r"));
+    let counts = Arc::new(RouteCounts::new(&Metrics::default(), "r"));
     let rush: Vec<_> = (0..50_000)
-        .map(|key| Counts::enter_key(&counts, Key(key), 1).unwrap())
+        .map(|key| RouteCounts::enter_key(&counts, Key(key), 1).unwrap())
         .collect();
     drop(rush);
     let (_, keys, room) = counts.sizes();
@@ -165,13 +165,13 @@ fn a_rush_of_clients_leaves_no_room_behind() {
 
 #[test]
 fn threads_never_pass_a_bound_and_lose_no_place() {
-    let counts = Arc::new(Counts::new(&Metrics::default(), "r"));
+    let counts = Arc::new(RouteCounts::new(&Metrics::default(), "r"));
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for turn in 0..2_000_u128 {
-                    let place = Counts::enter(&counts, Some(5));
-                    let key = Counts::enter_key(&counts, Key(turn % 3), 2);
+                    let place = RouteCounts::enter(&counts, Some(5));
+                    let key = RouteCounts::enter_key(&counts, Key(turn % 3), 2);
                     assert!(counts.sizes().0 <= 5);
                     drop((place, key));
                 }
@@ -180,7 +180,7 @@ fn threads_never_pass_a_bound_and_lose_no_place() {
     });
     let (route, keys, _) = counts.sizes();
     assert_eq!((route, keys), (0, 0));
-    assert!(Counts::enter(&counts, Some(1)).is_some());
+    assert!(RouteCounts::enter(&counts, Some(1)).is_some());
 }
 
 proptest! {

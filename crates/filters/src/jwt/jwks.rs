@@ -219,10 +219,10 @@ impl Jwks {
     /// Fetches the keys once.
     pub(super) async fn ask(&self, source: &JwksSource) {
         let asking = FetchInFlight::begin(self);
-        let found = self.fetch(source).await;
+        let fetched = self.fetch(source).await;
         let now = self.clock.now();
         let before = self.state.load_full();
-        let state = match found {
+        let state = match fetched {
             Ok((keys, age)) => {
                 self.fetches.ok.inc();
                 self.fetches.up.set(1);

@@ -54,7 +54,7 @@ edgeway_base::enum_table! {
 edgeway_base::enum_table! {
     /// Kind of a key.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) enum Kind => name {
+    pub(super) enum KeyKind => name {
         Secret = "a secret",
         Rsa = "an RSA key",
         P256 = "a P-256 key",
@@ -69,15 +69,15 @@ impl Algorithm {
     }
 
     /// Returns the only kind of key that verifies this algorithm.
-    pub(super) fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> KeyKind {
         match self {
-            Self::HS256 | Self::HS384 | Self::HS512 => Kind::Secret,
+            Self::HS256 | Self::HS384 | Self::HS512 => KeyKind::Secret,
             Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512 => {
-                Kind::Rsa
+                KeyKind::Rsa
             }
-            Self::ES256 => Kind::P256,
-            Self::ES384 => Kind::P384,
-            Self::EdDSA => Kind::Ed25519,
+            Self::ES256 => KeyKind::P256,
+            Self::ES384 => KeyKind::P384,
+            Self::EdDSA => KeyKind::Ed25519,
         }
     }
 
@@ -106,7 +106,7 @@ enum Scheme {
     Curve(&'static dyn VerificationAlgorithm),
 }
 
-impl Kind {
+impl KeyKind {
     /// Returns the default algorithm of keys of this kind.
     pub(super) fn usual(self) -> Algorithm {
         match self {
@@ -124,7 +124,7 @@ impl Kind {
 pub(super) struct Key {
     /// Name of the key in tokens.
     pub(super) kid: Option<Box<str>>,
-    pub(super) kind: Kind,
+    pub(super) kind: KeyKind,
     /// The only algorithm of the key, if its owner specifies one.
     only: Option<Algorithm>,
     material: Material,
@@ -178,7 +178,7 @@ impl Key {
         self.only.unwrap_or(self.kind.usual())
     }
 
-    fn of(kind: Kind, material: Material) -> Self {
+    fn new(kind: KeyKind, material: Material) -> Self {
         Self {
             kid: None,
             kind,
@@ -197,7 +197,7 @@ impl Key {
                 "create one with `openssl rand -hex 32`, and share it with the token issuer",
             ));
         }
-        Ok(Self::of(Kind::Secret, Material::Secret(bytes.to_vec())))
+        Ok(Self::new(KeyKind::Secret, Material::Secret(bytes.to_vec())))
     }
 
     fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, InvalidValue> {
@@ -221,22 +221,22 @@ impl Key {
         }
         let (n, e) = (modulus, exponent);
         let key = RsaPublicKeyComponents { n, e };
-        Ok(Self::of(Kind::Rsa, Material::Rsa(key)))
+        Ok(Self::new(KeyKind::Rsa, Material::Rsa(key)))
     }
 
     /// Makes a key from an uncompressed point on a curve, or a point of Ed25519.
-    fn point(kind: Kind, bytes: &[u8]) -> Result<Self, InvalidValue> {
+    fn point(kind: KeyKind, bytes: &[u8]) -> Result<Self, InvalidValue> {
         let is_point = match kind {
-            Kind::P256 => is_on(&ECDH_P256, bytes),
-            Kind::P384 => is_on(&ECDH_P384, bytes),
-            Kind::Ed25519 => bytes.len() == 32,
-            Kind::Rsa | Kind::Secret => false,
+            KeyKind::P256 => is_on(&ECDH_P256, bytes),
+            KeyKind::P384 => is_on(&ECDH_P384, bytes),
+            KeyKind::Ed25519 => bytes.len() == 32,
+            KeyKind::Rsa | KeyKind::Secret => false,
         };
         if !is_point {
             let message = "the key is not an uncompressed point on its curve";
             return Err(InvalidValue::new(message, KINDS));
         }
-        Ok(Self::of(kind, Material::Point(bytes.to_vec())))
+        Ok(Self::new(kind, Material::Point(bytes.to_vec())))
     }
 }
 
@@ -345,15 +345,15 @@ fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, InvalidValue> {
                 .as_ref()
                 .and_then(|p| p.as_oid().ok());
             match curve.map(|oid| oid.to_id_string()).as_deref() {
-                Some(P256) => Key::point(Kind::P256, bytes),
-                Some(P384) => Key::point(Kind::P384, bytes),
+                Some(P256) => Key::point(KeyKind::P256, bytes),
+                Some(P384) => Key::point(KeyKind::P384, bytes),
                 _ => Err(InvalidValue::new(
                     "the key is on a curve that is not supported",
                     KINDS,
                 )),
             }
         }
-        ED25519 => Key::point(Kind::Ed25519, bytes),
+        ED25519 => Key::point(KeyKind::Ed25519, bytes),
         _ => Err(InvalidValue::new("the key type is not supported", KINDS)),
     }
 }
@@ -441,7 +441,7 @@ impl Jwk {
             let text = text.as_deref().unwrap_or_default();
             URL_SAFE_NO_PAD.decode(text).unwrap_or_default()
         };
-        let on_curve = |kind: Kind, length: usize| {
+        let on_curve = |kind: KeyKind, length: usize| {
             let (x, y) = (bytes(&self.x), bytes(&self.y));
             let has_full_length = x.len() == length && y.len() == length;
             let point = [&[4][..], &x, &y].concat();
@@ -449,9 +449,9 @@ impl Jwk {
         };
         let key = match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", _) => Key::rsa(&bytes(&self.n), &bytes(&self.e)),
-            ("EC", Some("P-256")) => on_curve(Kind::P256, 32),
-            ("EC", Some("P-384")) => on_curve(Kind::P384, 48),
-            ("OKP", Some("Ed25519")) => Key::point(Kind::Ed25519, &bytes(&self.x)),
+            ("EC", Some("P-256")) => on_curve(KeyKind::P256, 32),
+            ("EC", Some("P-384")) => on_curve(KeyKind::P384, 48),
+            ("OKP", Some("Ed25519")) => Key::point(KeyKind::Ed25519, &bytes(&self.x)),
             ("oct", _) if secrets == SecretKeys::Allowed => Key::secret(&bytes(&self.k)),
             _ => return Err("its type or curve is not supported".to_owned()),
         };

@@ -29,7 +29,7 @@ pub fn token(data: &[u8]) {
     }
     // If the text is a set of keys, it holds no secrets.
     if let Ok(keys) = keys::set(data, keys::SecretKeys::Refused, |_, _| {}) {
-        assert!(keys.iter().all(|key| key.kind != keys::Kind::Secret));
+        assert!(keys.iter().all(|key| key.kind != keys::KeyKind::Secret));
     }
 }
 

@@ -184,9 +184,9 @@ impl TokenRules {
         if self.needs_exp && exp.is_none() {
             return Err(TokenError::Lifetime);
         }
-        if let Some(most) = self.max_ttl {
+        if let Some(max) = self.max_ttl {
             match (iat, exp) {
-                (Some(iat), Some(exp)) if exp - iat <= most.as_secs_f64() => {}
+                (Some(iat), Some(exp)) if exp - iat <= max.as_secs_f64() => {}
                 _ => return Err(TokenError::Lifetime),
             }
         }

@@ -22,14 +22,14 @@ pub(super) struct BodyConfig {
 
 impl BodyConfig {
     pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<usize> {
-        let most = self.max.value.0;
-        if !(1..=MAX_BODY_LEN).contains(&most) {
+        let max = self.max.value.0;
+        if !(1..=MAX_BODY_LEN).contains(&max) {
             return cx.at(self.max.place, "edgeway::plugins::body").refuse(
                 format!("`max: {}` is out of range", self.max.value),
                 "write from 1 byte to `64KiB`: a body is buffered whole before it is forwarded",
             );
         }
-        usize::try_from(most).ok()
+        usize::try_from(max).ok()
     }
 }
 
@@ -38,15 +38,15 @@ pub(super) fn is_read(head: &RequestHeader) -> bool {
     has_body(head) && plugins::body::is_read(&head.headers)
 }
 
-/// Returns the body as a plugin gets it that accepts bodies of up to `most` bytes.
-pub(super) fn given(head: &RequestHeader, read: &Body, most: Option<usize>) -> plugins::Body {
+/// Returns the body as a plugin gets it that accepts bodies of up to `max` bytes.
+pub(super) fn given(head: &RequestHeader, read: &Body, max: Option<usize>) -> plugins::Body {
     const NOT_ASKED: &str = "write `body: {}` where the plugin is configured";
-    let Some(most) = most else {
+    let Some(max) = max else {
         return unread(head, NOT_ASKED);
     };
     match read {
         Body::NotRead => unread(head, plugins::body::OTHER),
-        Body::Whole(bytes) => plugins::Body::read(bytes, most),
+        Body::Whole(bytes) => plugins::Body::read(bytes, max),
         Body::TooLong => plugins::Body::Unread(plugins::body::TOO_LONG),
     }
 }

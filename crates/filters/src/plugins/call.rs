@@ -16,9 +16,9 @@ impl RoutePlugin {
     pub(super) async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
         self.is_enabled()?;
         let client = input.ip;
-        let begun = self.clock.now();
+        let start = self.clock.now();
         let outcome = self.plugin.call(hook, input).await;
-        self.metrics.called(hook, self.clock.now() - begun);
+        self.metrics.called(hook, self.clock.now() - start);
         match (&outcome, &self.breaker) {
             (Ok(_), Some(breaker)) => breaker.passed(),
             (Ok(_), None) => {}

@@ -54,8 +54,8 @@ impl RoutePlugin {
         let raw = path.as_bytes();
         let is_read_so = |reading: &[u8]| {
             let reading = String::from_utf8_lossy(reading);
-            let own = self.matcher.is_for_reading(&ex.head.method, &reading, host);
-            own && self.plugin.is_for_reading(&reading, request)
+            let takes_reading = self.matcher.is_for_reading(&ex.head.method, &reading, host);
+            takes_reading && self.plugin.is_for_reading(&reading, request)
         };
         has_paths
             && (self.has_odd_paths || has_spellings(raw))

@@ -171,12 +171,12 @@ pub(super) struct LimitsConfig {
 
 impl PluginsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Plugins {
-        let own = self.identity_headers(cx).into();
+        let headers = self.identity_headers(cx).into();
         let plugins = self.0.into_iter();
         Plugins {
             uses: plugins.filter_map(|plugin| plugin.compile(cx)).collect(),
             whose: PluginSelection::All,
-            own,
+            own: headers,
         }
     }
 

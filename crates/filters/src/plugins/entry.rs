@@ -14,7 +14,7 @@ impl Plugins {
     pub(super) fn logged(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
         let mut calls = Vec::new();
         let mut entry: Option<String> = None;
-        for (at, each) in self.uses.iter().enumerate() {
+        for (index, each) in self.uses.iter().enumerate() {
             if !each.plugin.has(Hook::Log) || !each.is_for(ex) {
                 continue;
             }
@@ -27,7 +27,7 @@ impl Plugins {
                 entry: Some(entry.clone()),
                 ..each.input_of(ex, ex.head.headers.clone(), None)
             };
-            calls.push((at, input, permit));
+            calls.push((index, input, permit));
         }
         let Some((first, ..)) = calls.first() else {
             return;
@@ -35,8 +35,8 @@ impl Plugins {
         let (uses, tasks) = (Arc::clone(&self.uses), self.uses[*first].log_tasks.clone());
         *late = Some(LateFields::new(tasks, async move {
             let mut fields = LogFields::new();
-            for (at, input, permit) in calls {
-                let each = &uses[at];
+            for (index, input, permit) in calls {
+                let each = &uses[index];
                 if let Some(logged) = each.log(input).await.filter(are_fields) {
                     let name = Arc::clone(each.plugin.name());
                     fields.entry(name).or_default().extend(logged);
@@ -54,9 +54,9 @@ impl RoutePlugin {
     async fn log(&self, input: Input) -> Option<Map<String, Value>> {
         self.is_enabled().ok()?;
         let id = input.request_id.clone();
-        let begun = self.clock.now();
+        let start = self.clock.now();
         let outcome = self.plugin.call(Hook::Log, input).await;
-        self.metrics.called(Hook::Log, self.clock.now() - begun);
+        self.metrics.called(Hook::Log, self.clock.now() - start);
         let fields = outcome.and_then(|output| match output.result {
             HookResult::Json(text) => serde_json::from_str(&text).map_err(|error| {
                 Failure::script(format!(

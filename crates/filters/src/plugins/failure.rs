@@ -86,17 +86,17 @@ impl PluginConfig {
                     ), "remove `has` and `missing` from the entry, and check them in `onRequest`");
             }
         }
-        let found = what.map_err(|(place, what, help)| {
+        let parsed = what.map_err(|(place, what, help)| {
             let what = format!("plugin `{name}` {what}");
             cx.at(place, "edgeway::plugins::on_error").error(what, help);
         });
-        if let (Ok(OnErrorConfig::Refuse), Some(breaker)) = (&found, &self.breaker) {
+        if let (Ok(OnErrorConfig::Refuse), Some(breaker)) = (&parsed, &self.breaker) {
             return cx.at(breaker.place, "edgeway::plugins::breaker").refuse(
                 format!("plugin `{name}` refuses requests when it fails, and is never paused"),
                 "remove `breaker`: such a plugin runs for each request, so that one client cannot \
                  affect others",
             );
         }
-        found.ok()
+        parsed.ok()
     }
 }

@@ -5,7 +5,7 @@ use edgeway_core::chain::CompileContext;
 use edgeway_script::kv::Owners;
 
 /// Claims the name of a plugin's kv; reports another file that has it.
-pub(super) fn claim(plugin: &str, file: &str, at: Place, cx: &mut CompileContext<'_>) {
+pub(super) fn claim(plugin: &str, file: &str, place: Place, cx: &mut CompileContext<'_>) {
     let owners = cx.shared.get::<Owners>();
     let Some(first) = owners.and_then(|owners| owners.claim(plugin, &cx.folder.join(file))) else {
         return;
@@ -15,5 +15,5 @@ pub(super) fn claim(plugin: &str, file: &str, at: Place, cx: &mut CompileContext
         first.display()
     );
     let help = "write a different `name` for one of the two";
-    cx.at(at, "edgeway::plugins::kv").error(what, help);
+    cx.at(place, "edgeway::plugins::kv").error(what, help);
 }

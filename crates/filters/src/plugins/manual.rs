@@ -32,8 +32,8 @@ pub struct ManualSettings {
 /// at `folder`; `None` if it is not there.
 pub fn settings(node: &Node, folder: &Path, file: &Path) -> Option<Result<ManualSettings, String>> {
     let same = |written: &str| {
-        let own = folder.join(written).canonicalize().ok();
-        own.is_some() && own == file.canonicalize().ok()
+        let path = folder.join(written).canonicalize().ok();
+        path.is_some() && path == file.canonicalize().ok()
     };
     let all: PluginsConfig = read(node, &mut Diagnostics::default())?;
     let plugin = all.0.into_iter().find(|plugin| same(&plugin.file.value))?;

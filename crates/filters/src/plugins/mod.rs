@@ -292,16 +292,16 @@ impl AsyncFilter for Plugins {
                     continue;
                 };
                 if let HookResult::Response(response) = output.result {
-                    let own = self::reply(*response);
-                    reply.status = own.status;
-                    reply.body = own.body;
+                    let page = self::reply(*response);
+                    reply.status = page.status;
+                    reply.body = page.body;
                     // Most of these have one value only (RFC 9110, 5.3).
                     let is_kept = |name: &HeaderName| {
                         [header::SET_COOKIE, header::WWW_AUTHENTICATE].contains(name)
-                            || own.headers.iter().all(|(own, _)| own != name)
+                            || page.headers.iter().all(|(known, _)| known != name)
                     };
                     reply.headers.retain(|(name, _)| is_kept(name));
-                    reply.headers.extend(own.headers);
+                    reply.headers.extend(page.headers);
                     return;
                 }
             }
@@ -495,7 +495,7 @@ impl RoutePlugin {
             && ex.facts.slot::<ClientLocation>().is_none()
         {
             let address = ex.facts.client.ip;
-            ex.facts.put(ClientLocation::of(Arc::clone(geo), address));
+            ex.facts.put(ClientLocation::new(Arc::clone(geo), address));
         }
         self.input_of(ex, headers, response)
     }
@@ -510,7 +510,7 @@ impl RoutePlugin {
         let facts = &*ex.facts;
         let location = facts.slot::<ClientLocation>().cloned();
         let unread = || {
-            Some(ClientLocation::of(
+            Some(ClientLocation::new(
                 Arc::clone(self.geo.as_ref()?),
                 facts.client.ip,
             ))

@@ -15,7 +15,7 @@ const LONGEST: usize = 300;
 #[derive(Debug)]
 pub(super) struct RecentFailures {
     clock: Clock,
-    begun: Instant,
+    start: Instant,
     state: Mutex<State>,
 }
 
@@ -30,21 +30,21 @@ impl RecentFailures {
     pub(super) fn new(clock: &Clock) -> Self {
         Self {
             clock: clock.clone(),
-            begun: clock.now(),
+            start: clock.now(),
             state: Mutex::default(),
         }
     }
 
     /// Returns the number of the present part of time.
     fn part(&self) -> u64 {
-        self.clock.now().duration_since(self.begun).as_secs() / PART.as_secs()
+        self.clock.now().duration_since(self.start).as_secs() / PART.as_secs()
     }
 
     pub(super) fn count(&self, failure: &impl ToString) {
         let part = self.part();
         let mut state = self.state.lock();
-        let at = usize::try_from(part % PARTS as u64).unwrap_or(0);
-        let (number, count) = &mut state.parts[at];
+        let index = usize::try_from(part % PARTS as u64).unwrap_or(0);
+        let (number, count) = &mut state.parts[index];
         if *number != part {
             (*number, *count) = (part, 0);
         }

@@ -29,10 +29,10 @@ impl PluginSettings {
     }
 
     /// Returns the place of a value, or of its innermost existing parent.
-    pub(super) fn place(&self, at: &[Step]) -> Option<Place> {
+    pub(super) fn place(&self, steps: &[Step]) -> Option<Place> {
         let mut node = self.node.as_ref()?;
         let mut place = node.place;
-        for step in at {
+        for step in steps {
             let next = match (step, &node.value) {
                 (Step::Key(key), Value::Map(_)) => node.entry(key).map(|(key, node)| {
                     // A problem is shown at the value; for a mapping or list, which is long, at its
@@ -41,15 +41,15 @@ impl PluginSettings {
                     let place = if is_long { key.place } else { node.place };
                     (place, node)
                 }),
-                (Step::Item(at), Value::List(items)) => {
-                    items.get(*at).map(|node| (node.place, node))
+                (Step::Item(index), Value::List(items)) => {
+                    items.get(*index).map(|node| (node.place, node))
                 }
                 _ => None,
             };
-            let Some((found, inner)) = next else {
+            let Some((child_place, inner)) = next else {
                 break;
             };
-            (place, node) = (found, inner);
+            (place, node) = (child_place, inner);
         }
         Some(place)
     }

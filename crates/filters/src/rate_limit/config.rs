@@ -130,14 +130,14 @@ impl EntryCheck<'_, '_> {
                 "write 1 or more, or remove the limit".to_owned(),
             )
         } else if cost > limit.smallest_burst() {
-            let most = limit.smallest_burst();
+            let max = limit.smallest_burst();
             (
                 "edgeway::rate_limit::cost",
                 format!(
-                    "a request of `cost: {cost}` would never pass `{}`, which allows {most} at once",
+                    "a request of `cost: {cost}` would never pass `{}`, which allows {max} at once",
                     limit.name
                 ),
-                format!("write {most} or less, or a larger `burst` at the limit and in its tiers"),
+                format!("write {max} or less, or a larger `burst` at the limit and in its tiers"),
             )
         } else {
             return true;

@@ -129,7 +129,7 @@ impl Filter for RateLimit {
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
         let outcome = self.apply_at_once(self.round_two(), ex);
-        TakenUnits::of(ex).is_authorized = true;
+        TakenUnits::get_or_insert(ex).is_authorized = true;
         outcome.into()
     }
 
@@ -142,8 +142,8 @@ impl Filter for RateLimit {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if let Some(taken) = ex.facts.slot::<TakenUnits>() {
-            self.write_headers(&taken.list, &mut head.headers);
+        if let Some(units) = ex.facts.slot::<TakenUnits>() {
+            self.write_headers(&units.list, &mut head.headers);
         }
     }
 
@@ -163,7 +163,7 @@ impl AsyncFilter for RateLimit {
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let verdict = self.apply_waiting(self.round_two(), ex).await;
-            TakenUnits::of(ex).is_authorized = true;
+            TakenUnits::get_or_insert(ex).is_authorized = true;
             verdict
         })
     }
@@ -219,10 +219,10 @@ impl RateLimit {
     /// Counts the takes once all limits of a round have let the request pass: returned takes have
     /// not passed.
     fn count(ex: &mut Exchange<'_>) {
-        let Some(taken) = ex.facts.slot_mut::<TakenUnits>() else {
+        let Some(units) = ex.facts.slot_mut::<TakenUnits>() else {
             return;
         };
-        for take in taken.list.iter_mut().filter(|take| !take.is_counted) {
+        for take in units.list.iter_mut().filter(|take| !take.is_counted) {
             let counts = &take.charge.limit.counts;
             if take.wait.is_zero() {
                 counts.passed.inc();
@@ -288,7 +288,7 @@ impl RateLimit {
         if !wait.is_zero() {
             ex.facts.limit = Some(Arc::clone(&limit.name));
         }
-        TakenUnits::of(ex).list.push(take);
+        TakenUnits::get_or_insert(ex).list.push(take);
         Outcome::Pass(wait)
     }
 
@@ -296,7 +296,7 @@ impl RateLimit {
     /// A guess stays charged, or this refusal would lift the limits that are to stop the next one.
     fn refuse(&self, ex: &mut Exchange<'_>, refusing: LimitDecision, reply: Reply) -> Outcome {
         ex.facts.limit = Some(Arc::clone(&refusing.charge.limit.name));
-        let units = TakenUnits::of(ex);
+        let units = TakenUnits::get_or_insert(ex);
         let taken = std::mem::replace(&mut units.list, vec![refusing]);
         let returned = if units.is_guess { Vec::new() } else { taken };
         let now = self.clock.now();
@@ -316,7 +316,7 @@ impl RateLimit {
 }
 
 impl TakenUnits {
-    fn of<'f>(ex: &'f mut Exchange<'_>) -> &'f mut Self {
+    fn get_or_insert<'f>(ex: &'f mut Exchange<'_>) -> &'f mut Self {
         if ex.facts.slot::<Self>().is_none() {
             ex.facts.put(Self::default());
         }
@@ -353,7 +353,7 @@ fn is_unknown(ex: &mut Exchange<'_>, reply: &Reply) -> bool {
     let is_refused = reply.status == StatusCode::UNAUTHORIZED && reply.reason.is_some();
     let noted = ex.facts.noted.as_deref();
     let is_refused = is_refused || noted.is_some_and(AuditNote::is_of_identity);
-    let units = TakenUnits::of(ex);
+    let units = TakenUnits::get_or_insert(ex);
     units.is_guess = is_refused && !units.is_authorized;
     units.is_guess
 }
@@ -399,7 +399,7 @@ impl Charge {
         let Some(decision) = decision.cloned() else {
             return false;
         };
-        TakenUnits::of(ex).list.push(LimitDecision {
+        TakenUnits::get_or_insert(ex).list.push(LimitDecision {
             // Only where it was taken is it given back.
             store: Store::None,
             is_counted: true,

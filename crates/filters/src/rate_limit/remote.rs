@@ -143,14 +143,14 @@ impl RateLimit {
         let Some(shared) = takes.first().and_then(|first| first.charge.shared()) else {
             return;
         };
-        let taken: Vec<_> = takes
+        let pairs: Vec<_> = takes
             .iter()
             .filter_map(|take| match take.store {
                 Store::Redis(from) => Some((take.charge.demand(take.tier, take.key), from)),
                 Store::Memory(..) | Store::None => None,
             })
             .collect();
-        shared.give_back(&taken).await;
+        shared.give_back(&pairs).await;
     }
 }
 

@@ -78,7 +78,7 @@ impl Filter for RequestId {
                 _ => {}
             }
         }
-        let is_valid = has_parent && TraceContext::of(headers).is_some();
+        let is_valid = has_parent && TraceContext::read(headers).is_some();
         if self.traceparent && !is_valid {
             // W3C Trace Context, 3.3: state without a valid parent means nothing.
             if has_state {

@@ -100,8 +100,8 @@ fn location(rules: &[Rule], head: &mut response::Parts) {
         head.headers.insert(header::LOCATION, new);
     }
     if let Some(refresh) = head.headers.get(REFRESH)
-        && let Some(at) = refresh.to_str().ok().and_then(url_of_refresh)
-        && let Some(new) = replaced(refresh, at)
+        && let Some(offset) = refresh.to_str().ok().and_then(url_of_refresh)
+        && let Some(new) = replaced(refresh, offset)
     {
         head.headers.insert(REFRESH, new);
     }

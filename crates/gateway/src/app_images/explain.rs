@@ -46,9 +46,9 @@ impl AppImages {
         if self.files.is_guarded(source) {
             return Some("left to the app (`source`): the source is in `guarded`");
         }
-        let found = self.files.find(source, release);
-        let found = found.filter(|_| !wanted.request.has_query());
-        let Some((files, below)) = found else {
+        let file = self.files.find(source, release);
+        let file = file.filter(|_| !wanted.request.has_query());
+        let Some((files, below)) = file else {
             return Some(if release.is_none_or(|(_, is_up)| is_up) {
                 "made at the edge if the app sends a JPEG, PNG or WebP as its source; otherwise \
                  left to the app"
@@ -75,12 +75,12 @@ impl AppImages {
     }
 }
 
-/// Returns the first bytes of a file; `None` if it is empty or has more than `most` bytes.
-fn beginning(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+/// Returns the first bytes of a file; `None` if it is empty or has more than `max` bytes.
+fn beginning(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut file = fs::File::open(path)?;
     let size = file.metadata()?.len();
     let mut bytes = vec![0; 64];
     let length = file.read(&mut bytes)?;
     bytes.truncate(length);
-    Ok((1..=most).contains(&size).then_some(bytes))
+    Ok((1..=max).contains(&size).then_some(bytes))
 }

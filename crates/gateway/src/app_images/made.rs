@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use edgeway_cache::{nextjs::RemoteSources, store::Entry};
-use edgeway_images::{self as images, Bounds, Kind, OutputFormat, Wanted};
+use edgeway_images::{self as images, Bounds, Kind, OutputFormat, TargetImage};
 use http::{HeaderMap, header};
 
 use super::{
@@ -51,9 +51,9 @@ impl WantedImage {
     /// Returns the maximum bytes of a source that is no file, and true if the app refuses a larger
     /// one.
     pub fn longest(&self) -> (usize, bool) {
-        let own = usize::try_from(self.optimizer.max_source);
-        let own = own.unwrap_or(usize::MAX);
-        (own.min(MAX_FETCHED_SIZE), own <= MAX_FETCHED_SIZE)
+        let limit = usize::try_from(self.optimizer.max_source);
+        let limit = limit.unwrap_or(usize::MAX);
+        (limit.min(MAX_FETCHED_SIZE), limit <= MAX_FETCHED_SIZE)
     }
 
     /// Returns the app's rules for sources on other servers.
@@ -62,24 +62,24 @@ impl WantedImage {
     }
 
     /// Returns the headers of a response with this image, as the optimizer of the app has them.
-    pub fn headers(&self, made: &MadeImage) -> Option<HeaderMap> {
+    pub fn headers(&self, image: &MadeImage) -> Option<HeaderMap> {
         let (optimizer, request) = (&self.optimizer, &self.request);
-        let disposition = optimizer.content_disposition(request, made.kind.extension());
+        let disposition = optimizer.content_disposition(request, image.kind.extension());
         let mut headers = HeaderMap::with_capacity(8);
         let text = |text: &str| http::HeaderValue::from_str(text).ok();
         headers.insert(header::VARY, text("Accept")?);
         headers.insert(
             header::CACHE_CONTROL,
-            text(&optimizer.cache_control(request, made.source_age))?,
+            text(&optimizer.cache_control(request, image.source_age))?,
         );
-        headers.insert(header::ETAG, text(&made.etag)?);
-        headers.insert(header::CONTENT_TYPE, text(made.kind.media_type())?);
+        headers.insert(header::ETAG, text(&image.etag)?);
+        headers.insert(header::CONTENT_TYPE, text(image.kind.media_type())?);
         headers.insert(header::CONTENT_DISPOSITION, text(&disposition)?);
         headers.insert(header::CONTENT_SECURITY_POLICY, text(&optimizer.policy)?);
         headers.insert("x-nextjs-cache", text("MISS")?);
         headers.insert(
             header::CONTENT_LENGTH,
-            http::HeaderValue::from(made.bytes.len()),
+            http::HeaderValue::from(image.bytes.len()),
         );
         Some(headers)
     }
@@ -117,7 +117,7 @@ pub(super) fn make(
         });
     }
     let (format, kind_made) = format_of(wanted, kind).ok_or(ImageFailure::Format)?;
-    let image = Wanted {
+    let image = TargetImage {
         width: wanted.request.width,
         quality: wanted.request.quality,
         format,

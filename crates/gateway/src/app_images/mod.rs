@@ -240,14 +240,14 @@ impl AppImages {
             return is_of_app();
         };
         let age = self.files.age_of(files);
-        let found = match files.kept(&path) {
+        let lookup = match files.kept(&path) {
             Some(file) => Some(file),
             None => match Files::find(files, &path).await {
                 FileLookup::File(file) => Some(file),
                 _ => None,
             },
         };
-        match found {
+        match lookup {
             Some(file) if (1..=wanted.optimizer.max_source).contains(&file.size()) => {
                 Ok(Some(ImageSource::File(file, age)))
             }
@@ -297,15 +297,15 @@ impl AppImages {
         let deadline = now + MAX_DURATION;
         let (key, wanted) = (wanted.key.clone(), wanted.clone());
         let workers = &self.workers.workers;
-        let made = workers.get(key, move || make(&source, &wanted, deadline));
-        let made = tokio::time::timeout(MAX_DURATION, made).await;
-        let made = made.map_err(|_| ImageFailure::Time)?;
-        let made = made.map_err(|_| ImageFailure::QueueFull)?;
-        let made = made.ok_or(ImageFailure::Internal)?;
-        if let Err(failure) = &*made {
+        let image = workers.get(key, move || make(&source, &wanted, deadline));
+        let image = tokio::time::timeout(MAX_DURATION, image).await;
+        let image = image.map_err(|_| ImageFailure::Time)?;
+        let image = image.map_err(|_| ImageFailure::QueueFull)?;
+        let image = image.ok_or(ImageFailure::Internal)?;
+        if let Err(failure) = &*image {
             return Err(*failure);
         }
-        Ok(MadeOnce(made))
+        Ok(MadeOnce(image))
     }
 
     /// Counts an image that was sent, or a request that goes to the app.

@@ -139,8 +139,8 @@ impl SourceFetches {
 impl Drop for Joined<'_> {
     fn drop(&mut self) {
         let mut in_flight = self.fetches.in_flight.lock();
-        let own = in_flight.get(&self.key);
-        let is_own = own.is_some_and(|own| own.as_ptr() == Arc::as_ptr(&self.cell));
+        let cell = in_flight.get(&self.key);
+        let is_own = cell.is_some_and(|cell| cell.as_ptr() == Arc::as_ptr(&self.cell));
         // Others join under the same lock.
         if is_own && (self.cell.initialized() || Arc::strong_count(&self.cell) == 1) {
             in_flight.remove(&self.key);

@@ -152,9 +152,9 @@ impl<'a> OpenRoutes<'a> {
         let Some(files) = &node.config.files else {
             return;
         };
-        for own in guarding.apps() {
-            for (at, _) in own.match_indices('/') {
-                let (outer, folder) = own.split_at(at);
+        for app in guarding.apps() {
+            for (slash, _) in app.match_indices('/') {
+                let (outer, folder) = app.split_at(slash);
                 if !has_paths_below(node, folder)
                     && let Some(beside) = self.by_upstream.get_mut(outer)
                 {
@@ -300,27 +300,27 @@ impl<'a> OpenRoutesOfUpstream<'a> {
     fn rewritten_into(&self, guarded: &RouteNode, guards: &BTreeSet<u32>) -> Option<usize> {
         let matches = &guarded.config.matches.value;
         let paths = matches.path.0.iter().map(|path| {
-            let own = path.value.split(['{', '*']).next().unwrap_or_default();
-            (own, own.len() < path.value.len())
+            let text = path.value.split(['{', '*']).next().unwrap_or_default();
+            (text, text.len() < path.value.len())
         });
-        let location = matches.location.as_ref().map(|own| own.value.trim());
-        let location = location.filter(|own| !own.starts_with('~'));
-        let location = location.map(|own| match own.strip_prefix('=') {
+        let location = matches.location.as_ref().map(|text| text.value.trim());
+        let location = location.filter(|text| !text.starts_with('~'));
+        let location = location.map(|text| match text.strip_prefix('=') {
             Some(exact) => (exact.trim_start(), false),
-            None => (own.trim_start_matches("^~").trim_start(), true),
+            None => (text.trim_start_matches("^~").trim_start(), true),
         });
-        let found = paths.chain(location).flat_map(|(own, is_pattern)| {
-            let own = own.trim_end_matches('/');
-            let ends = own.char_indices().map(|(end, _)| end).chain([own.len()]);
-            let beginnings = ends.map(|end| &own[..end]);
-            let below = is_pattern.then(|| self.rewritten_below.first_without(&own, guards));
+        let rewrites = paths.chain(location).flat_map(|(text, is_pattern)| {
+            let text = text.trim_end_matches('/');
+            let ends = text.char_indices().map(|(end, _)| end).chain([text.len()]);
+            let beginnings = ends.map(|end| &text[..end]);
+            let below = is_pattern.then(|| self.rewritten_below.first_without(&text, guards));
             beginnings
                 .map(|beginning| self.rewritten_open.first_without(&beginning, guards))
-                .chain([self.rewritten.first_without(&own, guards)])
+                .chain([self.rewritten.first_without(&text, guards)])
                 .chain(below)
                 .flatten()
         });
-        found.min()
+        rewrites.min()
     }
 
     /// Adds a rewrite to paths that begin with `fixed`, and continue in any way if it is open.
@@ -345,8 +345,8 @@ impl<'a> OpenRoutesOfUpstream<'a> {
 /// chooses a route meets the guards of that one.
 fn rewrites(node: &RouteNode) -> impl Iterator<Item = (&str, bool, Place)> {
     let key = node.config.rewrite.as_ref().map(|rewrite| {
-        let own = &rewrite.value;
-        (own.with.value.as_str(), own.prefix.is_some(), rewrite.place)
+        let to = &rewrite.value;
+        (to.with.value.as_str(), to.prefix.is_some(), rewrite.place)
     });
     key.into_iter()
         .map(fixed)

@@ -225,9 +225,9 @@ fn route(file: &File, node: &RouteNode, route: &Route, hidden: &[Place]) -> Valu
 
 /// Returns the filters of a route, including those that are off but could be on. Without a route,
 /// returns those of the defaults.
-fn filters(file: &File, own: &[(Key, Node)], hidden: &[Place]) -> Map<String, Value> {
-    let of = |own| effective::filters(file, Place::default(), own);
-    let mut on: Map<String, Value> = of(own)
+fn filters(file: &File, written: &[(Key, Node)], hidden: &[Place]) -> Map<String, Value> {
+    let of = |written| effective::filters(file, Place::default(), written);
+    let mut on: Map<String, Value> = of(written)
         .filter_map(|(entry, node)| {
             let mut printed = (entry.print)(&node)?;
             if entry.name == PLUGINS {

@@ -8,7 +8,7 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-use super::{Decoded, Layout, Shrink, check_colours};
+use super::{Layout, RawImage, Shrink, check_colours};
 use crate::{Bounds, ImageError, Pixels, exif::Orientation};
 
 /// Longest side that the format can tell.
@@ -98,7 +98,7 @@ impl Header {
     }
 }
 
-pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<Decoded, ImageError> {
+pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<RawImage, ImageError> {
     let header = catch_unwind(|| Header::read(bytes)).map_err(|_| ImageError::Decode)??;
     bounds.check(header.width, header.height, header.memory)?;
     match header.profile {
@@ -119,7 +119,7 @@ pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<Decode
     if !matches!(decoded, Ok(Ok(()))) {
         return Err(ImageError::Decode);
     }
-    Ok(Decoded {
+    Ok(RawImage {
         orientation: header.orientation,
         step: step(&Shrink::to_width(layout, width)),
         pixels: Pixels {
@@ -136,8 +136,8 @@ pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<Decode
 fn step(shrink: &Shrink) -> u32 {
     let least = shrink.across.min(shrink.down);
     let factors = [(8, 8.0), (4, 4.0), (2, 2.0)];
-    let found = factors.into_iter().find(|(_, factor)| least >= *factor);
-    match found {
+    let factor = factors.into_iter().find(|(_, factor)| least >= *factor);
+    match factor {
         // One less where the rest would be too small for the filter.
         Some((factor, exact)) if least < exact + 1.0 => factor / 2,
         Some((factor, _)) => factor,

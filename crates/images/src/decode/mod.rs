@@ -7,14 +7,14 @@ mod webp;
 use crate::{Bounds, ImageError, Kind, Pixels, colour, exif::Orientation, scale::Scaling};
 
 /// Image as it is stored, and what is to be done with it.
-pub(crate) struct Decoded {
+pub(crate) struct RawImage {
     pub(crate) pixels: Pixels,
     pub(crate) orientation: Orientation,
     /// Pixels that count as one where sizes are rounded.
     pub(crate) step: u32,
 }
 
-impl Decoded {
+impl RawImage {
     /// Returns the part of the image that is shown at `width`, and the size that it gets before it
     /// is turned upright.
     pub(crate) fn scaling(&self, width: u32) -> Scaling {
@@ -94,7 +94,7 @@ pub(crate) fn decode(
     bytes: &[u8],
     width: u32,
     bounds: &Bounds,
-) -> Result<Decoded, ImageError> {
+) -> Result<RawImage, ImageError> {
     match kind {
         Kind::Jpeg => jpeg::decode(bytes, width, bounds),
         Kind::Png => png::decode(bytes, bounds),

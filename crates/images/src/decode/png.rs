@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 
-use super::{Decoded, check_colours};
+use super::{RawImage, check_colours};
 use crate::{Bounds, ImageError, Pixels, exif::Orientation};
 
 /// Bytes for each pixel of the largest kind, and for a copy of it.
@@ -13,7 +13,7 @@ const BYTES_PER_PIXEL: u64 = 8;
 /// Memory for chunks beside the image, such as profiles.
 const MAX_CHUNKS: usize = 16 * 1024 * 1024;
 
-pub(super) fn decode(bytes: &[u8], bounds: &Bounds) -> Result<Decoded, ImageError> {
+pub(super) fn decode(bytes: &[u8], bounds: &Bounds) -> Result<RawImage, ImageError> {
     let limits = Limits { bytes: MAX_CHUNKS };
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits);
     decoder.set_transformations(Transformations::EXPAND);
@@ -49,7 +49,7 @@ pub(super) fn decode(bytes: &[u8], bounds: &Bounds) -> Result<Decoded, ImageErro
         ColorType::Indexed => return Err(ImageError::Unsupported),
     };
     let exif = reader.info().exif_metadata.as_deref();
-    Ok(Decoded {
+    Ok(RawImage {
         orientation: exif.map_or_else(Orientation::default, Orientation::parse),
         step: 1,
         pixels: Pixels {

@@ -1,12 +1,12 @@
 //! Sources in WebP.
 
-use super::{Decoded, Layout, Shrink, check_colours};
+use super::{Layout, RawImage, Shrink, check_colours};
 use crate::{Bounds, ImageError, exif::Orientation, webp};
 
 /// Bytes for each pixel of the largest kind, and of the decoder's planes.
 const BYTES_PER_PIXEL: u64 = 8;
 
-pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<Decoded, ImageError> {
+pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<RawImage, ImageError> {
     let features = webp::features(bytes).ok_or(ImageError::Decode)?;
     let memory = u64::from(features.width) * u64::from(features.height) * BYTES_PER_PIXEL;
     bounds.check(features.width, features.height, memory)?;
@@ -24,7 +24,7 @@ pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<Decode
         scaled(features.width, least),
         scaled(features.height, least),
     );
-    Ok(Decoded {
+    Ok(RawImage {
         pixels: webp::decode(bytes, features, size)?,
         orientation,
         step: 1,
@@ -43,16 +43,16 @@ fn scaled(side: u32, shrink: f64) -> u32 {
 
 /// Returns the content of the first chunk of this name.
 fn chunk(bytes: &[u8], name: [u8; 4]) -> Option<&[u8]> {
-    let mut at = 12;
+    let mut offset = 12;
     loop {
-        let (own, rest) = bytes.get(at..)?.split_first_chunk::<4>()?;
+        let (kind, rest) = bytes.get(offset..)?.split_first_chunk::<4>()?;
         let length = u32::from_le_bytes(*rest.first_chunk()?) as usize;
-        let content = bytes.get(at + 8..)?;
-        if *own == name {
+        let content = bytes.get(offset + 8..)?;
+        if *kind == name {
             return content.get(..length);
         }
         // Chunks begin at even places.
-        at = at
+        offset = offset
             .checked_add(8)?
             .checked_add(length)?
             .checked_add(length % 2)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use crate::{
-    Bounds, ImageError, Kind, OutputFormat, Pixels, QueueFull, Wanted, Workers, colour,
+    Bounds, ImageError, Kind, OutputFormat, Pixels, QueueFull, TargetImage, Workers, colour,
     decode::decode,
     exif::Orientation,
     is_animated, jpeg,
@@ -31,8 +31,8 @@ const BOUNDS: Bounds = Bounds {
     memory: 16 << 20,
 };
 
-fn wanted(width: u32) -> Wanted {
-    Wanted {
+fn wanted(width: u32) -> TargetImage {
+    TargetImage {
         width,
         quality: 75,
         format: OutputFormat::WebP,
@@ -165,7 +165,7 @@ fn images_are_scaled_as_sharp_does() {
 #[test]
 fn sizes_are_rounded_after_whole_steps() {
     let size = |width: u32, height: u32, step: u32, wanted: u32| {
-        let decoded = crate::decode::Decoded {
+        let decoded = crate::decode::RawImage {
             orientation: Orientation::Upright,
             step,
             pixels: Pixels {
@@ -302,7 +302,7 @@ fn jpeg_is_encoded_as_mozjpeg_does() {
 
 #[test]
 fn jpeg_is_made_of_jpeg_within_bounds() {
-    let wanted = Wanted {
+    let wanted = TargetImage {
         format: OutputFormat::Jpeg,
         ..wanted(20)
     };

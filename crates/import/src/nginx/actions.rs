@@ -34,10 +34,10 @@ struct Pass {
 /// Returns a directive of this name that a block has itself, or that the block of an `if` has from
 /// its location.
 pub(super) fn handler<'a>(scope: &Scope<'a>, name: &str) -> Option<&'a Directive> {
-    let own = scope.own(name).first().copied();
+    let direct = scope.own(name).first().copied();
     let is_block = scope.owner().is_some_and(|owner| owner.name != "location");
     let location = scope.location().filter(|_| is_block);
-    own.or_else(|| location?.children().iter().find(|one| one.name == name))
+    direct.or_else(|| location?.children().iter().find(|one| one.name == name))
 }
 
 impl<'a> Routes<'a, '_> {
@@ -163,11 +163,11 @@ impl<'a> Routes<'a, '_> {
         if let Some(timeouts) = timeouts(scope) {
             keys.insert("timeouts".to_owned(), timeouts);
         }
-        if let Some(sent) = sent_as::of(scope) {
+        if let Some(sent) = sent_as::upstream_request(scope) {
             keys.insert("upstream_request".to_owned(), sent);
         }
         let has_variables = plain(pass.arg(0)).is_none();
-        let rules = rewrites::of((&to, has_variables), prefix, scope);
+        let rules = rewrites::rules((&to, has_variables), prefix, scope);
         keys.insert("response_rewrite".to_owned(), rules);
         for one in scope.nearest("proxy_set_header") {
             if one.arg(0).eq_ignore_ascii_case("connection") {
@@ -362,8 +362,8 @@ impl<'a> Routes<'a, '_> {
             directive.changed("rules behind it come first");
         }
         let inner = |directive| Location::new(directive, scope.inner(directive), &location.text);
-        let own = there.map(inner);
-        let block = own.as_ref().unwrap_or(location);
+        let nested = there.map(inner);
+        let block = nested.as_ref().unwrap_or(location);
         let is_passed = handler(&block.scope, "proxy_pass").is_some();
         let mut rules = self.rules(behind, (place, scope));
         let without = missing.map(inner);
@@ -409,7 +409,7 @@ impl<'a> Routes<'a, '_> {
 
 /// Returns true if a location keeps requests out that reach an app of its server.
 fn has_other_guards(place: &Place<'_, '_>, scope: &Scope<'_>) -> bool {
-    let others = place.found.iter().map(|one| &one.scope);
+    let others = place.locations.iter().map(|one| &one.scope);
     let mut apps = others
         .chain(place.named.iter().map(|one| &one.scope))
         .filter(|one| handler(one, "proxy_pass").is_some());

@@ -19,7 +19,7 @@ const OTHERS: [u16; 23] = [
 ];
 
 /// Translates `proxy_cache` and what belongs to it.
-pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters) {
+pub(super) fn convert(scope: &Scope<'_>, filters: &mut Filters) {
     let ignored = ignored(scope);
     let Some(zone) = scope.one("proxy_cache") else {
         return;
@@ -32,13 +32,13 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters) {
         return;
     };
     let mut value = json!({ "mode": "strict", "anonymous_cookies": ["*"], "whole": true, "ranges": "announced", "keep_on_write": true });
-    for (name, own) in [
+    for (name, to) in [
         ("proxy_no_cache", "no_store_if"),
         ("proxy_cache_bypass", "bypass_if"),
     ] {
         match values(name, scope) {
             Some(list) if list.is_empty() => {}
-            Some(list) => value[own] = list.into(),
+            Some(list) => value[to] = list.into(),
             None => {
                 zone.lost(format!("no cache, since `{name}` has no counterpart"));
                 return;
@@ -83,7 +83,7 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters) {
 /// Translates `proxy_ignore_headers`, as far as the cache reads these headers.
 fn ignored(scope: &Scope<'_>) -> Vec<&'static str> {
     const KNOWN: [&str; 4] = ["cache-control", "expires", "set-cookie", "vary"];
-    let mut found = Vec::new();
+    let mut headers = Vec::new();
     for directive in scope.nearest("proxy_ignore_headers") {
         let mut notes = Vec::new();
         for arg in &directive.args {
@@ -99,9 +99,9 @@ fn ignored(scope: &Scope<'_>) -> Vec<&'static str> {
                 _ => {}
             }
             if let Some(known) = known
-                && !found.contains(&known)
+                && !headers.contains(&known)
             {
-                found.push(known);
+                headers.push(known);
             }
         }
         let has_cache = scope
@@ -113,7 +113,7 @@ fn ignored(scope: &Scope<'_>) -> Vec<&'static str> {
             directive.changed(notes.join("; "));
         }
     }
-    found
+    headers
 }
 
 /// Returns the key of the cache beside scheme, host, path and query; `None` if responses would be
@@ -185,7 +185,7 @@ fn key(zone: &Directive, scope: &Scope<'_>) -> Option<Map<String, Value>> {
 /// Returns the values of a directive of which one that is neither empty nor `0` counts; `None` if a
 /// variable has no counterpart.
 fn values(name: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
-    let mut found = Vec::new();
+    let mut values = Vec::new();
     for directive in scope.nearest(name) {
         for arg in &directive.args {
             let Some(value) = value_of(arg, scope) else {
@@ -193,12 +193,12 @@ fn values(name: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
                 return None;
             };
             mark(directive, &value, scope);
-            if !found.contains(&value) {
-                found.push(value);
+            if !values.contains(&value) {
+                values.push(value);
             }
         }
     }
-    Some(found)
+    Some(values)
 }
 
 /// Returns a value with placeholders. Unlike a header, it may be compared decoded.
@@ -221,10 +221,10 @@ fn min_uses(zone: &Directive, scope: &Scope<'_>, value: &mut Value) {
     };
     value["min_uses"] = number.into();
     let zones = scope.outermost().iter();
-    let mut own = zones.filter(|path| {
+    let mut paths = zones.filter(|path| {
         path.name == "proxy_cache_path" && words::zone(path, "keys_zone") == Some(zone.arg(0))
     });
-    let inactive = own.next().and_then(|path| parameter(path, "inactive"));
+    let inactive = paths.next().and_then(|path| parameter(path, "inactive"));
     if number == 1 {
         directive.carried("");
         return;
@@ -269,8 +269,8 @@ fn lifetimes(scope: &Scope<'_>, value: &mut Value) {
     if let Some(time) = &any {
         value["ttl"] = time.clone().into();
         for status in OTHERS {
-            let own = by_status.entry(status.to_string());
-            own.or_insert_with(|| time.clone().into());
+            let entry = by_status.entry(status.to_string());
+            entry.or_insert_with(|| time.clone().into());
         }
     } else {
         by_status.retain(|_, time| *time != json!("0s"));

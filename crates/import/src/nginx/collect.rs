@@ -5,7 +5,7 @@ use regex::escape;
 use super::{locations::Location, parse::Directive, scope::Scope};
 
 /// Named location.
-pub(super) struct Named<'a> {
+pub(super) struct NamedLocation<'a> {
     /// Name without its `@`.
     pub(super) name: String,
     pub(super) directive: &'a Directive,
@@ -19,15 +19,15 @@ pub(super) struct Named<'a> {
 pub(super) fn collect<'a>(
     scope: &Scope<'a>,
     within: &[String],
-    found: &mut Vec<Location<'a>>,
-    named: &mut Vec<Named<'a>>,
+    locations: &mut Vec<Location<'a>>,
+    named: &mut Vec<NamedLocation<'a>>,
 ) {
     for directive in scope.own("location") {
         let inner = scope.inner(directive);
         let (mark, path) = mark_and_path(directive);
         directive.carried("");
         if let Some(name) = path.strip_prefix('@') {
-            named.push(Named {
+            named.push(NamedLocation {
                 name: name.to_owned(),
                 directive,
                 scope: inner,
@@ -43,7 +43,7 @@ pub(super) fn collect<'a>(
             }
             _ => one.text == location.text,
         };
-        let mut beside = found.iter().filter(|one| one.within == within);
+        let mut beside = locations.iter().filter(|one| one.within == within);
         if beside.any(is_same) {
             directive.lost("another location beside it has this path");
             continue;
@@ -58,9 +58,9 @@ pub(super) fn collect<'a>(
             directive.closed(why);
         } else {
             let around = [within, &[location.text.clone()]].concat();
-            collect(&location.scope, &around, found, named);
+            collect(&location.scope, &around, locations, named);
         }
-        found.push(location);
+        locations.push(location);
     }
 }
 

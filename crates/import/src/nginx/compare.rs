@@ -72,7 +72,7 @@ struct Log {
 
 /// A request to repeat.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Repeated {
+struct RepeatedRequest {
     host: String,
     method: &'static str,
     target: String,
@@ -100,7 +100,7 @@ impl Comparison {
         }
         // The latest are what the site is asked for now.
         let mut seen = BTreeSet::new();
-        let mut latest: Vec<Repeated> = Vec::new();
+        let mut latest: Vec<RepeatedRequest> = Vec::new();
         for request in requests.into_iter().rev() {
             if latest.len() < self.most && seen.insert(request.clone()) {
                 latest.push(request);
@@ -116,7 +116,7 @@ impl Comparison {
     }
 
     /// Creates a client that connects to the address of `url` for every host.
-    fn client(&self, url: &Uri) -> Result<Side, String> {
+    fn client(&self, url: &Uri) -> Result<Program, String> {
         let bad = |why: &str| format!("cannot compare with `{url}`: {why}");
         let (scheme, port) = match url.scheme_str() {
             Some("http") => ("http", 80),
@@ -135,7 +135,7 @@ impl Comparison {
         };
         let config = fetch::tls(&trust).map_err(|error| bad(&error.to_string()))?;
         let fetch = Fetch::with_http1(config, address);
-        Ok(Side { scheme, fetch })
+        Ok(Program { scheme, fetch })
     }
 
     /// Returns the logs to read.
@@ -148,8 +148,8 @@ impl Comparison {
             return Ok(vec![Log { path, host }]);
         }
         let path = |scope: &Scope<'_>| {
-            let own = scope.own("access_log");
-            let path = own.first()?.arg(0).to_owned();
+            let log = scope.own("access_log");
+            let path = log.first()?.arg(0).to_owned();
             let is_file = path != "off" && !path.contains(['$', ':']);
             is_file.then(|| PathBuf::from(path))
         };
@@ -168,7 +168,7 @@ impl Comparison {
 }
 
 /// Reads the requests of a log that can be repeated without changing anything.
-fn read(log: &Log) -> io::Result<Vec<Repeated>> {
+fn read(log: &Log) -> io::Result<Vec<RepeatedRequest>> {
     let lines = BufReader::new(File::open(&log.path)?).lines();
     let mut all = Vec::new();
     for line in lines {
@@ -178,7 +178,7 @@ fn read(log: &Log) -> io::Result<Vec<Repeated>> {
             line => line?,
         };
         let host = log.host.clone();
-        all.extend(parsed(&line).map(|(method, target)| Repeated {
+        all.extend(parsed(&line).map(|(method, target)| RepeatedRequest {
             host,
             method,
             target: target.to_owned(),
@@ -200,20 +200,24 @@ fn parsed(line: &str) -> Option<(&'static str, &str)> {
 }
 
 /// Program that responds, and how it is reached.
-struct Side {
+struct Program {
     scheme: &'static str,
     fetch: Fetch,
 }
 
 /// Response as it is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+struct ComparedResponse {
     status: String,
     headers: Vec<(String, String)>,
     body: Bytes,
 }
 
-async fn compare(nginx: &Side, gateway: &Side, requests: &[Repeated]) -> Result<Compared, String> {
+async fn compare(
+    nginx: &Program,
+    gateway: &Program,
+    requests: &[RepeatedRequest],
+) -> Result<Compared, String> {
     let (mut equal, mut differing, mut moving, mut bodies) = (0, 0, 0, 0);
     let mut text = String::new();
     for request in requests {
@@ -263,7 +267,7 @@ async fn compare(nginx: &Side, gateway: &Side, requests: &[Repeated]) -> Result<
     })
 }
 
-async fn seen(side: &Side, request: &Repeated) -> Result<Seen, String> {
+async fn seen(side: &Program, request: &RepeatedRequest) -> Result<ComparedResponse, String> {
     let url = format!("{}://{}{}", side.scheme, request.host, request.target);
     let built = Request::builder().method(request.method).uri(&url).body(());
     let built = built.map_err(|error| format!("{url}: {error}"))?;
@@ -271,7 +275,7 @@ async fn seen(side: &Side, request: &Repeated) -> Result<Seen, String> {
     let (parts, body) = response
         .map_err(|error| format!("{url}: {error}"))?
         .into_parts();
-    Ok(Seen {
+    Ok(ComparedResponse {
         status: parts.status.as_u16().to_string(),
         headers: headers(&parts.headers),
         body,
@@ -329,32 +333,32 @@ fn path_of(url: &str) -> String {
     path.unwrap_or(url).to_owned()
 }
 
-fn differences(theirs: &Seen, own: &Seen) -> Vec<String> {
-    let mut found = Vec::new();
+fn differences(theirs: &ComparedResponse, ours: &ComparedResponse) -> Vec<String> {
+    let mut differences = Vec::new();
     let mut add = |what: &str, nginx: Option<&String>, gateway: Option<&String>| {
         if nginx != gateway {
             let shown =
                 |value: Option<&String>| value.map_or("none".to_owned(), |it| format!("`{it}`"));
-            found.push(format!(
+            differences.push(format!(
                 "{what}: nginx {}, the gateway {}",
                 shown(nginx),
                 shown(gateway)
             ));
         }
     };
-    add("status", Some(&theirs.status), Some(&own.status));
-    let value = |seen: &Seen, name: &str| {
+    add("status", Some(&theirs.status), Some(&ours.status));
+    let value = |seen: &ComparedResponse, name: &str| {
         let mut all = seen.headers.iter();
         all.find(|(known, _)| known == name)
             .map(|(_, value)| value.clone())
     };
-    let names = theirs.headers.iter().chain(&own.headers);
+    let names = theirs.headers.iter().chain(&ours.headers);
     let names: BTreeSet<&String> = names.map(|(name, _)| name).collect();
     for name in names {
-        let (nginx, gateway) = (value(theirs, name), value(own, name));
+        let (nginx, gateway) = (value(theirs, name), value(ours, name));
         add(name, nginx.as_ref(), gateway.as_ref());
     }
-    found
+    differences
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     actions::shut,
-    collect::{Named, mark_and_path},
+    collect::{NamedLocation, mark_and_path},
     locations::{Location, Place, Routes},
     output::add_to,
     pages,
@@ -78,7 +78,7 @@ impl<'a> Routes<'a, '_> {
         }
         // What is no file, the app gets with the body of the request.
         let app = pages::taking("404", scope, place);
-        let is_passed = |app: &&Named<'_>| !app.scope.own("proxy_pass").is_empty();
+        let is_passed = |app: &&NamedLocation<'_>| !app.scope.own("proxy_pass").is_empty();
         let app = app.filter(|app| tries.or(alias).is_none() && is_passed(app));
         if let Some(app) = &app {
             files["try"] = json!(["{path.decoded}", "{path.decoded}/"]);
@@ -230,8 +230,8 @@ impl<'a> Routes<'a, '_> {
         {
             return;
         }
-        let common = super::media::of(self.http);
-        let types = super::media::of(scope);
+        let common = super::media::types(self.http);
+        let types = super::media::types(scope);
         let default = types.default.clone();
         let mut written = Map::new();
         // Types of its own replace those around it, and without any, only what is listed is known.

@@ -28,7 +28,7 @@ pub(super) struct Filters {
 }
 
 /// Translates the filters of a location. `passes`: the location sends requests to a backend.
-pub(super) fn of(
+pub(super) fn convert(
     scope: &Scope<'_>,
     http: &Scope<'_>,
     passes: bool,
@@ -42,9 +42,9 @@ pub(super) fn of(
     body_limit(scope, &mut filters);
     compression(scope, passes, &mut filters);
     if passes {
-        cache::of(scope, &mut filters);
+        cache::convert(scope, &mut filters);
     }
-    headers::of(scope, (passes, !passes), &mut filters);
+    headers::convert(scope, (passes, !passes), &mut filters);
     filters
 }
 
@@ -65,8 +65,8 @@ pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>) {
 /// be closed.
 pub(super) fn has_unknown_guard(scope: &Scope<'_>) -> bool {
     let is_on = |one: &&Directive| !["off", "optional", "optional_no_ca"].contains(&one.arg(0));
-    let found = listed("guards").filter_map(|name| scope.one(name));
-    let on: Vec<_> = found.filter(is_on).collect();
+    let guards = listed("guards").filter_map(|name| scope.one(name));
+    let on: Vec<_> = guards.filter(is_on).collect();
     for directive in &on {
         directive.closed("this protection has no counterpart here");
     }

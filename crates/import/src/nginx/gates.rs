@@ -63,7 +63,7 @@ impl<'a> Routes<'a, '_> {
             around.is_some_and(|around| path.starts_with(around))
         };
         let length = |other: &&Location<'_>| other.path().map(str::len);
-        let all = place.found.iter();
+        let all = place.locations.iter();
         let around = { all.clone() }.filter(is_around).max_by_key(length);
         let target = { all }
             .find(|other| other.text == exact || other.text == path)

@@ -19,7 +19,7 @@ use super::{
 const USUAL: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
 
 /// Translates changes of headers.
-pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &mut Filters) {
+pub(super) fn convert(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &mut Filters) {
     let (mut add, mut usual) = (Map::new(), Map::new());
     let (mut set, mut usual_set) = (Map::new(), Map::new());
     let (mut remove, mut usual_remove) = (Vec::new(), Vec::new());
@@ -183,9 +183,9 @@ fn shared<'s, 'a: 's>(
 ) -> Option<Map<String, Value>> {
     let ids = |server: &Server<'_>| ids(&server.scope, &["add_header"]);
     let first = servers.next()?;
-    let own = ids(first);
+    let lines = ids(first);
     let mut add = Map::new();
-    if !servers.all(|other| ids(other) == own) {
+    if !servers.all(|other| ids(other) == lines) {
         return Some(add);
     }
     for directive in first.scope.nearest("add_header") {
@@ -214,21 +214,21 @@ pub(super) fn settle_redirects(keys: &mut Map<String, Value>, scope: &Scope<'_>)
 /// Returns the text of `expires`; `None` if there is nothing to send.
 fn expiry(expires: &Directive, scope: &Scope<'_>) -> Option<String> {
     let text = expires.args.join(" ");
-    let found = match text.strip_prefix('$') {
+    let value = match text.strip_prefix('$') {
         Some(variable) => expiry_by_table(variable, expires, scope),
         None => time(&text),
     };
-    match &found {
+    match &value {
         Some(_) if text.starts_with('@') => {
             expires.changed("the time of the day is that of UTC");
         }
-        Some(found) if tables::is_by_media_type(found, scope) => {
+        Some(value) if tables::is_by_media_type(value, scope) => {
             expires.changed(tables::REDIRECTS);
         }
         Some(_) => expires.carried(""),
         None => expires.lost("this time has no counterpart"),
     }
-    found.filter(|found| found != "off")
+    value.filter(|value| value != "off")
 }
 
 /// Returns a time of `expires` in the gateway's units.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     actions::REWRITE,
-    collect::{Named, collect, is_hidden, path_of},
+    collect::{NamedLocation, collect, is_hidden, path_of},
     conditions,
     filters::{self, Filters, Limits},
     headers,
@@ -59,8 +59,8 @@ impl<'a> Location<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Place<'s, 'a> {
     pub(super) server: &'s Server<'a>,
-    pub(super) found: &'s [Location<'a>],
-    pub(super) named: &'s [Named<'a>],
+    pub(super) locations: &'s [Location<'a>],
+    pub(super) named: &'s [NamedLocation<'a>],
     /// `None` within the server itself.
     pub(super) location: Option<&'s Location<'a>>,
 }
@@ -80,15 +80,15 @@ pub(super) struct Routes<'a, 's> {
 impl<'a> Routes<'a, '_> {
     /// Makes the routes of a server.
     pub(super) fn server(&mut self, server: &Server<'a>) {
-        let (mut found, mut named) = (Vec::new(), Vec::new());
-        collect(&server.scope, &[], &mut found, &mut named);
+        let (mut locations, mut named) = (Vec::new(), Vec::new());
+        collect(&server.scope, &[], &mut locations, &mut named);
         for location in &mut named {
             location.route = self.free_name(&format!("@{}", location.name));
         }
         let is_closed = filters::has_unknown_guard(&server.scope) || server.is_unreachable;
         let place = Place {
             server,
-            found: &found,
+            locations: &locations,
             named: &named,
             location: None,
         };
@@ -123,27 +123,27 @@ impl<'a> Routes<'a, '_> {
         }
         let site = self.site(server, &rules);
         let rest = Location::new(server.directive, server.scope.clone(), "/");
-        let mut roots = found.iter();
+        let mut roots = locations.iter();
         let is_rest = !roots.any(|one| one.text == "/" || one.text == "^~ /");
-        let all = found.iter().chain(is_rest.then_some(&rest));
+        let all = locations.iter().chain(is_rest.then_some(&rest));
         for location in all {
-            let own = Place {
+            let inner = Place {
                 location: Some(location),
                 ..place
             };
-            let mut keys = self.location(&own, location);
+            let mut keys = self.location(&inner, location);
             if let Some(site) = &site {
                 keys.insert("site".to_owned(), site.clone().into());
             }
             let comment = location.directive.place();
-            let is_hidden = is_hidden(&location.within, &location.text, &found);
+            let is_hidden = is_hidden(&location.within, &location.text, &locations);
             if is_hidden {
                 let note = "another location of the server takes its requests, with nginx too";
                 location.directive.lost(note);
             }
             let at = (&*location.within, &*location.text);
             for audience in &audiences {
-                self.added_slash((location, &found), &keys, audience, &comment);
+                self.added_slash((location, &locations), &keys, audience, &comment);
                 if !is_hidden {
                     self.push(audience, at, &keys, &comment);
                 }
@@ -151,14 +151,14 @@ impl<'a> Routes<'a, '_> {
         }
         for location in &named {
             let block = Location::new(location.directive, location.scope.clone(), "");
-            let own = Place {
+            let block_place = Place {
                 location: Some(&block),
                 ..place
             };
-            let mut keys = self.location(&own, &block);
+            let mut keys = self.location(&block_place, &block);
             // nginx compares the length in the location that leads here, and of a body in chunks
             // what arrives, here.
-            let leading = found.iter().map(|one| &one.scope);
+            let leading = locations.iter().map(|one| &one.scope);
             let leading = leading.chain(is_rest.then_some(&server.scope));
             let mut limits = leading.chain([&location.scope]).map(longest_body);
             let most = limits.try_fold(0, |most, one| one.map(|one| most.max(one)));
@@ -176,8 +176,8 @@ impl<'a> Routes<'a, '_> {
     /// Gives what the rules of a server respond its headers and pages, where a location has others.
     fn respond_as_server(&mut self, place: &Place<'_, 'a>, rules: &mut Rules) {
         let ids = |scope| headers::ids(scope, &["add_header", "error_page", "expires"]);
-        let own = ids(&place.server.scope);
-        let has_others = place.found.iter().any(|one| ids(&one.scope) != own);
+        let server = ids(&place.server.scope);
+        let has_others = place.locations.iter().any(|one| ids(&one.scope) != server);
         let list = rules.list.iter_mut().filter(|_| has_others);
         let mut responses = list.filter(|rule| rule.get("status").is_some()).peekable();
         if responses.peek().is_some() {
@@ -194,9 +194,9 @@ impl<'a> Routes<'a, '_> {
     fn whole(place: &Place<'_, 'a>, rules: &Rules, is_closed: bool) -> Map<String, Value> {
         let scope = &place.server.scope;
         if is_closed {
-            let (mut keys, mut own) = (closed(), Filters::default());
-            headers::of(scope, (false, false), &mut own);
-            keys.extend(own.keys);
+            let (mut keys, mut filters) = (closed(), Filters::default());
+            headers::convert(scope, (false, false), &mut filters);
+            keys.extend(filters.keys);
             return keys;
         }
         let mut keys = Self::ended(place, scope, rules);
@@ -211,11 +211,11 @@ impl<'a> Routes<'a, '_> {
             // A rule of a location checks the size of a body, and other spellings where they are.
             ("body_limit".to_owned(), json!(false)),
         ]);
-        let mut own = Filters::default();
-        headers::of(scope, (false, false), &mut own);
-        keys.extend(own.keys);
+        let mut filters = Filters::default();
+        headers::convert(scope, (false, false), &mut filters);
+        keys.extend(filters.keys);
         rules.settle_headers(&mut keys, scope);
-        pages::of(scope, place, false, &mut keys);
+        pages::convert(scope, place, false, &mut keys);
         keys
     }
 
@@ -302,8 +302,8 @@ impl<'a> Routes<'a, '_> {
             },
             None => list.extend(rules.list),
         }
-        if let Some(Value::Array(own)) = keys.remove("rules") {
-            list.extend(own);
+        if let Some(Value::Array(rules)) = keys.remove("rules") {
+            list.extend(rules);
         }
         let refuses = |rule: &Value| {
             let is_size = rule.get("body_over").is_some();
@@ -313,8 +313,8 @@ impl<'a> Routes<'a, '_> {
         // Other methods than nginx has for files are no protection, nor is the status of nginx without a
         // server, nor the size of a body where an expression is compared: other spellings stay elsewhere.
         let is_internal = keys.contains_key(INTERNAL);
-        let mut own = list.iter().filter(|_| location.text.starts_with('~'));
-        let has_size = own.any(|rule| rule.get("body_over").is_some());
+        let mut sized = list.iter().filter(|_| location.text.starts_with('~'));
+        let has_size = sized.any(|rule| rule.get("body_over").is_some());
         let is_without = keys.get("respond").is_some_and(|status| *status == 502);
         // Nor is `internal` of a single page, such as that of an error.
         let files = keys.get("files").filter(|_| location.text.starts_with('='));
@@ -352,14 +352,14 @@ impl<'a> Routes<'a, '_> {
             keys.insert("rules".to_owned(), json!([rule]));
         }
         let passes = keys.contains_key("upstream");
-        let own = filters::of(scope, self.http, passes, &mut self.limits);
-        let mut is_closed = own.is_closed;
-        for (key, value) in own.keys {
+        let filters = filters::convert(scope, self.http, passes, &mut self.limits);
+        let mut is_closed = filters.is_closed;
+        for (key, value) in filters.keys {
             keys.entry(key).or_insert(value);
         }
         is_closed |= self.forward_auth(location, place, &mut keys);
         filters::satisfy(scope, &mut keys);
-        pages::of(scope, place, passes, &mut keys);
+        pages::convert(scope, place, passes, &mut keys);
         if is_closed {
             keys.insert(CLOSED.to_owned(), true.into());
         }
@@ -369,7 +369,7 @@ impl<'a> Routes<'a, '_> {
     /// Adds the route that redirects to the path of a location with the slash at its end.
     fn added_slash(
         &mut self,
-        (location, found): (&Location<'a>, &[Location<'a>]),
+        (location, locations): (&Location<'a>, &[Location<'a>]),
         keys: &Map<String, Value>,
         audience: &Audience,
         comment: &str,
@@ -384,8 +384,8 @@ impl<'a> Routes<'a, '_> {
         let is_other =
             |other: &Location<'_>| other.within == location.within && other.path() == Some(path);
         if outer.is_some_and(|outer| !path.starts_with(outer))
-            || found.iter().any(is_other)
-            || is_hidden(&location.within, &text, found)
+            || locations.iter().any(is_other)
+            || is_hidden(&location.within, &text, locations)
         {
             return;
         }
@@ -393,11 +393,11 @@ impl<'a> Routes<'a, '_> {
         let mut action = Map::from_iter([("redirect".to_owned(), to)]);
         // nginx redirects in the exact location of the path, if there is one.
         let slashed = format!("= {path}/");
-        let mut beside = found.iter().filter(|one| one.within == location.within);
+        let mut beside = locations.iter().filter(|one| one.within == location.within);
         let exact = beside.find(|one| one.text == slashed).unwrap_or(location);
-        let mut own = Filters::default();
-        headers::of(&exact.scope, (false, false), &mut own);
-        action.extend(own.keys);
+        let mut filters = Filters::default();
+        headers::convert(&exact.scope, (false, false), &mut filters);
+        action.extend(filters.keys);
         // It guards the location's other spellings, and must not ask for more than that does.
         for key in ["site", "body_limit"] {
             if let Some(value) = keys.get(key) {

@@ -28,7 +28,7 @@ const USUAL: [(&str, &str); 3] = [
 ];
 
 /// Returns the media types of a scope.
-pub(super) fn of(scope: &Scope<'_>) -> MediaTypes {
+pub(super) fn types(scope: &Scope<'_>) -> MediaTypes {
     let charset = scope.one("charset").map(|charset| charset.arg(0));
     let charset = charset.filter(|charset| *charset != "off" && !charset.contains('$'));
     let own = scope.nearest("charset_types");
@@ -103,7 +103,7 @@ pub(super) fn section(http: &Scope<'_>) -> Value {
             }
         }
     }
-    let types = of(http);
+    let types = types(http);
     let all = types.by_ending.iter();
     let mut written: Map<String, Value> = all
         .map(|(end, kind)| (end.clone(), kind.clone().into()))

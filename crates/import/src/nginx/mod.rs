@@ -60,7 +60,7 @@ use self::{
 };
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct NginxOptions {
     /// The configuration of nginx, which may include others
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -104,7 +104,7 @@ enum Form {
     Json,
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &NginxOptions) -> Result<(), Failure> {
     if options.comparison.is_wanted() {
         return compare(options);
     }
@@ -161,7 +161,7 @@ fn write(path: &Path, yaml: &str, force: bool) -> Result<(), String> {
 }
 
 /// Compares nginx with a gateway that has the imported configuration.
-fn compare(options: &Options) -> Result<(), Failure> {
+fn compare(options: &NginxOptions) -> Result<(), Failure> {
     let compared = parse::read(&options.file).and_then(|source| {
         let http = http_of(&source);
         let servers = servers_of(&http, &options.file)?;

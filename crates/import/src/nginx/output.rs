@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Map, Value, json};
 
-use super::{parse::Directive, repeated::Repeated};
+use super::{parse::Directive, repeated::RepeatedValues};
 
 /// A part of a list or mapping: its comment, and its value.
 #[derive(Clone, Debug)]
@@ -134,7 +134,7 @@ impl Output {
 
     /// Puts references in place of repeated values; returns true if there are any.
     fn refer(&mut self) -> bool {
-        let mut repeated = Repeated::default();
+        let mut repeated = RepeatedValues::default();
         let mut defaults = Value::Object(std::mem::take(&mut self.defaults));
         let mut all: Vec<&mut Value> = Vec::new();
         all.extend(self.listeners.iter_mut().map(|part| &mut part.value));
@@ -255,10 +255,10 @@ fn block(text: &mut String, name: &str, value: &Value) {
     }
     let _ = writeln!(text, "  {}:", scalar(name));
     for (key, value) in value.as_object().into_iter().flatten() {
-        let own = flow(value);
+        let row = flow(value);
         match value {
             // Entries of a lookup table, and no value with an anchor.
-            Value::Object(entries) if own.starts_with('{') && key.len() + own.len() + 6 > WIDTH => {
+            Value::Object(entries) if row.starts_with('{') && key.len() + row.len() + 6 > WIDTH => {
                 let _ = writeln!(text, "    {key}:");
                 for (key, value) in entries {
                     entry(text, "      ", key, value);

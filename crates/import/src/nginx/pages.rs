@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    collect::{Named, mark_and_path},
+    collect::{NamedLocation, mark_and_path},
     locations::Place,
     output::put,
     parse::Directive,
@@ -40,7 +40,7 @@ pub(super) fn taking<'s, 'a>(
     status: &str,
     scope: &Scope<'_>,
     place: &Place<'s, 'a>,
-) -> Option<&'s Named<'a>> {
+) -> Option<&'s NamedLocation<'a>> {
     let mut pages = scope.nearest("error_page").into_iter();
     let page = pages.find(|page| page.args.iter().any(|arg| arg == status))?;
     let name = page.args.last()?.strip_prefix('@')?;
@@ -49,7 +49,7 @@ pub(super) fn taking<'s, 'a>(
 }
 
 /// Translates the pages of a location. `passes`: the location sends requests to a backend.
-pub(super) fn of(
+pub(super) fn convert(
     scope: &Scope<'_>,
     place: &Place<'_, '_>,
     passes: bool,
@@ -158,7 +158,7 @@ fn page(
     }
     // The status of a redirect replaces that of the error.
     let redirects = |one: &Directive| one.arg(0).parse().map_or(true, is_redirect);
-    let is_redirected = place.found.iter().any(|one| {
+    let is_redirected = place.locations.iter().any(|one| {
         let mut returns = one
             .directive
             .children()

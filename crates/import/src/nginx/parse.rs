@@ -184,23 +184,23 @@ impl Reader {
         while pattern.contains("**") {
             pattern = pattern.replace("**", "*");
         }
-        let found: Vec<PathBuf> = match glob::glob(&pattern) {
+        let included: Vec<PathBuf> = match glob::glob(&pattern) {
             Ok(paths) => paths.filter_map(Result::ok).take(MAX_FILES + 1).collect(),
             Err(error) => return Err(format!("{}: {error}", directive.place())),
         };
-        self.files += found.len();
+        self.files += included.len();
         if self.files > MAX_FILES {
             let place = directive.place();
             return Err(format!(
                 "{place}: more than {MAX_FILES} files are included; name the folder that has them"
             ));
         }
-        if found.is_empty() && !pattern.contains(['*', '?', '[']) {
+        if included.is_empty() && !pattern.contains(['*', '?', '[']) {
             let why = format!("`{}` is not there", directive.arg(0));
             self.missing.push((directive.id, why));
         }
         let mut all = Vec::new();
-        for path in found {
+        for path in included {
             match fs::read_to_string(&path) {
                 Ok(text) => all.extend(self.text(&text, &path.display().to_string(), depth + 1)?),
                 Err(error) => {

@@ -12,14 +12,14 @@ const LEAST: usize = 26;
 
 /// Values with a mapping or a list that was met before.
 #[derive(Default)]
-pub(super) struct Repeated {
+pub(super) struct RepeatedValues {
     /// Number of times that each value is there, outside of others that are repeated.
     counts: HashMap<String, usize>,
     /// Names of the values that were written.
     pub(super) names: HashMap<String, String>,
 }
 
-impl Repeated {
+impl RepeatedValues {
     /// Counts the values within a mapping.
     pub(super) fn count(&mut self, value: &Value) {
         let inner: Vec<&Value> = match value {

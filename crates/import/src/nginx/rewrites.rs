@@ -14,7 +14,7 @@ use super::{
 
 /// Returns the rules of a location that passes requests to `to`. `prefix`: its path, if it is no
 /// regular expression.
-pub(super) fn of(
+pub(super) fn rules(
     (to, has_variables): (&Destination, bool),
     prefix: Option<&str>,
     scope: &Scope<'_>,
@@ -127,14 +127,14 @@ fn texts(directive: &Directive, scope: &Scope<'_>) -> Option<Value> {
 /// Returns what takes the place of a text. A URL of the requested host becomes its path, which means
 /// the same (RFC 9110, 10.2.2).
 fn replacement(to: &str, is_regex: bool, scope: &Scope<'_>) -> Option<String> {
-    let own = [
+    let prefix = [
         "$scheme://$host:$server_port",
         "$scheme://$http_host",
         "$scheme://$host",
     ];
-    let to = own
+    let to = prefix
         .iter()
-        .find_map(|own| to.strip_prefix(own))
+        .find_map(|prefix| to.strip_prefix(prefix))
         .unwrap_or(to);
     let mut out = String::new();
     for piece in pieces(to) {

@@ -352,7 +352,7 @@ fn is_read_elsewhere(set: &Directive, place: &Place<'_, '_>) -> bool {
     let name = set.arg(0).trim_start_matches('$');
     let reads = |all: &[Directive]| !all.iter().any(sets) && has_variable(all, name);
     let named = place.named.iter().map(|named| named.directive);
-    let mut all = place.found.iter().map(|one| one.directive).chain(named);
+    let mut all = place.locations.iter().map(|one| one.directive).chain(named);
     place.location.is_some_and(|own| {
         own.scope.innermost().iter().any(leads_on)
             && all.any(|one| one.id != own.directive.id && reads(one.children()))
@@ -416,7 +416,7 @@ fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Result<
 /// Returns the media type of a text that a scope returns: `*` for that of the path, which is no other
 /// one where a value of the client is in the text.
 fn content_type(text: &str, scope: &Scope<'_>) -> String {
-    let types = media::of(scope);
+    let types = media::types(scope);
     if let Some(("=", path)) = scope.location().map(mark_and_path) {
         let ending = path.rsplit_once('.').map(|(_, ending)| ending);
         let ending = ending.unwrap_or_default().to_ascii_lowercase();

@@ -100,11 +100,11 @@ impl<'a> Scope<'a> {
     /// replaces those around it.
     pub(super) fn nearest_of(&self, names: &[&str]) -> Vec<&'a Directive> {
         let mut levels = self.levels.iter().rev();
-        let found = levels.find_map(|level| {
+        let directives = levels.find_map(|level| {
             let of = |one: &&Directive| names.contains(&one.name.as_str());
             let list: Vec<&Directive> = level.iter().filter(of).collect();
             (!list.is_empty()).then_some(list)
         });
-        found.unwrap_or_default()
+        directives.unwrap_or_default()
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Returns `upstream_request` of a location with `proxy_pass`, if it has one.
-pub(super) fn of(scope: &Scope<'_>) -> Option<Value> {
+pub(super) fn upstream_request(scope: &Scope<'_>) -> Option<Value> {
     let upgrades = scope
         .nearest("proxy_set_header")
         .into_iter()

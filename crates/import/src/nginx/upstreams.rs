@@ -17,7 +17,7 @@ use crate::pm2::Processes;
 pub(super) struct Upstreams<'a> {
     http: Scope<'a>,
     blocks: BTreeMap<String, &'a Directive>,
-    made: Vec<Made<'a>>,
+    made: Vec<NewUpstream<'a>>,
     /// True if a location is `internal`, to which `X-Accel-Redirect` may lead.
     has_internal: bool,
 }
@@ -25,7 +25,7 @@ pub(super) struct Upstreams<'a> {
 /// TLS and authority of `proxy_pass`; and true if its apps may send no files, where others may.
 type Key = (bool, String, bool);
 
-struct Made<'a> {
+struct NewUpstream<'a> {
     name: String,
     key: Key,
     value: Map<String, Value>,
@@ -134,7 +134,7 @@ impl<'a> Upstreams<'a> {
             value.insert("retry".to_owned(), retry);
         }
         let name = self.free_name(&to.authority);
-        self.made.push(Made {
+        self.made.push(NewUpstream {
             name: name.clone(),
             key,
             value,
@@ -434,7 +434,7 @@ fn port_of(backend: &Value) -> Option<u16> {
 
 /// Puts apps of PM2 in place of the backends at the ports that they have with PM2: each of their
 /// processes gets a port of its own.
-fn join(made: &mut Made<'_>, apps: &[Processes]) {
+fn join(made: &mut NewUpstream<'_>, apps: &[Processes]) {
     let backends = made.value["backends"].as_array().cloned();
     let backends = backends.unwrap_or_default();
     let at_first = |port: u16| apps.iter().find(|app| app.first == port);

@@ -126,8 +126,8 @@ fn placeholder(name: &str, at: At<'_, '_>) -> Option<String> {
     {
         return Some(format!("{{group.{name}}}"));
     }
-    if let Some(own) = built_in(name, at) {
-        return own;
+    if let Some(text) = built_in(name, at) {
+        return text;
     }
     if let Some(defined) = defined(name, at) {
         return defined;
@@ -200,17 +200,17 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
         "http2" => return Some(Some(http2(scope))),
         "invalid_referer" => return Some(tables::invalid_referer(scope)),
         _ => {
-            let (kind, own) = name.split_once('_')?;
-            let dashed = own.replace('_', "-");
-            return Some(match (kind, own.split_once('_')) {
+            let (kind, rest) = name.split_once('_')?;
+            let dashed = rest.replace('_', "-");
+            return Some(match (kind, rest.split_once('_')) {
                 ("http", _) => {
                     let is_of_proxies = dashed.starts_with("x-forwarded-")
                         || matches!(&*dashed, "forwarded" | "x-real-ip");
                     let kind = if is_of_proxies { "proxy" } else { "header" };
                     Some(format!("{{{kind}.{dashed}}}"))
                 }
-                ("cookie", _) => Some(format!("{{cookie.{own}}}")),
-                ("arg", _) => Some(format!("{{arg.{own}}}")),
+                ("cookie", _) => Some(format!("{{cookie.{rest}}}")),
+                ("arg", _) => Some(format!("{{arg.{rest}}}")),
                 ("sent" | "upstream", Some(("http", header))) if at.has_response => {
                     Some(format!("{{response.{}}}", header.replace('_', "-")))
                 }
@@ -239,7 +239,7 @@ fn http2(scope: &Scope<'_>) -> String {
 fn defined(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
     let mut state: Option<Option<String>> = None;
     for step in steps(at) {
-        let own = At {
+        let here = At {
             before: Some(step.id),
             // What uses the variable, such as a `rewrite`, has groups of its own.
             groups: None,
@@ -251,16 +251,16 @@ fn defined(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
                     let mut inner = around.children().iter();
                     around.name == "if" && inner.any(|one| one.id == step.id)
                 });
-                let by_group = || changed(around?, step, Some(String::new()), own);
-                state = Some(value(step.arg(1), own).or_else(by_group));
+                let by_group = || changed(around?, step, Some(String::new()), here);
+                state = Some(value(step.arg(1), here).or_else(by_group));
             }
             "if" => {
                 let inner = until_break(step).filter(|one| one.name == "set");
                 let set = inner.filter(|one| is_of(one, name)).last();
                 let before = state.clone().unwrap_or_else(|| Some(String::new()));
                 let after = match set {
-                    Some(set) => changed(step, set, before, own),
-                    None if names_group(step, name) => group_of_condition(step, name, before, own),
+                    Some(set) => changed(step, set, before, here),
+                    None if names_group(step, name) => group_of_condition(step, name, before, here),
                     None => continue,
                 };
                 state = Some(after);

@@ -15,11 +15,11 @@ use edgeway_base::out::{self, Failure};
 use edgeway_project::Project;
 use serde_json::Value;
 
-use self::app::{App, Machine, Taken};
+use self::app::{App, Machine, TakenNames};
 use super::{added, unusable};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct Pm2Options {
     /// The ecosystem file: `.js`, `.cjs` or `.mjs`, which `node` reads, or `.json`, `.yaml`
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -42,7 +42,7 @@ struct Output {
     is_private: bool,
 }
 
-pub(super) fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &Pm2Options) -> Result<(), Failure> {
     out::data(&import(options)?);
     Ok(())
 }
@@ -91,17 +91,17 @@ fn planned(file: &Path, env: &str, shift: u16) -> Result<Vec<App>, String> {
         is_binary: &is_binary,
         script: &|folder, name| Project::read(folder).script(name).map(str::to_owned),
         websocket: &|folder| Project::read(folder).websocket(),
-        owner: &|path| fs::metadata(path).ok().map(|found| found.uid()),
+        owner: &|path| fs::metadata(path).ok().map(|metadata| metadata.uid()),
     };
-    let mut taken = Taken {
+    let mut taken = TakenNames {
         shift,
-        ..Taken::default()
+        ..TakenNames::default()
     };
     let mut plan = |app| App::plan(app, env, &machine, &mut taken).map_err(of_file);
     apps.iter().map(&mut plan).collect()
 }
 
-fn import(options: &Options) -> Result<String, Failure> {
+fn import(options: &Pm2Options) -> Result<String, Failure> {
     let planned =
         planned(&options.file, &options.env, options.ports).map_err(|why| unusable(&why))?;
     let outputs = render::outputs(&planned);
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn the_gateway_and_the_apps_have_different_ports() {
         let folder = tempfile::tempdir().unwrap();
-        let mut options = Options {
+        let mut options = Pm2Options {
             file: folder.path().join("ecosystem.json"),
             env: "production".to_owned(),
             ports: 100,

@@ -35,12 +35,12 @@ pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
         ));
         for (number, port) in app.ports.iter().enumerate() {
             let counters = app.counters.iter();
-            let own = counters.map(|(name, first)| {
+            let lines = counters.map(|(name, first)| {
                 let value = first.saturating_add(u64::try_from(number).unwrap_or_default());
                 (name.clone(), value.to_string())
             });
             let path = format!("apps/{}@{port}.env", app.name);
-            outputs.push(output(path, environment(&own.collect()), true));
+            outputs.push(output(path, environment(&lines.collect()), true));
         }
     }
     outputs
@@ -206,7 +206,7 @@ pub(super) fn report(apps: &[App], folder: &Path, shift: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::app::{Machine, Taken},
+        super::app::{Machine, TakenNames},
         *,
     };
 
@@ -308,7 +308,8 @@ mod tests {
                 owner: &|_| None,
             };
             let map = app.as_object().unwrap();
-            let Ok(plan) = App::plan(map, "production", &machine, &mut Taken::default()) else {
+            let Ok(plan) = App::plan(map, "production", &machine, &mut TakenNames::default())
+            else {
                 continue;
             };
             planned += 1;
@@ -319,7 +320,7 @@ mod tests {
                     .unwrap(),
                 "production",
                 &machine,
-                &mut Taken::default(),
+                &mut TakenNames::default(),
             );
             let keys = |unit: &str| -> Vec<String> {
                 let lines = unit.split(['\n', '\r', '\0']);
@@ -344,7 +345,7 @@ mod tests {
     fn any_names_give_a_configuration_without_findings() {
         let mut random = fastrand::Rng::with_seed(3);
         for _ in 0..100 {
-            let mut taken = Taken::default();
+            let mut taken = TakenNames::default();
             let names = [
                 "true", "null", "On", "7", "a b", "a/b", "", "-", "1e3", "%i", "y",
             ];

@@ -162,7 +162,7 @@ fn compress(path: &Path, keep: u32, source: &File) -> io::Result<bool> {
         return Ok(false);
     }
     // Another process may have finished the file, and renamed it, before it was locked here.
-    let is_current = fs::metadata(&unfinished).is_ok_and(|found| is_open_as(&target, &found));
+    let is_current = fs::metadata(&unfinished).is_ok_and(|current| is_open_as(&target, &current));
     if !is_current {
         return Ok(false);
     }
@@ -192,8 +192,8 @@ fn compress_to(
     target.sync_all()?;
     let _lock = lock_folder(path)?;
     let number = (1..=keep).find(|number| {
-        let found = fs::metadata(plain(path, *number));
-        found.is_ok_and(|found| is_same(&found, metadata))
+        let plain_metadata = fs::metadata(plain(path, *number));
+        plain_metadata.is_ok_and(|plain_metadata| is_same(&plain_metadata, metadata))
     });
     match number {
         Some(number) => {
@@ -206,8 +206,8 @@ fn compress_to(
     Ok(())
 }
 
-fn is_open_as(file: &File, found: &Metadata) -> bool {
-    file.metadata().is_ok_and(|open| is_same(&open, found))
+fn is_open_as(file: &File, metadata: &Metadata) -> bool {
+    file.metadata().is_ok_and(|open| is_same(&open, metadata))
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {

@@ -330,8 +330,8 @@ impl Output {
     /// Closes the file if its path now leads elsewhere: it was moved or deleted.
     fn follow_path(&mut self) {
         if let (Target::File(path), Some(regular)) = (&self.target, self.regular()) {
-            let found = std::fs::metadata(path).ok().map(|m| identity(&m));
-            if found != Some(regular.identity) {
+            let current = std::fs::metadata(path).ok().map(|m| identity(&m));
+            if current != Some(regular.identity) {
                 self.open = None;
             }
         }

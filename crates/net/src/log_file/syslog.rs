@@ -165,8 +165,8 @@ impl Syslog {
 }
 
 fn resolve(address: &str) -> io::Result<SocketAddr> {
-    let found = address.to_socket_addrs()?.next();
-    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host"))
+    let first = address.to_socket_addrs()?.next();
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host"))
 }
 
 /// Returns `<PRI>1 TIME HOST edgeway PID KIND - LINE`.

@@ -250,7 +250,7 @@ impl Redis {
                     Err(error) => Problem::Response(error.to_string()),
                 }
             }
-            Ok(Err(error)) => Problem::of(&error),
+            Ok(Err(error)) => Problem::classify(&error),
             Err(_elapsed) => Problem::Timeout,
         };
         self.metrics.seconds[problem.outcome()].observe(took);
@@ -400,7 +400,7 @@ enum Problem {
 }
 
 impl Problem {
-    fn of(error: &RedisError) -> Self {
+    fn classify(error: &RedisError) -> Self {
         if error.is_timeout() {
             return Self::Timeout;
         }

@@ -61,8 +61,8 @@ impl Signer {
     pub fn verifies_text(&self, kind: &str, parts: &[&[u8]], text: &str) -> bool {
         let mut keys = self.0.iter();
         keys.any(|(key, _)| {
-            let own = hex::encode(signed(key, kind, parts));
-            own.as_bytes().ct_eq(text.as_bytes()).into()
+            let expected = hex::encode(signed(key, kind, parts));
+            expected.as_bytes().ct_eq(text.as_bytes()).into()
         })
     }
 }

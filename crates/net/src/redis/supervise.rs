@@ -104,8 +104,8 @@ impl Redis {
             Mode::Single => CONNECT,
             Mode::Cluster | Mode::Sentinel { .. } => CONNECT_BY_OTHERS,
         };
-        let made = timeout(limit, Connections::make(&self.settings, &self.changed)).await;
-        let links = match made {
+        let connected = timeout(limit, Connections::make(&self.settings, &self.changed)).await;
+        let links = match connected {
             Ok(Ok(links)) => links,
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_elapsed) => return Err(format!("no connection within {}", Span(limit))),
@@ -163,23 +163,23 @@ impl Redis {
         }
         let mut tasks = JoinSet::new();
         let limit = self.settings.timeout;
-        for (at, keys) in probes.iter().enumerate() {
+        for (index, keys) in probes.iter().enumerate() {
             let (mut link, keys) = (links.pick(), keys.clone());
             tasks.spawn(async move {
                 for key in keys {
                     let mut exists = redis::cmd("EXISTS");
                     exists.arg(key);
                     if let Err(why) = probe(&mut link, &exists, limit).await {
-                        return (at, Some(why));
+                        return (index, Some(why));
                     }
                 }
-                (at, None)
+                (index, None)
             });
         }
         let (mut passed, mut last) = (0, String::new());
         while let Some(result) = tasks.join_next().await {
-            let Ok((at, why)) = result else { continue };
-            let part = &links.parts[at];
+            let Ok((index, why)) = result else { continue };
+            let part = &links.parts[index];
             let Some(why) = why else {
                 passed += 1;
                 part.passed();
@@ -246,7 +246,7 @@ async fn probe(
 
 /// Treats a refused command as success: other commands may be permitted.
 fn refused(error: &RedisError) -> Result<(), String> {
-    match Problem::of(error) {
+    match Problem::classify(error) {
         Problem::Response(why) => {
             log::debug!(error = why; "redis rejected the health check");
             Ok(())

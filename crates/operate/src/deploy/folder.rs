@@ -65,7 +65,7 @@ pub(super) struct ReleaseState {
 
 /// A release in a listing.
 #[derive(Debug, Serialize)]
-pub(super) struct Listed {
+pub(super) struct ListedRelease {
     pub(super) name: String,
     /// `current`, `canary`, `held`, `lingers`, `stopped` or `files`.
     pub(super) state: &'static str,
@@ -390,7 +390,7 @@ impl ReleaseFolder {
         &self,
         status: &UpstreamStatus,
         linger: Duration,
-    ) -> Result<Vec<Listed>, String> {
+    ) -> Result<Vec<ListedRelease>, String> {
         let mut state = self.state()?;
         state.settle(status, &self.instances(), linger);
         // The gateway may have lost their backends. The link of a unit leaves with the unit.
@@ -400,12 +400,12 @@ impl ReleaseFolder {
         let supervised =
             supervised.filter(|(port, _)| is_unit || supervise::is_running(self, *port));
         let supervised: HashSet<String> = supervised.map(|(_, release)| release).collect();
-        let mut list: Vec<Listed> = self
+        let mut list: Vec<ListedRelease> = self
             .names()
             .into_iter()
             .filter_map(|name| {
                 let kind = self.kind(&name)?;
-                let own = state.releases.get(&name).copied().unwrap_or_default();
+                let record = state.releases.get(&name).copied().unwrap_or_default();
                 let is_in_rotation = |backend: &&BackendStatus| {
                     let is_own = backend.release.as_ref() == Some(&name);
                     is_own && backend.healthy && !is_drained(backend)
@@ -415,19 +415,19 @@ impl ReleaseFolder {
                 let is_current = status.current_release.as_ref() == Some(&name);
                 let canary = status.canary.as_ref();
                 let share = canary.filter(|canary| canary.release == name);
-                Some(Listed {
+                Some(ListedRelease {
                     share: share.map(|canary| canary.share),
                     state: match kind {
                         _ if is_current => "current",
                         _ if share.is_some() => "canary",
-                        Kind::Whole if runs && own.is_held => "held",
+                        Kind::Whole if runs && record.is_held => "held",
                         Kind::Whole if runs => "lingers",
                         Kind::Whole => "stopped",
                         Kind::Files => "files",
                     },
                     instances,
-                    since: own.since,
-                    until: own.until,
+                    since: record.since,
+                    until: record.until,
                     name,
                 })
             })
@@ -490,7 +490,7 @@ pub(super) fn name_of_now() -> String {
 }
 
 /// Formats a listing for people.
-pub(super) fn table(list: &[Listed]) -> String {
+pub(super) fn table(list: &[ListedRelease]) -> String {
     if list.is_empty() {
         return "no releases yet".to_owned();
     }
@@ -498,7 +498,7 @@ pub(super) fn table(list: &[Listed]) -> String {
     let serves = list
         .iter()
         .any(|listed| listed.state == "current" && listed.instances > 0);
-    let line = |listed: &Listed| {
+    let line = |listed: &ListedRelease| {
         let (name, state, instances) = (&listed.name, listed.state, listed.instances);
         let state = listed.share.map_or_else(
             || state.to_owned(),

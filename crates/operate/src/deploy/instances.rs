@@ -67,10 +67,10 @@ impl Instance {
 
     /// Returns the running instance at an address, also outside of the present ports.
     pub(super) fn at(upstream: &str, address: &str, release: &str) -> Option<Self> {
-        let at: SocketAddr = address.parse().ok()?;
+        let address: SocketAddr = address.parse().ok()?;
         Some(Self {
-            name: Name::new(upstream, at),
-            port: at.port(),
+            name: Name::new(upstream, address),
+            port: address.port(),
             release: release.to_owned(),
         })
     }

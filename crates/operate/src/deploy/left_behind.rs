@@ -11,9 +11,9 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 /// Returns a command of our own program, also if another one has replaced its file meanwhile.
 pub(super) fn command(name: &str) -> io::Result<Command> {
-    let own = env::current_exe()?;
+    let current = env::current_exe()?;
     let running = Path::new("/proc/self/exe");
-    let mut command = Command::new(if own.exists() { &own } else { running });
+    let mut command = Command::new(if current.exists() { &current } else { running });
     command.arg(name);
     Ok(command)
 }

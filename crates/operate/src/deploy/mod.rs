@@ -43,10 +43,10 @@ use super::{
     progress::Progress,
 };
 
-pub use self::{retire::Options as RetireOptions, supervise::Options as SuperviseOptions};
+pub use self::{retire::RetireOptions, supervise::SuperviseOptions};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct DeployOptions {
     /// The upstream; its configuration has `releases`
     upstream: String,
     /// The folder of the new release, with its build in `.next`: it is copied into place
@@ -121,7 +121,7 @@ struct CommonOptions {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &DeployOptions) -> Result<(), Failure> {
     begun(&options.upstream, &options.common, async |mut deploy| {
         deploy.check_no_trial(options.canary).await?;
         deploy.check_overlap(options)?;
@@ -244,8 +244,8 @@ impl<'a> Deploy<'a> {
         common: &'a CommonOptions,
         interrupt: Interrupt,
     ) -> Result<Self, Failure> {
-        let (_, own) = settings(gateway, upstream).await?;
-        let folder = ReleaseFolder::new(&own);
+        let (_, config) = settings(gateway, upstream).await?;
+        let folder = ReleaseFolder::new(&config);
         let snapshot = gateway.snapshot().await?;
         let alone = folder.begin_deploy(&snapshot.config.file)?;
         // From now on no other command decides, and the gateway may have decided before.
@@ -259,7 +259,7 @@ impl<'a> Deploy<'a> {
             alone: Some(alone),
             folder,
             common,
-            progress: Progress::of(settings.instances as usize + 1),
+            progress: Progress::new(settings.instances as usize + 1),
             settings,
             interrupt,
             is_new: false,
@@ -483,7 +483,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Checks that there may be enough instances for what is wanted.
-    fn check_overlap(&self, options: &Options) -> Result<(), Failure> {
+    fn check_overlap(&self, options: &DeployOptions) -> Result<(), Failure> {
         let option = match (options.canary, options.hold) {
             (Some(_), _) => "--canary",
             (None, true) => "--hold",

@@ -20,7 +20,7 @@ const DRAIN: Duration = Duration::from_mins(1);
 
 /// Next step of a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum OverlapStep {
     StopOld,
     StartNew,
     /// Makes the new release the current one.
@@ -39,24 +39,24 @@ enum StepBack {
 
 /// Instances that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Counts {
+struct InstanceCounts {
     old: usize,
     new: usize,
     is_switched: bool,
 }
 
-impl Counts {
+impl InstanceCounts {
     /// Returns the next step to a new release with `wanted` instances.
-    fn next(self, wanted: usize) -> Step {
+    fn next(self, wanted: usize) -> OverlapStep {
         let is_even = self.new > 0 && self.new >= self.old;
         if !self.is_switched && (is_even || self.new >= wanted) {
-            Step::Switch
+            OverlapStep::Switch
         } else if self.new >= wanted {
-            Step::Done
+            OverlapStep::Done
         } else if self.old + self.new > wanted {
-            Step::StopOld
+            OverlapStep::StopOld
         } else {
-            Step::StartNew
+            OverlapStep::StartNew
         }
     }
 
@@ -89,8 +89,8 @@ struct Replacement {
 }
 
 impl Replacement {
-    fn counts(&self) -> Counts {
-        Counts {
+    fn counts(&self) -> InstanceCounts {
+        InstanceCounts {
             old: self.old.len(),
             new: self.new.len(),
             is_switched: self.is_switched,
@@ -147,12 +147,12 @@ impl Deploy<'_> {
         let wanted = self.settings.instances as usize;
         loop {
             match replacement.counts().next(wanted) {
-                Step::StartNew => {
+                OverlapStep::StartNew => {
                     let started = self.start(&replacement.release).await?;
                     replacement.new.push(started);
                     self.progress.step_done();
                 }
-                Step::StopOld => {
+                OverlapStep::StopOld => {
                     check_interrupt(&self.interrupt)?;
                     let Some(instance) = replacement.old.pop() else {
                         return Ok(());
@@ -160,11 +160,11 @@ impl Deploy<'_> {
                     self.progress.now(&format!("stopping {instance}"));
                     self.stop_instance(&instance).await?;
                 }
-                Step::Switch => {
+                OverlapStep::Switch => {
                     self.switch(&replacement.release).await?;
                     replacement.is_switched = true;
                 }
-                Step::Done => return Ok(()),
+                OverlapStep::Done => return Ok(()),
             }
         }
     }
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     /// Instances that visitors have.
-    fn serving(counts: Counts) -> usize {
+    fn serving(counts: InstanceCounts) -> usize {
         if counts.is_switched {
             counts.new
         } else {
@@ -269,27 +269,27 @@ mod tests {
         }
     }
 
-    fn stepped(counts: Counts, step: Step) -> Counts {
-        let Counts {
+    fn stepped(counts: InstanceCounts, step: OverlapStep) -> InstanceCounts {
+        let InstanceCounts {
             mut old,
             mut new,
             mut is_switched,
         } = counts;
         match step {
-            Step::StopOld => old -= 1,
-            Step::StartNew => new += 1,
-            Step::Switch => is_switched = true,
-            Step::Done => {}
+            OverlapStep::StopOld => old -= 1,
+            OverlapStep::StartNew => new += 1,
+            OverlapStep::Switch => is_switched = true,
+            OverlapStep::Done => {}
         }
-        Counts {
+        InstanceCounts {
             old,
             new,
             is_switched,
         }
     }
 
-    fn stepped_back(counts: Counts, step: StepBack) -> Counts {
-        let Counts {
+    fn stepped_back(counts: InstanceCounts, step: StepBack) -> InstanceCounts {
+        let InstanceCounts {
             mut old,
             mut new,
             mut is_switched,
@@ -300,7 +300,7 @@ mod tests {
             StepBack::SwitchBack => is_switched = false,
             StepBack::Done => {}
         }
-        Counts {
+        InstanceCounts {
             old,
             new,
             is_switched,
@@ -309,14 +309,14 @@ mod tests {
 
     /// Returns all states of a replacement, from `old` instances and perhaps one of the new release
     /// that still runs.
-    fn course(old: usize, new: usize, wanted: usize) -> Vec<Counts> {
-        let mut counts = Counts {
+    fn course(old: usize, new: usize, wanted: usize) -> Vec<InstanceCounts> {
+        let mut counts = InstanceCounts {
             old,
             new,
             is_switched: false,
         };
         let mut course = vec![counts];
-        while counts.next(wanted) != Step::Done {
+        while counts.next(wanted) != OverlapStep::Done {
             counts = stepped(counts, counts.next(wanted));
             course.push(counts);
             assert!(course.len() < 100, "it ends");

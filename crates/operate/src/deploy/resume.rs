@@ -28,20 +28,20 @@ impl Deploy<'_> {
                 self.gateway.remove(&name, true).await?;
             }
         }
-        let Some(begun) = &state.begun else {
+        let Some(deployed) = &state.begun else {
             return Ok(());
         };
-        let release = &begun.name;
+        let release = &deployed.name;
         let canary = status.canary.as_ref();
         if canary.is_some_and(|canary| canary.release == *release) {
             return Ok(self.folder.trial_began(release)?);
         }
-        let own = linked.iter().filter(|(_, linked)| *linked == release);
-        let instances: Vec<Instance> = own
+        let served = linked.iter().filter(|(_, linked)| *linked == release);
+        let instances: Vec<Instance> = served
             .map(|(port, _)| Instance::on(&self.upstream, &self.settings, *port, release))
             .collect();
         self.take_back(&instances).await;
-        self.folder.remove_new(release, begun.is_copy)?;
+        self.folder.remove_new(release, deployed.is_copy)?;
         self.progress.say(&format!(
             "{release}: removed, because its deploy was not completed"
         ));
@@ -54,7 +54,7 @@ impl Deploy<'_> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         let state = self.folder.state()?;
         let instances = self.folder.instances();
-        let mut begun = Vec::new();
+        let mut started = Vec::new();
         let mut failed = 0;
         for (port, release) in instances {
             check_interrupt(&self.interrupt)?;
@@ -65,7 +65,7 @@ impl Deploy<'_> {
             }
             let instance = Instance::on(&self.upstream, &self.settings, port, &release);
             match self.start_again(&instance).await {
-                Ok(()) => begun.push(instance),
+                Ok(()) => started.push(instance),
                 Err(why) => {
                     self.progress
                         .say(&format!("edgeway: {release}: {instance}: {why}"));
@@ -73,7 +73,7 @@ impl Deploy<'_> {
                 }
             }
         }
-        for instance in &begun {
+        for instance in &started {
             if let Err(why) = self.is_back(instance, &status).await {
                 self.progress
                     .say(&format!("edgeway: {}: {instance}: {why}", instance.release));
@@ -83,11 +83,11 @@ impl Deploy<'_> {
         retire::begin(&self.upstream, &self.common.admin)?;
         if let Some(current) = state.current() {
             if status.current_release.is_none() {
-                self.found(&current).await?;
+                self.wait_until_read(&current).await?;
                 let switched = self.gateway.switch_release(&self.upstream, &current);
                 switched.await?;
             }
-            let running = begun.iter().filter(|it| it.release == current).count();
+            let running = started.iter().filter(|it| it.release == current).count();
             let wanted = self.settings.instances as usize;
             for _ in running..if running > 0 { wanted } else { 0 } {
                 self.start(&current).await?;

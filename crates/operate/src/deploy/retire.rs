@@ -34,7 +34,7 @@ const POLL: Duration = Duration::from_millis(10);
 const ATTEMPTS: u32 = 11;
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct RetireOptions {
     upstream: String,
     /// The time without the gateway or the folder of releases after which the process ends; the next
     /// deploy begins another one
@@ -56,7 +56,7 @@ pub(super) fn begin(upstream: &str, admin: &AdminOption) -> Result<(), String> {
     left_behind::begin(&mut process).map_err(failed)
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &RetireOptions) -> Result<(), Failure> {
     // Signals of the terminal that the deploy was started in do not reach it. It fails only if the
     // process leads a session already.
     let _leads = setsid();
@@ -76,19 +76,19 @@ async fn retire(
         since: None,
         patience,
     };
-    let own = loop {
+    let config = loop {
         match settings(gateway, upstream).await {
-            Ok((_, own)) => break own,
+            Ok((_, config)) => break config,
             Err(why) if *interrupt.borrow() => return Err(why),
             // The gateway may be restarting.
             Err(why) => outage.lasts(why)?,
         }
         outage.pause(&interrupt).await;
     };
-    let folder = ReleaseFolder::new(&own);
+    let folder = ReleaseFolder::new(&config);
     let lock = |_| {
         // It would be made again where it was removed.
-        let is_there = own.folder.exists();
+        let is_there = config.folder.exists();
         is_there
             .then(|| folder.lock("retire", "another process ends releases").ok())
             .flatten()
@@ -172,15 +172,15 @@ impl Settled {
                 Err(_) => sleep(POLL).await,
             }
         };
-        let (status, own) = settings(gateway, upstream).await?;
-        let linger = Duration::from_secs(own.linger);
+        let (status, config) = settings(gateway, upstream).await?;
+        let linger = Duration::from_secs(config.linger);
         let (mut state, instances) = (folder.state()?, folder.instances());
         if state.settle(&status, &instances, linger) {
             folder.change(|state| state.settle(&status, &instances, linger))?;
         }
         Ok(Some(Self {
             status,
-            own,
+            own: config,
             state,
             _alone: alone,
         }))

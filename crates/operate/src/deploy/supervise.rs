@@ -41,7 +41,7 @@ const MAX_LOG: u64 = 16 << 20;
 const LOOK: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct SuperviseOptions {
     /// The file that is locked while the supervisor runs, and has its process id
     #[arg(long)]
     lock: PathBuf,
@@ -152,14 +152,14 @@ pub(super) async fn end(folder: &ReleaseFolder, port: u16) -> Result<(), String>
     }
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &SuperviseOptions) -> Result<(), Failure> {
     // Signals of the terminal that the deploy was started in do not reach it. It fails only if the
     // process leads a session already.
     let _leads = setsid();
     Ok(worker::single()?.block_on(supervise(options))?)
 }
 
-async fn supervise(options: &Options) -> Result<(), String> {
+async fn supervise(options: &SuperviseOptions) -> Result<(), String> {
     let shown = options.lock.display();
     let failed = |error: std::io::Error| format!("cannot lock `{shown}`: {error}");
     let file = OpenOptions::new()
@@ -211,7 +211,7 @@ async fn supervise(options: &Options) -> Result<(), String> {
 }
 
 /// Waits until the app ends, and bounds its log meanwhile.
-async fn watched(child: &mut Child, options: &Options) -> std::io::Result<ExitStatus> {
+async fn watched(child: &mut Child, options: &SuperviseOptions) -> std::io::Result<ExitStatus> {
     loop {
         bound_log(&options.lock.with_extension("log"));
         if let Ok(status) = timeout(LOOK, child.wait()).await {
@@ -220,7 +220,7 @@ async fn watched(child: &mut Child, options: &Options) -> std::io::Result<ExitSt
     }
 }
 
-fn start(options: &Options) -> Result<(Child, ProcessGroup), String> {
+fn start(options: &SuperviseOptions) -> Result<(Child, ProcessGroup), String> {
     let [program, arguments @ ..] = options.command.as_slice() else {
         return Err("there is no command".to_owned());
     };
@@ -289,7 +289,7 @@ mod tests {
         let owner = if user == 0 { 65_534 } else { user };
         std::os::unix::fs::chown(folder.path(), Some(owner), None).unwrap();
         let command = ["sh", "-c", "id -u > owner"].map(str::to_owned);
-        let options = Options {
+        let options = SuperviseOptions {
             lock: folder.path().join("lock"),
             folder: folder.path().to_owned(),
             port: 4000,

@@ -20,7 +20,7 @@ impl Deploy<'_> {
     /// Waits until the release can get visitors.
     pub(super) async fn ready(&self, release: &str) -> Result<(), Failure> {
         check_interrupt(&self.interrupt)?;
-        self.found(release).await?;
+        self.wait_until_read(release).await?;
         if self.is_new {
             self.warm(release).await;
             check_interrupt(&self.interrupt)?;
@@ -58,7 +58,7 @@ impl Deploy<'_> {
     }
 
     /// Waits until the gateway has read the folder of the release.
-    pub(super) async fn found(&self, release: &str) -> Result<(), Failure> {
+    pub(super) async fn wait_until_read(&self, release: &str) -> Result<(), Failure> {
         for _ in 0..100 {
             let (status, _) = settings(self.gateway, &self.upstream).await?;
             if status.known_releases.iter().any(|known| known == release) {

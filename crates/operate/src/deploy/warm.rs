@@ -70,8 +70,8 @@ impl Deploy<'_> {
     }
 
     async fn warmed(&self, release: &str) -> Result<Warmed, String> {
-        let most = self.settings.warm as usize;
-        let plan = self.gateway.begin_warm_up(&self.upstream, release, most);
+        let max = self.settings.warm as usize;
+        let plan = self.gateway.begin_warm_up(&self.upstream, release, max);
         let plan = plan.await?;
         let fetcher = Fetcher::new(&plan)?;
         let fetched = tokio::select! {
@@ -187,12 +187,12 @@ impl<'a> Fetcher<'a> {
         let next = Cell::new(0);
         let work = || async {
             while let Some(request) = requests.get(next.get()) {
-                let at = next.get();
-                next.set(at + 1);
+                let index = next.get();
+                next.set(index + 1);
                 let Ok(outcome) = timeout_at(until, self.send(request)).await else {
                     break;
                 };
-                outcomes.borrow_mut()[at] = outcome;
+                outcomes.borrow_mut()[index] = outcome;
             }
         };
         join_all((0..CONCURRENCY).map(|_| work())).await;

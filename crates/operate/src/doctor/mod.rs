@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::{Failure, admin::AdminOption, check, out, runtime};
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct DoctorOptions {
     #[command(flatten)]
     admin: AdminOption,
     /// Print the findings as JSON
@@ -129,7 +129,7 @@ fn configuration_of(named: &Path, snapshot: Option<&Snapshot>) -> PathBuf {
     }
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &DoctorOptions) -> Result<(), Failure> {
     let runtime = runtime()?;
     let mut findings = Findings::default();
     let snapshot = runtime.block_on(running::snapshot(&options.admin));

@@ -116,8 +116,8 @@ fn judge(findings: &mut Findings, name: &str, release: &Version) {
         let mut ranges = advisory.affected.iter();
         ranges.any(|(first, fixed)| (version(first)..version(fixed)).contains(release))
     };
-    let found: Vec<&Advisory> = ADVISORIES.iter().filter(affects).collect();
-    for advisory in &found {
+    let advisories: Vec<&Advisory> = ADVISORIES.iter().filter(affects).collect();
+    for advisory in &advisories {
         findings.error(
             CHECK,
             format!(
@@ -127,7 +127,7 @@ fn judge(findings: &mut Findings, name: &str, release: &Version) {
             REMEDY,
         );
     }
-    if found.is_empty() {
+    if advisories.is_empty() {
         findings.ok(
             CHECK,
             format!("`{name}` runs Next.js {release}, no advisory known"),
@@ -176,10 +176,10 @@ fn installed(build: &Path) -> Result<Version, String> {
     let build = std::path::absolute(build).map_err(|error| error.to_string())?;
     let standalone = build.join("standalone");
     let folders = std::iter::once(standalone.as_path()).chain(build.ancestors().skip(1));
-    let found = folders
+    let manifest = folders
         .map(|folder| folder.join("node_modules/next/package.json"))
         .find_map(|path| Some((fs::read(&path).ok()?, path)));
-    let (text, path) = found.ok_or_else(|| {
+    let (text, path) = manifest.ok_or_else(|| {
         format!(
             "no node_modules/next/package.json above {}",
             build.display()

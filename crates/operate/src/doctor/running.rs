@@ -46,8 +46,8 @@ pub(super) fn check(findings: &mut Findings, snapshot: Result<Snapshot, String>)
             "run `edgeway upgrade` to replace it without losing a request",
         );
     }
-    let at = problems::time_of(&snapshot).unwrap_or_default();
-    for problem in problems::of(&snapshot, at) {
+    let time = problems::time_of(&snapshot).unwrap_or_default();
+    for problem in problems::find(&snapshot, time) {
         let level = match problem.severity {
             Severity::Error => Level::Error,
             Severity::Warning => Level::Warning,

@@ -50,8 +50,8 @@ pub(super) async fn check(findings: &mut Findings, path: &Path, file: &File, gat
         })
     });
     // At the same time: each dead host takes all of its time.
-    for (found, clock) in join_all(backends).await {
-        findings.0.extend(found.0);
+    for (backend_findings, clock) in join_all(backends).await {
+        findings.0.extend(backend_findings.0);
         clocks.extend(clock);
     }
     if let Some(redis) = &gateway.redis {

@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 pub use self::log::older;
 use self::{
     backoff::Restarts,
-    probe::{Kind, Probe},
+    probe::{Probe, ProbeKind},
 };
 use super::{
     Failure,
@@ -37,7 +37,7 @@ use super::{
 const RESTART_DEADLINE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct HealthcheckOptions {
     /// Fetch a URL; a status below 400 is good
     #[arg(long, value_name = "NAME=URL", value_parser = probe::http)]
     http: Vec<Probe>,
@@ -144,7 +144,7 @@ enum RestartResult {
     NotNeeded,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &HealthcheckOptions) -> Result<(), Failure> {
     if options.gateway {
         options.admin.client_or_report(OutputFormat::Text)?;
     }
@@ -175,12 +175,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// Collects the probes, and checks that they fit together.
-fn probes(options: &Options) -> Result<Vec<Probe>, String> {
+fn probes(options: &HealthcheckOptions) -> Result<Vec<Probe>, String> {
     let mut probes: Vec<Probe> = options.http.clone();
     if options.gateway {
         probes.push(Probe {
             name: "gateway".to_owned(),
-            kind: Kind::Gateway(options.admin.client().map_err(|error| error.message)?),
+            kind: ProbeKind::Gateway(options.admin.client().map_err(|error| error.message)?),
         });
     }
     for more in [&options.redis, &options.mongodb, &options.tcp] {
@@ -212,7 +212,7 @@ fn probes(options: &Options) -> Result<Vec<Probe>, String> {
 }
 
 struct Check<'a, P> {
-    options: &'a Options,
+    options: &'a HealthcheckOptions,
     programs: &'a P,
     clock: Clock,
 }
@@ -223,10 +223,10 @@ impl<P: Programs> Check<'_, P> {
         // A slow probe must not delay the others.
         let all = probes.iter().map(|probe| self.probe(probe));
         let probes = futures_util::future::join_all(all).await;
-        let at = rfc3339(self.clock.wall());
+        let time = rfc3339(self.clock.wall());
         let (restarts, problem) = self.restart(&probes).await;
         let outcome = Outcome {
-            at,
+            at: time,
             ok: probes.iter().all(|probe| probe.ok),
             probes,
             restarts,
@@ -241,9 +241,9 @@ impl<P: Programs> Check<'_, P> {
             ..ProbeOutcome::default()
         };
         loop {
-            let begun = self.clock.now();
+            let start = self.clock.now();
             let result = probe.kind.ask(self.options.timeout.0).await;
-            outcome.took_ms = millis(self.clock.now().duration_since(begun));
+            outcome.took_ms = millis(self.clock.now().duration_since(start));
             outcome.attempts += 1;
             outcome.ok = result.is_ok();
             outcome.is_alive = result.as_ref().is_err_and(|failure| failure.is_alive);
@@ -301,8 +301,8 @@ impl<P: Programs> Check<'_, P> {
         };
         let mut restarts: Restarts = state_file::read(state)?;
         restarts.keep(|unit| {
-            let mut own = self.options.restart.iter();
-            bad.iter().any(|bad| bad.unit == unit) || !own.any(|(_, own)| own == unit)
+            let mut units = self.options.restart.iter();
+            bad.iter().any(|bad| bad.unit == unit) || !units.any(|(_, units)| units == unit)
         });
         let now = self.clock.wall().into();
         for unit in bad {

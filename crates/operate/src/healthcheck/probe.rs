@@ -15,12 +15,12 @@ use super::mongodb;
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
     pub(super) name: String,
-    pub(super) kind: Kind,
+    pub(super) kind: ProbeKind,
 }
 
 /// Kind of a probe, and its destination.
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+pub(super) enum ProbeKind {
     Http(Uri),
     Gateway(Client),
     Redis {
@@ -68,7 +68,7 @@ pub(super) fn http(text: &str) -> Result<Probe, String> {
             "`{url}` is no http or https URL; write NAME={EXAMPLE}"
         ));
     }
-    let kind = Kind::Http(url);
+    let kind = ProbeKind::Http(url);
     Ok(Probe { name, kind })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn redis(text: &str) -> Result<Probe, String> {
     let (name, url) = named(text, EXAMPLE)?;
     // Its messages never repeat the URL, which may hold a password.
     Url::from_str(&url).map_err(|error| format!("{error}; write NAME={EXAMPLE}"))?;
-    let kind = Kind::Redis {
+    let kind = ProbeKind::Redis {
         url: Secret::new(url.as_str()),
         password: None,
     };
@@ -85,15 +85,15 @@ pub(super) fn redis(text: &str) -> Result<Probe, String> {
 }
 
 pub(super) fn mongodb(text: &str) -> Result<Probe, String> {
-    at(text, "mongodb=127.0.0.1:27017", Kind::Mongodb)
+    at(text, "mongodb=127.0.0.1:27017", ProbeKind::Mongodb)
 }
 
 pub(super) fn tcp(text: &str) -> Result<Probe, String> {
-    at(text, "smtp=mail.example.com:25", Kind::Tcp)
+    at(text, "smtp=mail.example.com:25", ProbeKind::Tcp)
 }
 
 /// Reads a probe of an address.
-fn at(text: &str, example: &str, kind: fn(String) -> Kind) -> Result<Probe, String> {
+fn at(text: &str, example: &str, kind: fn(String) -> ProbeKind) -> Result<Probe, String> {
     let (name, address) = named(text, &format!("HOST:PORT, such as {example}"))?;
     let port = address
         .rsplit_once(':')
@@ -107,7 +107,7 @@ fn at(text: &str, example: &str, kind: fn(String) -> Kind) -> Result<Probe, Stri
     }
 }
 
-impl Kind {
+impl ProbeKind {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Http(_) => "http",

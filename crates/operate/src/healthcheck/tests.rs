@@ -9,7 +9,7 @@ use super::*;
 #[derive(Debug, Parser)]
 struct Line {
     #[command(flatten)]
-    options: Options,
+    options: HealthcheckOptions,
 }
 
 /// Records commands; `Err` for those of a unit named `bad`, and no end for one named `hangs`.
@@ -27,7 +27,7 @@ impl Programs for Recorded {
     }
 }
 
-fn options(line: &str) -> Result<Options, String> {
+fn options(line: &str) -> Result<HealthcheckOptions, String> {
     let words = std::iter::once("x").chain(line.split_whitespace());
     let parsed = Line::try_parse_from(words).map_err(|error| error.to_string())?;
     probes(&parsed.options)?;
@@ -81,7 +81,7 @@ fn passwords_are_not_in_debug_output() {
 
 /// Makes runs of a check whose probes `api` and `front` are good or bad, some minutes apart.
 struct Site {
-    options: Options,
+    options: HealthcheckOptions,
     clock: Clock,
     programs: Recorded,
     _folder: tempfile::TempDir,

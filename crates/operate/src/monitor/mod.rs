@@ -23,7 +23,7 @@ const GATEWAY: &str = "edgeway.service";
 const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct MonitorOptions {
     /// Print a line for each interval, until it is interrupted
     #[arg(long)]
     watch: bool,
@@ -51,7 +51,7 @@ pub fn as_number(count: u64) -> f64 {
     count as f64
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &MonitorOptions) -> Result<(), Failure> {
     match runtime()?.block_on(measure(options)) {
         Ok(()) => Ok(()),
         // The reader of a pipe wants no more.
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     }
 }
 
-async fn measure(options: &Options) -> io::Result<()> {
+async fn measure(options: &MonitorOptions) -> io::Result<()> {
     let clock = Clock::machine();
     let mut units = Units::new(&[], &[]);
     let mut patterns = vec![GATEWAY.to_owned()];
@@ -70,13 +70,13 @@ async fn measure(options: &Options) -> io::Result<()> {
     loop {
         sleep(options.interval.0).await;
         let now = Sample::take(clock.now())?;
-        let at = rfc3339(clock.wall());
-        let mut line = Map::from_iter([("at".to_owned(), json!(at))]);
+        let time = rfc3339(clock.wall());
+        let mut line = Map::from_iter([("at".to_owned(), json!(time))]);
         line.extend(since(&now, &before));
         // State, CPU, memory and restarts of each unit, and why there may be more.
-        let found = units.of_this_machine(&patterns).await;
-        line.insert("units".to_owned(), json!(found.list));
-        if let Some(problem) = found.problem {
+        let instances = units.of_this_machine(&patterns).await;
+        line.insert("units".to_owned(), json!(instances.list));
+        if let Some(problem) = instances.problem {
             line.insert("units_problem".to_owned(), json!(problem));
         }
         out::line(&Value::Object(line).to_string())?;

@@ -30,7 +30,7 @@ use super::{
 };
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct RolloutOptions {
     /// The upstream whose backends are restarted
     upstream: String,
     /// Good checks in a row until a backend counts as back
@@ -62,7 +62,7 @@ pub struct Options {
     command: Vec<String>,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &RolloutOptions) -> Result<(), Failure> {
     client::ask_interruptible(&options.admin, async |gateway, interrupt| {
         if options.watch {
             let watch = Watch::new(&gateway, &Machine, options, Progress::lines(), interrupt);
@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 async fn roll_out(
-    options: &Options,
+    options: &RolloutOptions,
     gateway: &Remote,
     interrupt: Interrupt,
 ) -> Result<(), Failure> {
@@ -95,7 +95,7 @@ async fn roll_out(
         options,
         gateway,
         programs: &UntilInterrupted(interrupt.clone()),
-        progress: Progress::of(plan.steps.len()),
+        progress: Progress::new(plan.steps.len()),
         file,
         check_interrupt: interrupt.clone(),
         interrupt,
@@ -119,13 +119,13 @@ struct LeftDrained {
 /// Steps of a rollout, backend by backend.
 #[derive(Debug)]
 struct Plan {
-    steps: Vec<Step>,
+    steps: Vec<RolloutStep>,
     /// Backends that were drained before: they are left alone.
     skipped: Vec<Name>,
 }
 
 #[derive(Debug)]
-struct Step {
+struct RolloutStep {
     name: Name,
     command: Vec<String>,
     on_fail: Option<Vec<String>>,
@@ -133,9 +133,9 @@ struct Step {
     is_left: bool,
 }
 
-impl Step {
-    fn of(options: &Options, name: Name) -> Result<Self, String> {
-        let placeholders = Placeholders::of(&name);
+impl RolloutStep {
+    fn new(options: &RolloutOptions, name: Name) -> Result<Self, String> {
+        let placeholders = Placeholders::new(&name);
         let on_fail = options.on_fail.as_deref();
         Ok(Self {
             command: placeholders.arguments(&options.command)?,
@@ -148,7 +148,7 @@ impl Step {
 
 impl Plan {
     fn make(
-        options: &Options,
+        options: &RolloutOptions,
         upstream: &UpstreamStatus,
         left: &LeftDrained,
     ) -> Result<Self, String> {
@@ -163,7 +163,7 @@ impl Plan {
         let name = |address: &str| Name::new(&upstream.name, address);
         let mut steps = Vec::new();
         for backend in rolled {
-            let mut step = Step::of(options, name(&backend.address))?;
+            let mut step = RolloutStep::new(options, name(&backend.address))?;
             step.is_left = is_left(backend);
             steps.push(step);
         }
@@ -190,7 +190,7 @@ impl Plan {
         })
     }
 
-    fn to_text(&self, options: &Options) -> String {
+    fn to_text(&self, options: &RolloutOptions) -> String {
         let mut text = String::new();
         for name in &self.skipped {
             // Writing to a String cannot fail.
@@ -227,7 +227,7 @@ enum RolloutError {
 }
 
 struct Rollout<'a, G, P> {
-    options: &'a Options,
+    options: &'a RolloutOptions,
     gateway: &'a G,
     programs: &'a P,
     progress: Progress,
@@ -277,7 +277,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
     }
 
     /// Takes a step. Returns false if someone else has drained the backend since the plan was made.
-    async fn step_unless_drained(&mut self, step: &Step) -> Result<bool, RolloutError> {
+    async fn step_unless_drained(&mut self, step: &RolloutStep) -> Result<bool, RolloutError> {
         let backend = self.gateway.backend(&step.name).await;
         if is_drained(&backend.map_err(RolloutError::NotDrained)?) && !step.is_left {
             self.say_skipped(&step.name);
@@ -300,7 +300,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         }
     }
 
-    async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
+    async fn step(&mut self, step: &RolloutStep) -> Result<(), RolloutError> {
         self.drain(&step.name).await?;
         self.restart(step).await
     }
@@ -311,7 +311,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
     }
 
     /// Restarts the app of a drained backend, and waits until it is back in rotation.
-    async fn restart(&mut self, step: &Step) -> Result<(), RolloutError> {
+    async fn restart(&mut self, step: &RolloutStep) -> Result<(), RolloutError> {
         let name = &step.name;
         self.progress
             .now(&format!("{name}: running `{}`", shown(&step.command)));
@@ -385,7 +385,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
     /// Waits for passed checks, then sends the backend requests again. The inner error is the
     /// reason why it is not back.
     async fn come_back(&mut self, name: &Name) -> Result<Result<(), String>, RolloutError> {
-        let Options {
+        let RolloutOptions {
             probes, timeout, ..
         } = *self.options;
         self.progress
@@ -418,7 +418,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
 
     /// Runs the `--on-fail` command for a backend that does not come back, and sends it requests
     /// again if that helped.
-    async fn mend(&mut self, step: &Step) {
+    async fn mend(&mut self, step: &RolloutStep) {
         let name = &step.name;
         let Some(on_fail) = &step.on_fail else {
             self.progress
@@ -447,7 +447,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         }
     }
 
-    fn say_interrupted(&self, left: &[Step]) {
+    fn say_interrupted(&self, left: &[RolloutStep]) {
         let left: Vec<&str> = left.iter().map(|step| step.name.address.as_str()).collect();
         self.progress
             .say(&format!("stopped; not restarted: {}", left.join(", ")));

@@ -13,10 +13,10 @@ const THREE: [&str; 3] = ["127.0.0.1:3000", "127.0.0.1:3001", "127.0.0.1:3002"];
 #[derive(Debug, Parser)]
 struct Line {
     #[command(flatten)]
-    options: Options,
+    options: RolloutOptions,
 }
 
-pub(super) fn options(arguments: &[&str]) -> Options {
+pub(super) fn options(arguments: &[&str]) -> RolloutOptions {
     let line = ["rollout", "web"]
         .iter()
         .chain(arguments)

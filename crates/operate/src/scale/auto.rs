@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::sleep;
 
 use super::{
-    Backends, Options, Plan,
+    Backends, Plan, ScaleOptions,
     decision::{Decision, Load, Rule},
     port_of,
 };
@@ -71,7 +71,7 @@ impl Turn {
     /// Returns the number that the user wants, or that the load needs. `None` if nothing is to
     /// change; the decision was printed.
     pub(super) async fn begin(
-        options: &Options,
+        options: &ScaleOptions,
         gateway: &Remote,
         upstream: UpstreamStatus,
     ) -> Result<Option<Self>, String> {
@@ -116,7 +116,7 @@ impl Turn {
         if !options.dry_run {
             state_file::write(&file, &memory)?;
         }
-        let down = Backends::of(&upstream, &scale).down;
+        let down = Backends::new(&upstream, &scale).down;
         out::data(&text(&upstream.name, rule, load, down, decision));
         let is_leftover = !memory.begun.is_empty();
         let count = match decision {
@@ -145,11 +145,11 @@ impl Turn {
         self.remember(Vec::new())
     }
 
-    fn remember(&mut self, begun: Vec<String>) -> Result<(), String> {
+    fn remember(&mut self, started: Vec<String>) -> Result<(), String> {
         let Some((file, memory)) = &mut self.memory else {
             return Ok(());
         };
-        memory.begun = begun;
+        memory.begun = started;
         state_file::write(file, memory)
     }
 }
@@ -198,9 +198,9 @@ pub(crate) async fn by_hand(
     is_dry_run: bool,
 ) -> Result<Option<(PathBuf, Option<File>)>, String> {
     let name = file.strip_prefix(STATE_FOLDER).ok();
-    let own = env::var_os("XDG_RUNTIME_DIR").zip(name.or(file.file_name().map(Path::new)));
-    let own = own.map(|(folder, name)| Path::new(&folder).join("edgeway-scale").join(name));
-    for file in [Some(file.to_owned()), own].into_iter().flatten() {
+    let user = env::var_os("XDG_RUNTIME_DIR").zip(name.or(file.file_name().map(Path::new)));
+    let user = user.map(|(folder, name)| Path::new(&folder).join("edgeway-scale").join(name));
+    for file in [Some(file.to_owned()), user].into_iter().flatten() {
         if is_dry_run && file.exists() {
             return Ok(Some((file, None)));
         }
@@ -223,7 +223,7 @@ fn rule(options: &RuleOptions, upstream: &UpstreamStatus, scale: &Scale) -> Resu
         return Err(format!("--min {min} is more than --max {max}"));
     }
     let room = usize::from(scale.last_port - scale.first_port) + 1;
-    let min = min.max(Backends::of(upstream, scale).written).min(room);
+    let min = min.max(Backends::new(upstream, scale).written).min(room);
     Ok(Rule {
         min,
         max: max.min(room).max(min),
@@ -234,7 +234,7 @@ fn rule(options: &RuleOptions, upstream: &UpstreamStatus, scale: &Scale) -> Resu
 
 /// Measures the units of an upstream for some time, and reads the upstream again.
 async fn measure(
-    options: &Options,
+    options: &ScaleOptions,
     gateway: &Remote,
     upstream: &UpstreamStatus,
     scale: &Scale,
@@ -245,12 +245,12 @@ async fn measure(
     let snapshot = gateway.snapshot().await?;
     units.instances(&snapshot).await;
     sleep(options.rule.interval.0).await;
-    let found = units.instances(&snapshot).await;
+    let instances = units.instances(&snapshot).await;
     let upstream = gateway.upstream(&options.upstream).await?;
-    let backends = Backends::of(&upstream, scale);
-    let cpu = average(&found.list, &upstream, scale).or_else(|| backends.idle());
+    let backends = Backends::new(&upstream, scale);
+    let cpu = average(&instances.list, &upstream, scale).or_else(|| backends.idle());
     let cpu = cpu.ok_or_else(|| {
-        let why = found.problem.unwrap_or_else(|| {
+        let why = instances.problem.unwrap_or_else(|| {
             format!(
                 "no unit `{}` that runs has a measured CPU time; without cgroup v2 that takes \
                  `CPUAccounting=yes` in the unit",
@@ -432,10 +432,14 @@ mod tests {
             for backend in upstream.backends.iter_mut().take(down) {
                 backend.healthy = false;
             }
-            assert_eq!(Backends::of(&upstream, &scale()).idle(), expected, "{down}");
+            assert_eq!(
+                Backends::new(&upstream, &scale()).idle(),
+                expected,
+                "{down}"
+            );
         }
         assert_eq!(
-            Backends::of(&super::tests::upstream(&[]), &scale()).idle(),
+            Backends::new(&super::tests::upstream(&[]), &scale()).idle(),
             None
         );
     }

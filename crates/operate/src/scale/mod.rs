@@ -25,7 +25,7 @@ use super::{
 };
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ScaleOptions {
     /// The upstream; its configuration has `scale`
     upstream: String,
     /// The number of backends to reach, including those in the configuration
@@ -52,7 +52,7 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &ScaleOptions) -> Result<(), Failure> {
     client::ask_interruptible(&options.admin, async |gateway, interrupt| {
         let upstream = gateway.upstream(&options.upstream).await?;
         let turn = auto::Turn::begin(options, &gateway, upstream).await?;
@@ -68,7 +68,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         let scaling = Scaling {
             gateway: &gateway,
             programs: &Machine,
-            progress: Progress::of(plan.changes()),
+            progress: Progress::new(plan.changes()),
             probes: options.probes,
             timeout: options.timeout.0,
             drain_timeout: options.drain_timeout.0,
@@ -110,8 +110,8 @@ impl Plan {
                  `scale: {{ unit: \"node-app@{{port}}.service\", ports: 3000-3031 }}` and reload"
             )
         })?;
-        let own = |backend: &BackendStatus| port_of(backend, scale);
-        let Backends { written, .. } = Backends::of(upstream, scale);
+        let port_of_unit = |backend: &BackendStatus| port_of(backend, scale);
+        let Backends { written, .. } = Backends::new(upstream, scale);
         if count < written {
             return Err(format!(
                 "{written} backends of upstream `{name}` are written in the configuration: \
@@ -123,7 +123,7 @@ impl Plan {
         let ports = |is_wanted: fn(&BackendStatus) -> bool| {
             let added = upstream.backends.iter().filter(|b| b.origin == "added");
             let wanted = added.filter(|backend| is_wanted(backend));
-            let mut ports: Vec<u16> = wanted.filter_map(own).collect();
+            let mut ports: Vec<u16> = wanted.filter_map(port_of_unit).collect();
             ports.sort_unstable();
             ports
         };
@@ -139,7 +139,7 @@ impl Plan {
         while serving.len() + up.len() < wanted && !unfinished.is_empty() {
             up.push((unfinished.remove(0), true));
         }
-        let taken: Vec<u16> = upstream.backends.iter().filter_map(own).collect();
+        let taken: Vec<u16> = upstream.backends.iter().filter_map(port_of_unit).collect();
         let mut free = (scale.first_port..=scale.last_port).filter(|port| !taken.contains(port));
         while serving.len() + up.len() < wanted {
             let port = free.next().ok_or_else(|| {
@@ -206,10 +206,10 @@ struct Backends {
 }
 
 impl Backends {
-    fn of(upstream: &UpstreamStatus, scale: &Scale) -> Self {
-        let own = upstream.backends.iter();
-        let own = own.filter(|backend| port_of(backend, scale).is_some());
-        let (added, written): (Vec<_>, Vec<_>) = own.partition(|b| b.origin == "added");
+    fn new(upstream: &UpstreamStatus, scale: &Scale) -> Self {
+        let scaled = upstream.backends.iter();
+        let scaled = scaled.filter(|backend| port_of(backend, scale).is_some());
+        let (added, written): (Vec<_>, Vec<_>) = scaled.partition(|b| b.origin == "added");
         let in_use = |all: &[&BackendStatus], is_wanted: fn(&BackendStatus) -> bool| {
             let in_use = all.iter().filter(|backend| !is_drained(backend));
             in_use.filter(|backend| is_wanted(backend)).count()
@@ -231,10 +231,10 @@ impl Backends {
 
 /// Port of a backend, if it is in the range of `scale`.
 fn port_of(backend: &BackendStatus, scale: &Scale) -> Option<u16> {
-    let at: SocketAddr = backend.address.parse().ok()?;
-    let is_own =
-        at.ip() == scale.address && (scale.first_port..=scale.last_port).contains(&at.port());
-    is_own.then_some(at.port())
+    let address: SocketAddr = backend.address.parse().ok()?;
+    let is_own = address.ip() == scale.address
+        && (scale.first_port..=scale.last_port).contains(&address.port());
+    is_own.then_some(address.port())
 }
 
 struct Scaling<'a, G, P> {

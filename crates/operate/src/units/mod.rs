@@ -118,7 +118,7 @@ impl Units {
     }
 
     async fn find(&mut self, wanted: &BTreeSet<(Manager, String)>) -> Instances {
-        let mut found = Instances::default();
+        let mut units = Instances::default();
         for manager in [Manager::System, Manager::User] {
             let of_manager = wanted.iter().filter(|(of, _)| *of == manager);
             let patterns: Vec<&str> = of_manager.map(|(_, pattern)| pattern.as_str()).collect();
@@ -126,13 +126,13 @@ impl Units {
                 continue;
             }
             match self.show(manager, &patterns).await {
-                Ok(text) => found.list.extend(parse(&text, monotonic(), &self.cgroups)),
-                Err(problem) => found.problem = Some(problem),
+                Ok(text) => units.list.extend(parse(&text, monotonic(), &self.cgroups)),
+                Err(problem) => units.problem = Some(problem),
             }
         }
         let now = self.clock.now();
-        self.measure(&mut found.list, now);
-        found
+        self.measure(&mut units.list, now);
+        units
     }
 
     async fn show(&self, manager: Manager, patterns: &[&str]) -> Result<String, String> {
@@ -200,11 +200,11 @@ fn retiring(upstream: &UpstreamStatus) -> Option<Instance> {
 fn wanted(
     snapshot: &Snapshot,
     more: &[String],
-    own: Option<(Manager, String)>,
+    machine_unit: Option<(Manager, String)>,
 ) -> BTreeSet<(Manager, String)> {
     let mut wanted: BTreeSet<_> = [(Manager::System, APPS.to_owned())].into();
     wanted.extend(more.iter().map(|unit| (Manager::System, unit.clone())));
-    wanted.extend(own);
+    wanted.extend(machine_unit);
     for scale in snapshot.upstreams.iter().filter_map(|u| u.scale.as_ref()) {
         let manager = Manager::named(&scale.manager);
         wanted.insert((manager, scale.unit.replace("{port}", "*")));
@@ -243,14 +243,14 @@ fn parse(text: &str, now: Duration, cgroups: &Path) -> Vec<Instance> {
         let lines = block.lines().filter_map(|line| line.split_once('='));
         lines.collect::<HashMap<&str, &str>>()
     });
-    let mut found: Vec<Instance> = blocks
+    let mut instances: Vec<Instance> = blocks
         .filter(|block| block.get("LoadState") == Some(&"loaded"))
         .map(|block| instance(&block, now, cgroups))
         .collect();
     // Two patterns may match one unit.
-    found.sort_by(|a, b| a.unit.cmp(&b.unit));
-    found.dedup_by(|a, b| a.unit == b.unit);
-    found
+    instances.sort_by(|a, b| a.unit.cmp(&b.unit));
+    instances.dedup_by(|a, b| a.unit == b.unit);
+    instances
 }
 
 fn instance(block: &HashMap<&str, &str>, now: Duration, cgroups: &Path) -> Instance {

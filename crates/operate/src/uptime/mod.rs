@@ -25,7 +25,7 @@ use super::{Failure, healthcheck, monitor::as_number, out};
 const GAP: i32 = 3;
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct UptimeOptions {
     /// The log; the older file with `.1` at the end of its name is read too
     #[arg(
         value_name = "FILE",
@@ -46,7 +46,7 @@ pub struct Options {
     json: bool,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &UptimeOptions) -> Result<(), Failure> {
     let report = report(options, Clock::machine().wall().into())?;
     if options.json {
         out::data(&serde_json::to_string(&report).expect("plain data"));
@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     Failure::unless(report.kept)
 }
 
-fn report(options: &Options, now: DateTime<Utc>) -> Result<Report, String> {
+fn report(options: &UptimeOptions, now: DateTime<Utc>) -> Result<Report, String> {
     let path = &options.file;
     let cannot = |error: &io::Error| format!("cannot read `{}`: {error}", path.display());
     let window = TimeDelta::from_std(options.window.0).unwrap_or(TimeDelta::MAX);

@@ -25,7 +25,7 @@ const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("edgeway-warm/", env!("CARGO_PKG_VERSION")));
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct WarmOptions {
     /// The list: one URL or path per line, `#` for comments; `-` for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -120,7 +120,7 @@ impl Fetcher {
     }
 }
 
-pub fn run(options: &Options) -> Result<(), out::Failure> {
+pub fn run(options: &WarmOptions) -> Result<(), out::Failure> {
     let name = options.file.display();
     let text = text(&options.file).map_err(|error| format!("cannot read `{name}`: {error}"))?;
     let urls = list::read(&text, options.base.as_ref()).map_err(|bad| format!("{name}: {bad}"))?;
@@ -181,7 +181,7 @@ impl<'a> SharedList<'a> {
             urls,
             encodings,
             next: Cell::new(0),
-            progress: RefCell::new(Progress::of(urls.len() * encodings.len())),
+            progress: RefCell::new(Progress::new(urls.len() * encodings.len())),
             summary: RefCell::default(),
         }
     }

@@ -21,7 +21,7 @@ use rustix::{
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
-use super::{HandoverManifest, Inherited, ManifestSocket, SuccessorReport, VARIABLE};
+use super::{HandoverManifest, InheritedState, ManifestSocket, SuccessorReport, VARIABLE};
 
 /// Variables hidden from a successor: they are ours, or name processes and files that are not its.
 const NOT_INHERITED: [&str; 5] = [
@@ -61,12 +61,12 @@ impl Launch {
 
 /// The path that we were called by, if it leads to our program. A link on the way
 /// (`current/edgeway`) may lead to a newer build when a successor is started.
-fn program(named: Option<&OsStr>, own: &Path, folder: &Path, search: &OsStr) -> PathBuf {
-    let is_own = |candidate: &PathBuf| match (candidate.metadata(), own.metadata()) {
+fn program(named: Option<&OsStr>, running: &Path, folder: &Path, search: &OsStr) -> PathBuf {
+    let is_own = |candidate: &PathBuf| match (candidate.metadata(), running.metadata()) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
     };
-    let found = named.and_then(|named| {
+    let program = named.and_then(|named| {
         if named.as_encoded_bytes().contains(&b'/') {
             return Some(folder.join(named)).filter(is_own);
         }
@@ -74,7 +74,7 @@ fn program(named: Option<&OsStr>, own: &Path, folder: &Path, search: &OsStr) -> 
             .map(|place| folder.join(place).join(named))
             .find(is_own)
     });
-    found.unwrap_or_else(|| own.to_owned())
+    program.unwrap_or_else(|| running.to_owned())
 }
 
 /// Why no successor took over.
@@ -117,7 +117,7 @@ impl Successor {
     pub fn start(
         launch: &Launch,
         binary: Option<&Path>,
-        estate: &Inherited,
+        estate: &InheritedState,
     ) -> Result<Self, HandoverError> {
         system::requires_linux("an upgrade of the running gateway")?;
         let program = binary.unwrap_or(&launch.program).to_owned();
@@ -240,7 +240,7 @@ struct InheritedFiles<'a> {
 }
 
 impl<'a> InheritedFiles<'a> {
-    fn pack(estate: &'a Inherited) -> io::Result<Self> {
+    fn pack(estate: &'a InheritedState) -> io::Result<Self> {
         let mut file = system::memory_file("edgeway-state")?;
         file.write_all(&serde_json::to_vec(&estate.state)?)?;
         let (report_reader, report_writer) = system::pipe()?;
@@ -283,9 +283,9 @@ impl<'a> InheritedFiles<'a> {
         }
         command.env(VARIABLE, serde_json::to_string(&self.letter)?);
         let report_writer = self.report_writer.as_raw_fd();
-        let mut given: Vec<RawFd> = self.others.iter().map(AsRawFd::as_raw_fd).collect();
-        given.extend([self.state.as_raw_fd(), report_writer]);
-        start_twice(&mut command, given, report_writer);
+        let mut passed: Vec<RawFd> = self.others.iter().map(AsRawFd::as_raw_fd).collect();
+        passed.extend([self.state.as_raw_fd(), report_writer]);
+        start_twice(&mut command, passed, report_writer);
         let mut between = command.spawn()?;
         between.wait()?;
         // Without our own copy, the pipe closes with the successor.
@@ -298,10 +298,10 @@ impl<'a> InheritedFiles<'a> {
     }
 }
 
-/// Makes the program start in a grandchild whose parent exits at once, with `given` open, and its
+/// Makes the program start in a grandchild whose parent exits at once, with `passed` open, and its
 /// process id written to `report_writer`.
 #[allow(unsafe_code, reason = "there is no other way to fork twice")]
-fn start_twice(command: &mut Command, given: Vec<RawFd>, report_writer: RawFd) {
+fn start_twice(command: &mut Command, passed: Vec<RawFd>, report_writer: RawFd) {
     let prepare = move || {
         // SAFETY: this is the child's only thread. Until it runs the program it makes system calls
         // only, and does not otherwise use the copy of the parent's memory.
@@ -311,15 +311,15 @@ fn start_twice(command: &mut Command, given: Vec<RawFd>, report_writer: RawFd) {
             // SAFETY: ends the child without running any code of the parent.
             _ => unsafe { libc::_exit(0) },
         }
-        for fd in &given {
+        for fd in &passed {
             // SAFETY: the parent holds them open until `spawn` has returned.
             let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
             fcntl_setfd(fd, FdFlags::empty())?;
         }
-        let own = getpid().as_raw_nonzero().get().to_ne_bytes();
+        let pid_bytes = getpid().as_raw_nonzero().get().to_ne_bytes();
         // SAFETY: as above.
         let report_writer = unsafe { BorrowedFd::borrow_raw(report_writer) };
-        rustix::io::write(report_writer, &own)?;
+        rustix::io::write(report_writer, &pid_bytes)?;
         Ok(())
     };
     // SAFETY: `prepare` makes system calls only. It takes no lock and allocates no memory.
@@ -348,11 +348,11 @@ mod tests {
         }
     }
 
-    fn estate() -> Inherited {
+    fn estate() -> InheritedState {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        Inherited {
+        InheritedState {
             sockets: vec![("127.0.0.1:0".to_owned(), socket.into())],
-            ..Inherited::default()
+            ..InheritedState::default()
         }
     }
 

@@ -29,7 +29,7 @@ use crate::upgrade::SOCKET_FILES;
 /// Files and state passed to a process at its start, as both sides of a handover have them. Empty
 /// after a fresh start.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub struct InheritedState {
     /// Listening sockets by name: the address in the configuration, or a name set by another
     /// program.
     pub(crate) sockets: Vec<(String, OwnedFd)>,
@@ -63,7 +63,7 @@ pub enum TakeError {
     Manager(#[source] io::Error),
 }
 
-impl Inherited {
+impl InheritedState {
     /// Adopts the files named in the environment. Must be called once, before any file is opened.
     pub fn take() -> Result<Self, TakeError> {
         match std::env::var(VARIABLE) {
@@ -78,11 +78,11 @@ impl Inherited {
     fn open(letter: &HandoverManifest) -> Result<Self, TakeError> {
         // The report pipe comes first, so that problems with the rest can be reported.
         let report = ReadinessReport(Some(Arc::new(own(letter.ready)?.into())));
-        let taken = Self::open_rest(letter, report.clone());
-        if let Err(error) = &taken {
+        let opened = Self::open_rest(letter, report.clone());
+        if let Err(error) = &opened {
             report.refuses(&edgeway_base::error::chain(error));
         }
-        taken
+        opened
     }
 
     fn open_rest(letter: &HandoverManifest, report: ReadinessReport) -> Result<Self, TakeError> {
@@ -117,8 +117,8 @@ impl Inherited {
     /// Sockets that systemd stored for us (`FileDescriptorStoreMax=`), or opened for us (socket
     /// units).
     fn from_manager() -> Result<Self, TakeError> {
-        let given = sd_notify::listen_fds_with_names().map_err(TakeError::Manager)?;
-        let sockets: Result<_, _> = given.map(|(fd, name)| Ok((name, own(fd)?))).collect();
+        let passed = sd_notify::listen_fds_with_names().map_err(TakeError::Manager)?;
+        let sockets: Result<_, _> = passed.map(|(fd, name)| Ok((name, own(fd)?))).collect();
         Ok(Self {
             sockets: listening(sockets?),
             ..Self::default()
@@ -145,12 +145,12 @@ impl Inherited {
             return None;
         }
         let named = |(name, _): &(String, OwnedFd)| name_of(name) == name_of(place);
-        let found = self.sockets.iter().position(named).or_else(|| {
+        let position = self.sockets.iter().position(named).or_else(|| {
             let address = place.parse().ok()?;
             let fits = |(_, socket): &(String, OwnedFd)| listens_at(socket, &address);
             self.sockets.iter().position(fits)
         })?;
-        let (name, socket) = self.sockets.remove(found);
+        let (name, socket) = self.sockets.remove(position);
         debug!(name:%, place:%; "took over a listening socket");
         Some(socket)
     }
@@ -281,11 +281,11 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn given(sockets: Vec<(&str, OwnedFd)>) -> Inherited {
+    fn given(sockets: Vec<(&str, OwnedFd)>) -> InheritedState {
         let named = sockets.into_iter().map(|(n, fd)| (n.to_owned(), fd));
-        Inherited {
+        InheritedState {
             sockets: listening(named.collect()),
-            ..Inherited::default()
+            ..InheritedState::default()
         }
     }
 
@@ -305,7 +305,7 @@ mod tests {
             }],
             ..HandoverManifest::default()
         };
-        let mut inherited = Inherited::open(&letter).unwrap();
+        let mut inherited = InheritedState::open(&letter).unwrap();
         assert!(inherited.is_succession());
         assert_eq!(inherited.state["web"]["down"], true);
         let socket = inherited.socket("127.0.0.1:0").unwrap();
@@ -333,7 +333,7 @@ mod tests {
             state: state("no JSON"),
             ..HandoverManifest::default()
         };
-        let error = Inherited::open(&letter).unwrap_err();
+        let error = InheritedState::open(&letter).unwrap_err();
         assert!(matches!(error, TakeError::State(_)), "{error}");
         let mut report = String::new();
         report_reader.read_to_string(&mut report).unwrap();

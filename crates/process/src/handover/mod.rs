@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::inherit::name_of;
 pub use self::{
     hand_over::{HandoverError, Launch, Successor},
-    inherit::{Inherited, TakeError},
+    inherit::{InheritedState, TakeError},
 };
 
 /// Environment variable that lists what a successor inherits.
@@ -52,13 +52,13 @@ struct ManifestSocket {
 #[derive(Debug)]
 pub struct LaunchState {
     pub launch: Launch,
-    pub inherited: Inherited,
+    pub inherited: InheritedState,
 }
 
 impl LaunchState {
     /// Must be called once, before any file is opened.
     pub fn of_this_process() -> Result<Self, TakeError> {
-        let inherited = Inherited::take()?;
+        let inherited = InheritedState::take()?;
         match Launch::of_this_process() {
             Ok(launch) => Ok(Self { launch, inherited }),
             Err(source) => {

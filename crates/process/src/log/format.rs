@@ -175,7 +175,7 @@ pub(super) struct OneLineFields(Vec<(String, String)>);
 
 impl OneLineFields {
     /// Returns `None` if all values are one line each as they are.
-    pub(super) fn of(record: &Record<'_>) -> Option<Self> {
+    pub(super) fn collect(record: &Record<'_>) -> Option<Self> {
         let mut all = Collected::default();
         // The visitor returns no error.
         drop(record.key_values().visit(&mut all));

@@ -234,7 +234,7 @@ impl BoundedLogger {
     /// anything if it has none as it is.
     fn logs_one_line(&self, record: &Record<'_>) -> bool {
         let message = record.args().to_string();
-        let fields = OneLineFields::of(record);
+        let fields = OneLineFields::collect(record);
         if fields.is_none() && !message.contains(char::is_control) {
             return false;
         }

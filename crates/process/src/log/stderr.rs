@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const END: Duration = Duration::from_secs(2);
 
 /// Bytes to write, and the receiver of a message that they and all before them are written.
-type Line = (Vec<u8>, Sender<()>);
+type QueuedLine = (Vec<u8>, Sender<()>);
 
-static LINES: OnceLock<Sender<Line>> = OnceLock::new();
+static LINES: OnceLock<Sender<QueuedLine>> = OnceLock::new();
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// True while the reader has stopped.
 static IS_STOPPED: AtomicBool = AtomicBool::new(false);
@@ -60,7 +60,7 @@ pub(super) fn detach() {
     }
 }
 
-fn write(lines: &Receiver<Line>) {
+fn write(lines: &Receiver<QueuedLine>) {
     for line in lines {
         let (text, done) = line;
         let _unreadable = io::stderr().write_all(&text);

@@ -57,7 +57,7 @@ impl WatchedNames {
 }
 
 #[derive(Default)]
-struct Found {
+struct FolderPlaces {
     folders: HashSet<(PathBuf, bool)>,
     names: HashSet<OsString>,
     patterns: Vec<glob::Pattern>,
@@ -65,16 +65,16 @@ struct Found {
 
 impl WatchedFolders {
     /// Places of the configuration at `path`, of which `sources` were read.
-    pub(super) fn of(path: &Path, sources: &Sources) -> Self {
-        let mut found = Found::default();
+    pub(super) fn new(path: &Path, sources: &Sources) -> Self {
+        let mut folders = FolderPlaces::default();
         let files = sources.paths();
         for file in files.chain([path]).chain(sources.referenced.paths()) {
-            found.file(&absolute(file), LINKS);
+            folders.file(&absolute(file), LINKS);
         }
         for pattern in &sources.patterns {
-            found.pattern(&absolute(pattern));
+            folders.pattern(&absolute(pattern));
         }
-        let places = found
+        let places = folders
             .folders
             .into_iter()
             .map(|(folder, is_deep)| WatchedFolder {
@@ -85,14 +85,14 @@ impl WatchedFolders {
         Self {
             places: places.collect(),
             names: WatchedNames {
-                exact: Arc::new(found.names),
-                patterns: found.patterns.into(),
+                exact: Arc::new(folders.names),
+                patterns: folders.patterns.into(),
             },
         }
     }
 }
 
-impl Found {
+impl FolderPlaces {
     /// Follows a path: watches the folder of each link on the way, whose target may change, and the
     /// folder of the file at its end.
     fn file(&mut self, path: &Path, links: usize) {
@@ -165,7 +165,7 @@ mod tests {
             patterns: patterns.iter().map(|pattern| root.join(pattern)).collect(),
             ..Sources::default()
         };
-        let WatchedFolders { places, names } = WatchedFolders::of(&root.join(main), &sources);
+        let WatchedFolders { places, names } = WatchedFolders::new(&root.join(main), &sources);
         let shown = places.iter().filter_map(|place| {
             let below = place.folder.strip_prefix(root).ok()?.display();
             Some(format!("{below}{}", if place.is_deep { "/**" } else { "" }))

@@ -58,7 +58,7 @@ pub(super) async fn run(
             continue;
         };
         // Computed with each check: folders come and go, and links change their target.
-        let places = WatchedFolders::of(&path, &read.borrow_and_update());
+        let places = WatchedFolders::new(&path, &read.borrow_and_update());
         if eyes.as_ref().is_none_or(|eyes| eyes.places != places) {
             if eyes.is_none() {
                 info!(file:? = path; "configuration watched");

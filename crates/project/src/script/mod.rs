@@ -70,8 +70,8 @@ pub(super) fn started(package: &Package) -> Option<Started> {
             .into_iter()
             .filter(|name| package.script(name).is_some()),
     );
-    let mut found = names.filter_map(|name| follow(package, name));
-    found.next()
+    let mut started = names.filter_map(|name| follow(package, name));
+    started.next()
 }
 
 /// Follows a script. `None` if it starts no server that is known, and names no port.
@@ -118,14 +118,14 @@ impl Chain<'_> {
         let words = shlex::split(&spaced(line))?;
         let commands: Vec<&[String]> = words.split(|word| is_operator(word)).collect();
         let last = commands.len().checked_sub(1)?;
-        let found = commands.iter().enumerate().rev();
-        let mut found = found.filter_map(|(at, command)| {
+        let scripts = commands.iter().enumerate().rev();
+        let mut scripts = scripts.filter_map(|(at, command)| {
             let mut chain = self.clone();
             // Arguments reach the last command alone.
             chain.more.retain(|_| at == last);
             chain.command(command)
         });
-        found.next()
+        scripts.next()
     }
 
     /// Follows one command of the current script.
@@ -144,7 +144,7 @@ impl Chain<'_> {
                 break program;
             }
             words = match words.iter().position(|word| word == "--") {
-                Some(at) => &words[at + 1..],
+                Some(index) => &words[index + 1..],
                 None => skip_options(words),
             };
         };
@@ -155,24 +155,24 @@ impl Chain<'_> {
             return self.script(&script);
         }
         if ["npm", "pnpm", "yarn", "bun"].contains(&program)
-            && let Some(at) = words.iter().position(|word| !word.starts_with('-'))
-            && let executed = words[at..].strip_prefix(&["exec".to_owned()])
+            && let Some(index) = words.iter().position(|word| !word.starts_with('-'))
+            && let executed = words[index..].strip_prefix(&["exec".to_owned()])
             && (executed.is_some() || program == "yarn" || program == "pnpm")
         {
             // `pnpm exec next start`, `yarn next start`.
-            let executed = executed.unwrap_or(&words[at..]);
+            let executed = executed.unwrap_or(&words[index..]);
             return self.command(skip_options(executed));
         }
         let executed = |word: &String| ["-x", "--exec"].contains(&word.as_str());
         if program == "nodemon"
-            && let Some(at) = words.iter().position(executed)
+            && let Some(index) = words.iter().position(executed)
         {
             // It runs another program, with the words that are no options of its own.
-            let mut command = shlex::split(words.get(at + 1)?)?;
+            let mut command = shlex::split(words.get(index + 1)?)?;
             let plain: Vec<&str> = words.iter().map(String::as_str).collect();
             if let Some(module) = module(program, &plain) {
                 let rest = words.iter().enumerate().skip(module);
-                let rest = rest.filter(|(place, _)| *place != at && *place != at + 1);
+                let rest = rest.filter(|(place, _)| *place != index && *place != index + 1);
                 command.extend(rest.map(|(_, word)| word.clone()));
             }
             return self.command(&command);
@@ -187,8 +187,8 @@ impl Chain<'_> {
         words: &'w [String],
     ) -> Option<(String, &'w [String])> {
         if program == "node" {
-            let at = words.iter().position(|word| word == "--run")?;
-            return Some((words.get(at + 1)?.clone(), passed(&words[at + 2..])));
+            let index = words.iter().position(|word| word == "--run")?;
+            return Some((words.get(index + 1)?.clone(), passed(&words[index + 2..])));
         }
         if !["npm", "pnpm", "yarn", "bun"].contains(&program) {
             return None;
@@ -215,8 +215,8 @@ impl Chain<'_> {
 
     fn end(self, program: &str, words: &[String]) -> Option<Started> {
         let current = self.current();
-        let own = words.iter().map(|word| (word.clone(), current.clone()));
-        let words: Vec<(String, String)> = own.chain(self.more).collect();
+        let last = words.iter().map(|word| (word.clone(), current.clone()));
+        let words: Vec<(String, String)> = last.chain(self.more).collect();
         let plain: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
         let at = module(program, &plain).filter(|_| is_runner(program));
         let started = at.map(|at| base_name(plain[at]).trim_end_matches(".js"));
@@ -327,8 +327,8 @@ fn base_name(word: &str) -> &str {
 }
 
 /// Returns the arguments with which `node` itself starts the module, if it can.
-fn node_arguments(runner: &str, words: &[&str], at: usize) -> Option<Vec<String>> {
-    let (options, module) = words.split_at(at);
+fn node_arguments(runner: &str, words: &[&str], index: usize) -> Option<Vec<String>> {
+    let (options, module) = words.split_at(index);
     let before: Vec<&str> = match runner {
         // A unit restarts by itself.
         "node" => options
@@ -346,8 +346,8 @@ fn node_arguments(runner: &str, words: &[&str], at: usize) -> Option<Vec<String>
 
 /// Returns the place of the module among the arguments of a runner.
 fn module(runner: &str, words: &[&str]) -> Option<usize> {
-    let mut at = 0;
-    while let Some(word) = words.get(at) {
+    let mut index = 0;
+    while let Some(word) = words.get(index) {
         // The next word is code.
         if runner == "node" && ["-e", "-p", "--eval", "--print"].contains(word) {
             return None;
@@ -355,11 +355,11 @@ fn module(runner: &str, words: &[&str]) -> Option<usize> {
         // `node --watch server.js` has no value, `nodemon --watch src server.js` has one.
         let is_flag = *word == "--watch" && ["node", "bun", "deno"].contains(&runner);
         if WITH_VALUE.split(' ').any(|known| known == *word) && !is_flag {
-            at += 2;
+            index += 2;
         } else if word.starts_with('-') || ["watch", "run"].contains(word) {
-            at += 1;
+            index += 1;
         } else {
-            return Some(at);
+            return Some(index);
         }
     }
     None
@@ -376,11 +376,11 @@ fn number(text: &str) -> Option<u16> {
 
 /// Returns the port in the arguments of a server: the last one counts.
 fn port(arguments: &[(String, String)]) -> ScriptPort {
-    let mut found = None;
-    for (at, (word, script)) in arguments.iter().enumerate() {
+    let mut last = None;
+    for (index, (word, script)) in arguments.iter().enumerate() {
         // `serve -l 127.0.0.1:5000`.
         let value = |text: &str| number(text).or_else(|| number(text.rsplit_once(':')?.1));
-        let next = || arguments.get(at + 1).and_then(|(next, _)| value(next));
+        let next = || arguments.get(index + 1).and_then(|(next, _)| value(next));
         let port = match word.as_str() {
             "-p" | "--port" | "-l" | "--listen" => next(),
             word => {
@@ -389,7 +389,7 @@ fn port(arguments: &[(String, String)]) -> ScriptPort {
                 value.next().and_then(number)
             }
         };
-        found = port.map(|port| (port, script.clone())).or(found);
+        last = port.map(|port| (port, script.clone())).or(last);
     }
-    found
+    last
 }

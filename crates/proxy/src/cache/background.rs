@@ -191,6 +191,6 @@ impl BackgroundRequest {
 }
 
 fn varies_by_cookie(flow: &Flow) -> bool {
-    let found = flow.found.as_ref().map(|entry| entry.vary());
-    matches!(found, Some(Vary::Fields(fields)) if fields.contains(&header::COOKIE))
+    let vary = flow.stored.as_ref().map(|entry| entry.vary());
+    matches!(vary, Some(Vary::Fields(fields)) if fields.contains(&header::COOKIE))
 }

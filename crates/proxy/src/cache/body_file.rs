@@ -74,8 +74,8 @@ fn make(live: &Live, cache: &RouteCache, entry: &Arc<Entry>) {
     let entry = Arc::clone(entry);
     let store = cache.cache.store();
     live.background.spawn("body file", async move {
-        let made = tokio::task::spawn_blocking(move || store.add_file(&entry)).await;
-        match made {
+        let result = tokio::task::spawn_blocking(move || store.add_file(&entry)).await;
+        match result {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 log::warn!(error:%; "stored response copied for each client: no file made of it");

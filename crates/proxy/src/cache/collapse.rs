@@ -49,13 +49,13 @@ pub(super) fn use_found(entry: &Arc<Entry>, ctx: &mut Context) -> FoundUse {
     let is_ours = lifetime.response_time >= flow.came && !lifetime.always_validate;
     let is_usable = match cache.usable(&lifetime, &flow.wants, now) {
         Usability::Fresh | Usability::StaleAsAsked => true,
-        Usability::StaleWhileRevalidate => !flow.is_background && flow.found.is_none(),
+        Usability::StaleWhileRevalidate => !flow.is_background && flow.stored.is_none(),
         Usability::Validate | Usability::GatewayTimeout => is_ours && lifetime.is_fresh(now),
     };
     let is_new = flow
-        .found
+        .stored
         .as_ref()
-        .is_none_or(|found| !Arc::ptr_eq(found, entry));
+        .is_none_or(|stored| !Arc::ptr_eq(stored, entry));
     if !is_usable {
         if let Some(facts) = ctx.facts.cache.as_mut()
             && is_new
@@ -143,7 +143,7 @@ pub(crate) enum CacheStep {
 pub(crate) struct Fetch {
     /// True if the response may be stored.
     pub is_storing: bool,
-    turn: Option<Turn>,
+    turn: Option<FetchTurn>,
     /// Stored response that is validated, or sent if the origin fails.
     pub stale: Option<Arc<Entry>>,
     /// Complete stored response behind a `stale` one that is still arriving and may break off.
@@ -185,13 +185,13 @@ impl Fetch {
 }
 
 /// Turn of one request to ask the origin. If it is dropped, the next of those that wait gets it.
-struct Turn {
+struct FetchTurn {
     key: CacheKey,
     permit: Option<WritePermit>,
     lock: &'static CacheKeyLockImpl,
 }
 
-impl Turn {
+impl FetchTurn {
     fn end(mut self, status: LockStatus) {
         if let Some(permit) = self.permit.take() {
             self.lock.release(&self.key, permit, status);
@@ -199,7 +199,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for FetchTurn {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
             let status = LockStatus::TransientError;
@@ -228,7 +228,7 @@ pub(crate) async fn begin(request: &RequestHeader, ctx: &mut Context) -> CacheSt
         let lock = cache.cache.lock();
         let other = match lock.lock(&key, fetch.stale.is_some()) {
             Locked::Write(permit) => {
-                let turn = Turn {
+                let turn = FetchTurn {
                     key,
                     permit: Some(permit),
                     lock,
@@ -314,8 +314,8 @@ impl Flow {
 
 /// Waits for the `other` request. Returns true if its response may be in the store then, or if this
 /// request may ask the origin in its place.
-async fn may_look_again(other: &ReadLock, most: std::time::Duration) -> bool {
-    if timeout(most, other.wait()).await.is_err() {
+async fn may_look_again(other: &ReadLock, max: std::time::Duration) -> bool {
+    if timeout(max, other.wait()).await.is_err() {
         log::debug!("waited too long for a similar request");
         return false;
     }

@@ -171,13 +171,13 @@ impl Request<'_> {
     /// Looks the request up by the headers that the origin would get. Usually the relevant ones
     /// equal those of the client; otherwise they are built.
     fn find(&mut self, ctx: &mut Context) -> Lookup {
-        let found = self.store().find(&self.seen.key, self.sent());
-        if !found.is_unclear || self.sent.is_some() {
-            return found;
+        let lookup = self.store().find(&self.seen.key, self.sent());
+        if !lookup.is_unclear || self.sent.is_some() {
+            return lookup;
         }
         self.sent = forward::sent_headers(self.head, ctx).map(Arc::new);
         if self.sent.is_none() {
-            return found;
+            return lookup;
         }
         self.store().find(&self.seen.key, self.sent())
     }
@@ -218,21 +218,21 @@ impl Request<'_> {
         if self.seen.is_renewing {
             return self.renew();
         }
-        let found = self.find(ctx);
-        if found.entry.is_some() || self.tiers(found.vary.as_ref()).is_none() {
-            return self.decide(found);
+        let lookup = self.find(ctx);
+        if lookup.entry.is_some() || self.tiers(lookup.vary.as_ref()).is_none() {
+            return self.decide(lookup);
         }
         if self.sent.is_none() {
             self.sent = forward::sent_headers(self.head, ctx).map(Arc::new);
         }
-        if let Some((tiers, waits)) = self.tiers(found.vary.as_ref()) {
+        if let Some((tiers, waits)) = self.tiers(lookup.vary.as_ref()) {
             let here = self.cache.about();
             let headers = self.sent.as_deref().unwrap_or(&self.head.headers);
             // Boxed, because otherwise every request's future would be as large.
             Box::pin(tiers.load(&self.seen.key, headers, &here, waits)).await;
         }
-        let found = self.find(ctx);
-        self.decide(found)
+        let lookup = self.find(ctx);
+        self.decide(lookup)
     }
 
     /// Drops the client's demands on stored responses unless it may make them.
@@ -299,12 +299,12 @@ impl Request<'_> {
         (facts, Decision::GoesOn(Some(flow)))
     }
 
-    fn decide(mut self, found: Lookup) -> CacheDecision {
+    fn decide(mut self, lookup: Lookup) -> CacheDecision {
         if let Some(bad) = self.bad_image() {
             return refuse_image(bad);
         }
-        let Some(mut entry) = found.entry else {
-            return self.decide_miss(found.vary);
+        let Some(mut entry) = lookup.entry else {
+            return self.decide_miss(lookup.vary);
         };
         if !self.seen.personal.may_read(&entry) {
             if self.seen.wants.only_if_cached {
@@ -317,7 +317,7 @@ impl Request<'_> {
             });
         }
         self.hear_client();
-        entry = found
+        entry = lookup
             .complete
             .filter(|it| self.is_served_meanwhile(it))
             .unwrap_or(entry);
@@ -383,7 +383,7 @@ impl Request<'_> {
     }
 
     /// Creates the flow for a request that goes to the origin.
-    fn flow(self, found: Option<Arc<Entry>>, variance: Option<Variance>) -> Box<Flow> {
+    fn flow(self, stored: Option<Arc<Entry>>, variance: Option<Variance>) -> Box<Flow> {
         let mark = self.store().mark();
         let shape = self.seen.shape.as_ref();
         let passes = self.seen.personal.is_shared_by_mistake()
@@ -398,7 +398,7 @@ impl Request<'_> {
             came: self.now,
             asked: self.now,
             mark,
-            found,
+            stored,
             variance,
             confirmed: None,
             for_the_first: HeaderMap::new(),

@@ -44,7 +44,7 @@ pub(crate) enum OriginUse {
 impl StoredResponse {
     /// Returns the response `entry` with these headers. An error if it was still arriving, and some
     /// of it is gone.
-    pub(crate) fn of(entry: &Entry, head: ResponseHeader) -> Result<Self> {
+    pub(crate) fn open(entry: &Entry, head: ResponseHeader) -> Result<Self> {
         let reader = entry.body.reader();
         let reader = reader.or_err(ErrorType::InternalError, "a stored response is incomplete")?;
         Ok(Self { head, reader })
@@ -111,7 +111,7 @@ impl Fetch {
                 return Ok(OriginUse::Pass);
             };
             let head = storage::response(entry.status, &headers, &entry.lifetime())?;
-            return Ok(OriginUse::Send(StoredResponse::of(&entry, head)?));
+            return Ok(OriginUse::Send(StoredResponse::open(&entry, head)?));
         };
         let head = decision.response()?;
         match decision {
@@ -136,7 +136,7 @@ impl Fetch {
                 // If it was purged meanwhile, it is still the response to this request.
                 let _refreshed = store.refresh(&refresh);
                 self.release(true);
-                let stored = StoredResponse::of(&refresh.old, head)?;
+                let stored = StoredResponse::open(&refresh.old, head)?;
                 Ok(OriginUse::Send(stored))
             }
         }
@@ -156,7 +156,7 @@ pub(crate) fn present(
         || request.headers.contains_key(header::IF_NONE_MATCH)
         || head.headers.contains_key(header::LAST_MODIFIED);
     let content = if has_validator && not_modified(request, head) {
-        let mut open = OpenResponseHeaders::of(head, 0);
+        let mut open = OpenResponseHeaders::take(head, 0);
         open.parts.status = StatusCode::NOT_MODIFIED;
         policy::to_not_modified(&mut open.parts.headers);
         open.close(head);

@@ -22,14 +22,14 @@ impl Flow {
 
     /// Returns true if a response is stored that may not be used as it is.
     pub(crate) fn has_stored(&self) -> bool {
-        self.found.is_some()
+        self.stored.is_some()
     }
 
     /// Returns true if the stored response is sent as it is: a range of it, or what arrives.
     pub(crate) fn has_usable(&self, cache: &RouteCache) -> bool {
-        let usable = |found: &Arc<Entry>| cache.usable(&found.lifetime(), &self.wants, self.came);
+        let usable = |entry: &Arc<Entry>| cache.usable(&entry.lifetime(), &self.wants, self.came);
         matches!(
-            self.found.as_ref().map(usable),
+            self.stored.as_ref().map(usable),
             Some(Usability::Fresh | Usability::StaleAsAsked)
         )
     }

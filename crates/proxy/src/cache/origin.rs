@@ -75,7 +75,7 @@ pub(crate) fn replaced(ctx: &mut Context) {
     if !flow.is_for_others() && !flow.is_background {
         return;
     }
-    if flow.found.is_none() {
+    if flow.stored.is_none() {
         flow.pass(cache, now);
     } else if unusual_headers(&flow.headers).next().is_none() {
         // As in `storage`: the stored response is out of date.

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use edgeway_cache::purge::{
-    Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, StartedPurge,
+    Purge, PurgeEffect, PurgeLink, PurgeSource, PurgeTarget, Receipt, StartedPurge,
 };
 use edgeway_core::chain::{AuditNote, Reply, host::public_host};
 use edgeway_gateway::RouteCache;
@@ -62,9 +62,9 @@ pub(super) async fn respond(
         // Instances first: responses that the gateways fetch afterwards are new.
         let instances = serving.notify_instances(&purges).await;
         let Ok(forms) = serving.purge_forms(|_| Ok::<_, Infallible>(purges.clone()));
-        let mut begun = link.begin(forms, Source::Method).await;
-        begun.receipt.instances = instances;
-        link.finish(begun).await
+        let mut started = link.begin(forms, PurgeSource::Method).await;
+        started.receipt.instances = instances;
+        link.finish(started).await
     };
     let Some(receipt) = to_the_end(live, work).await else {
         return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping")
@@ -103,7 +103,7 @@ pub(super) async fn begin(
     live: &Live,
     link: &Arc<PurgeLink>,
     purges: Vec<Purge>,
-    source: Source,
+    source: PurgeSource,
 ) -> Option<StartedPurge> {
     let link = Arc::clone(link);
     to_the_end(live, async move { link.begin(purges, source).await }).await

@@ -104,7 +104,7 @@ impl RangeCutter {
         while let Some(range) = self.ranges.last().filter(|range| range.start < end) {
             let range = range.clone();
             let within =
-                |at: u64| usize::try_from(at.clamp(start, end) - start).unwrap_or_default();
+                |offset: u64| usize::try_from(offset.clamp(start, end) - start).unwrap_or_default();
             let part = piece.slice(within(range.start)..within(range.end));
             if range.end <= end {
                 self.ranges.pop();

@@ -234,7 +234,7 @@ impl Flow {
         if !is_for_others || of_request.contains(&why) {
             return;
         }
-        if self.found.is_none() {
+        if self.stored.is_none() {
             if !is_error(status) {
                 self.pass(cache, now);
             }
@@ -321,12 +321,12 @@ fn tags(
     headers: &HeaderMap,
 ) -> std::result::Result<Box<[Box<str>]>, &'static str> {
     let target = Target::new("", request.raw_path());
-    let own = cache
+    let configured = cache
         .tags
         .iter()
         .map(|tag| tag.render(|slot| params.get(*slot, target.path)));
     let mut tags = route::tags_of(headers)?;
-    tags.extend(own.map(String::into_boxed_str));
+    tags.extend(configured.map(String::into_boxed_str));
     tags.extend(shape.and_then(RequestShape::tag).map(Box::from));
     tags.sort_unstable();
     tags.dedup();

@@ -137,13 +137,13 @@ async fn write(
     }
     let is_sent_as_it_is = chain.ignores_body(&Exchange::new(&client.request, facts));
     let segments = body.whole().into_iter().flat_map(WholeBody::segments);
-    for (at, segment) in segments.enumerate() {
+    for (index, segment) in segments.enumerate() {
         left -= segment.len() as u64;
         if is_sent_as_it_is {
-            client.write_stored(body, at, left == 0).await?;
+            client.write_stored(body, index, left == 0).await?;
             continue;
         }
-        let mut piece = body.segment(at);
+        let mut piece = body.segment(index);
         let mut ex = Exchange::new(&client.request, facts);
         chain.on_response_body(&mut ex, &mut piece, left == 0);
         if left > 0 && piece.as_ref().is_none_or(Bytes::is_empty) {

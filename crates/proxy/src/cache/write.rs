@@ -3,7 +3,7 @@
 use edgeway_cache::{
     key::Key,
     policy,
-    purge::{Purge, PurgeEffect, PurgeTarget, Source},
+    purge::{Purge, PurgeEffect, PurgeSource, PurgeTarget},
 };
 use edgeway_core::chain::host::{public_host, requested_host};
 use edgeway_routes::{self as routes, Target, normalise};
@@ -37,7 +37,7 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
     if own_cache.is_none() && !names_others && !is_cached_elsewhere(request, ctx, target.path) {
         return;
     }
-    let own = policy::Target {
+    let written = policy::Target {
         path: target.path.to_vec(),
         query: target.query.map(<[u8]>::to_vec),
     };
@@ -46,7 +46,7 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
         response.status,
         client.scheme.as_str(),
         host,
-        &own,
+        &written,
         &response.headers,
     );
     let mut is_removed = false;
@@ -75,7 +75,7 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
         // Purged before the response: a client that has written reads what it wrote. Other gateways
         // receive the purge too.
         let purges = vec![Purge { target, effect }];
-        purge::begin(ctx.live(), cache.link(), purges, Source::Write).await;
+        purge::begin(ctx.live(), cache.link(), purges, PurgeSource::Write).await;
     }
 }
 

@@ -24,7 +24,7 @@ use smart_default::SmartDefault;
 pub struct ConnectionTotal {
     open: AtomicU32,
     #[default(AtomicU32::new(u32::MAX))]
-    most: AtomicU32,
+    max: AtomicU32,
 }
 
 impl ConnectionTotal {
@@ -32,9 +32,9 @@ impl ConnectionTotal {
     /// files that the process may open. A request takes a socket on either side, and the rest is
     /// for logs, probes and the admin listener.
     pub fn allow_files(&self, files: u64) -> u32 {
-        let most = u32::try_from(files / 8 * 3).unwrap_or(u32::MAX);
-        self.most.store(most, Ordering::Relaxed);
-        most
+        let max = u32::try_from(files / 8 * 3).unwrap_or(u32::MAX);
+        self.max.store(max, Ordering::Relaxed);
+        max
     }
 
     /// Connections that were accepted and have not ended.
@@ -49,9 +49,9 @@ pub struct Admission {
     total: Arc<ConnectionTotal>,
     open: AtomicU32,
     /// [`UNBOUNDED`] if the listener has no limit of its own.
-    most: AtomicU32,
-    by_address: ArcSwapOption<Counts>,
-    by_network: ArcSwapOption<Counts>,
+    max: AtomicU32,
+    by_address: ArcSwapOption<ConnectionCounts>,
+    by_network: ArcSwapOption<ConnectionCounts>,
 }
 
 const UNBOUNDED: u32 = u32::MAX;
@@ -71,8 +71,8 @@ edgeway_base::enum_table! {
 pub struct AdmissionGuard {
     admission: Option<Arc<Admission>>,
     /// The counts that include it. The limits may have changed since.
-    address: Option<(Arc<Counts>, IpAddr)>,
-    network: Option<(Arc<Counts>, IpAddr)>,
+    address: Option<(Arc<ConnectionCounts>, IpAddr)>,
+    network: Option<(Arc<ConnectionCounts>, IpAddr)>,
 }
 
 impl Admission {
@@ -80,7 +80,7 @@ impl Admission {
         let admission = Self {
             total: Arc::clone(total),
             open: AtomicU32::new(0),
-            most: AtomicU32::new(UNBOUNDED),
+            max: AtomicU32::new(UNBOUNDED),
             by_address: ArcSwapOption::empty(),
             by_network: ArcSwapOption::empty(),
         };
@@ -91,15 +91,15 @@ impl Admission {
     /// Sets the limits from the next connection on. A new count does not include connections that
     /// are already open.
     pub fn set_limits(&self, limits: &LimitsConfig) {
-        let most = limits.connections.unwrap_or(UNBOUNDED);
-        self.most.store(most, Ordering::Relaxed);
-        for (counts, most) in [
+        let max = limits.connections.unwrap_or(UNBOUNDED);
+        self.max.store(max, Ordering::Relaxed);
+        for (counts, max) in [
             (&self.by_address, limits.connections_per_ip),
             (&self.by_network, limits.connections_per_network),
         ] {
-            match (&*counts.load(), most) {
-                (Some(counts), Some(most)) => counts.most.store(most, Ordering::Relaxed),
-                (None, Some(most)) => counts.store(Some(Arc::new(Counts::new(most)))),
+            match (&*counts.load(), max) {
+                (Some(counts), Some(max)) => counts.max.store(max, Ordering::Relaxed),
+                (None, Some(max)) => counts.store(Some(Arc::new(ConnectionCounts::new(max)))),
                 (_, None) => counts.store(None),
             }
         }
@@ -114,8 +114,8 @@ impl Admission {
             address: None,
             network: None,
         };
-        let is_full = match self.most.load(Ordering::Relaxed) {
-            UNBOUNDED => in_all >= self.total.most.load(Ordering::Relaxed),
+        let is_full = match self.max.load(Ordering::Relaxed) {
+            UNBOUNDED => in_all >= self.total.max.load(Ordering::Relaxed),
             most => here >= most,
         };
         if is_full {
@@ -161,8 +161,8 @@ impl Drop for AdmissionGuard {
 /// Connections by key. Keys without a connection are removed, so there are at most as many keys as
 /// connections.
 #[derive(Debug)]
-struct Counts {
-    most: AtomicU32,
+struct ConnectionCounts {
+    max: AtomicU32,
     hash: RandomState,
     shards: [Mutex<HashMap<IpAddr, u32, RandomState>>; SHARDS],
 }
@@ -172,10 +172,10 @@ const SHARDS: usize = 16;
 /// A shard's table shrinks only above this size.
 const SMALL: usize = 256;
 
-impl Counts {
-    fn new(most: u32) -> Self {
+impl ConnectionCounts {
+    fn new(max: u32) -> Self {
         Self {
-            most: AtomicU32::new(most),
+            max: AtomicU32::new(max),
             hash: RandomState::new(),
             shards: Default::default(),
         }
@@ -190,7 +190,7 @@ impl Counts {
     fn enter(&self, key: IpAddr) -> Option<()> {
         let mut shard = self.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
-        if *count >= self.most.load(Ordering::Relaxed) {
+        if *count >= self.max.load(Ordering::Relaxed) {
             if *count == 0 {
                 shard.remove(&key);
             }
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    impl Counts {
+    impl ConnectionCounts {
         fn keys(&self) -> usize {
             self.shards.iter().map(|shard| shard.lock().len()).sum()
         }
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_flood_leaves_no_memory_behind() {
-        let counts = Counts::new(1);
+        let counts = ConnectionCounts::new(1);
         for bits in 0..50_000 {
             counts
                 .enter(IpAddr::from(std::net::Ipv4Addr::from_bits(bits)))

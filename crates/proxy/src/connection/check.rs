@@ -65,17 +65,17 @@ impl Connection {
 
     /// Ends a connection that was closed a while ago but still waits for its client to read.
     fn see_off(&self, now: u64) {
-        let at = self.closing_since.load(Ordering::Relaxed);
-        if at == 0 {
+        let since = self.closing_since.load(Ordering::Relaxed);
+        if since == 0 {
             self.closing_since.store(now, Ordering::Relaxed);
             return;
         }
-        let most = if self.is_going_away() {
+        let max = if self.is_going_away() {
             GOAWAY_DELAY
         } else {
             CLOSE_TIMEOUT
         };
-        if Duration::from_millis(now - at) >= most {
+        if Duration::from_millis(now - since) >= max {
             self.end();
         }
     }

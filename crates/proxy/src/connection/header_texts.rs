@@ -141,5 +141,5 @@ impl ConnectionText {
 }
 
 fn ip_value(address: IpAddr) -> HeaderValue {
-    HeaderValue::from_bytes(IpText::of(address).as_bytes()).expect("an address is plain text")
+    HeaderValue::from_bytes(IpText::new(address).as_bytes()).expect("an address is plain text")
 }

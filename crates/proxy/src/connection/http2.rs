@@ -32,7 +32,7 @@ pub struct Streams {
     watches: Mutex<Vec<Weak<Watch>>>,
     open: AtomicU32,
     /// Incremented with each stream that begins.
-    begun: AtomicU32,
+    started: AtomicU32,
     /// Requests that were refused because the client is banned.
     banned: AtomicU32,
     /// Odd while a header section is arriving. Each header section has its own number.
@@ -60,13 +60,13 @@ struct StableSince {
 impl StableSince {
     /// Returns how long the number has been `value`, which it is at `now`.
     fn unchanged(&self, value: u64, now: u64) -> Duration {
-        let at = self.at.load(Ordering::Relaxed);
-        if at == 0 || self.seen.swap(value, Ordering::Relaxed) != value {
+        let since = self.at.load(Ordering::Relaxed);
+        if since == 0 || self.seen.swap(value, Ordering::Relaxed) != value {
             self.seen.store(value, Ordering::Relaxed);
             self.at.store(now, Ordering::Relaxed);
             return Duration::ZERO;
         }
-        Duration::from_millis(now.saturating_sub(at))
+        Duration::from_millis(now.saturating_sub(since))
     }
 }
 
@@ -90,7 +90,7 @@ impl Streams {
     /// Begins a stream of `connection`.
     pub fn begin(connection: &Arc<Connection>) -> OpenStream {
         let streams = &connection.streams;
-        streams.begun.fetch_add(1, Ordering::Relaxed);
+        streams.started.fetch_add(1, Ordering::Relaxed);
         streams.open.fetch_add(1, Ordering::Release);
         OpenStream(Arc::clone(connection))
     }
@@ -180,8 +180,8 @@ impl Streams {
             return Err(CloseReason::HeaderTimeout);
         }
         let open = self.open();
-        let begun = self.begun.load(Ordering::Relaxed);
-        let streams = (u64::from(begun) << 32) | u64::from(open);
+        let started = self.started.load(Ordering::Relaxed);
+        let streams = (u64::from(started) << 32) | u64::from(open);
         let idle = self.stream_turns.unchanged(streams, now);
         if open > 0 || header_section % 2 == 1 {
             Ok(Duration::ZERO)

@@ -31,7 +31,7 @@ pub enum ConnectionSelection {
 
 /// Every open connection of the process.
 #[derive(Clone, Debug)]
-pub struct Connections(Arc<Inner>);
+pub struct Connections(Arc<RegistryState>);
 
 /// Place of a connection among all. Dropping it removes the connection.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Drop for RegistryPlace {
 }
 
 #[derive(Debug)]
-struct Inner {
+struct RegistryState {
     clock: Clock,
     began: Instant,
     /// Sharded, so that accepting on one worker does not wait for another.
@@ -64,7 +64,7 @@ impl Connections {
     pub fn new(clock: Clock) -> Self {
         let now = clock.now();
         let began = now.checked_sub(Duration::from_millis(1)).unwrap_or(now);
-        Self(Arc::new(Inner {
+        Self(Arc::new(RegistryState {
             clock,
             began,
             shards: Default::default(),
@@ -75,8 +75,8 @@ impl Connections {
     }
 
     /// Milliseconds since the process began, at least 1.
-    pub fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.0.began).as_millis()).unwrap_or(u64::MAX)
+    pub fn millis(&self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.0.began).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Current time in the unit of [`Connections::millis`].

@@ -32,7 +32,7 @@ pub struct PresentHeaders {
 }
 
 impl PresentHeaders {
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut present = Self::default();
         for name in headers.keys() {
             match *name {
@@ -117,7 +117,7 @@ mod tests {
         let mut head = ResponseHeader::build_no_case(StatusCode::OK, None).unwrap();
         head.insert_header("date", "never").unwrap();
         head.insert_header("trailer", "x-sum").unwrap();
-        let present = PresentHeaders::of(&head.headers);
+        let present = PresentHeaders::from_headers(&head.headers);
         let mut out = Vec::new();
         let writer = ResponseHeaderWriter {
             out: &mut out,

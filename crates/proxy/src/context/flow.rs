@@ -30,7 +30,7 @@ pub(crate) struct Flow {
     /// Mark taken before the request to the origin: later purges also apply to its response.
     pub(crate) mark: LogMark,
     /// Stored response that was found but may not be used as it is.
-    pub(crate) found: Option<Arc<Entry>>,
+    pub(crate) stored: Option<Arc<Entry>>,
     /// Variant that the request selects, as far as the `Vary` of the key's responses is known.
     pub(crate) variance: Option<Variance>,
     /// Headers of a 304 from the origin.

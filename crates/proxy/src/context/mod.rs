@@ -297,17 +297,17 @@ pub(crate) fn metrics(gateway: &Gateway, place: Option<RoutePlacement>) -> &Rout
 
 /// Returns the redactor of queries that are shown.
 pub(crate) fn redactor(gateway: &Gateway, place: Option<RoutePlacement>) -> &Redactor {
-    let own = route(gateway, place).and_then(|route| route.redactor.as_deref());
-    own.unwrap_or(&gateway.fallback.redactor)
+    let redactor = route(gateway, place).and_then(|route| route.redactor.as_deref());
+    redactor.unwrap_or(&gateway.fallback.redactor)
 }
 
 /// Returns the pages of errors of the route, if it has any.
 pub(crate) fn error_pages(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&ErrorPages> {
-    let own = match route(gateway, place) {
+    let pages = match route(gateway, place) {
         Some(route) => &route.error_pages,
         None => &gateway.fallback.error_pages,
     };
-    own.as_deref()
+    pages.as_deref()
 }
 
 /// Returns the cache of the route, if it has one.

@@ -18,7 +18,7 @@ pub(super) enum BodyRemainder {
 
 impl BodyRemainder {
     /// Creates the remainder of a request whose header section was taken.
-    pub(super) fn of(body: BodyFraming) -> Self {
+    pub(super) fn new(body: BodyFraming) -> Self {
         match body {
             BodyFraming::None => Self::Bytes(0),
             BodyFraming::Length(length) => Self::Bytes(length),
@@ -41,8 +41,8 @@ impl BodyRemainder {
     pub(super) fn take(&mut self, bytes: &[u8], is_tunnel: bool) -> Option<usize> {
         match self {
             Self::Bytes(length) if !is_tunnel => {
-                let own = usize::try_from(*length).unwrap_or(usize::MAX);
-                let count = own.min(bytes.len());
+                let left = usize::try_from(*length).unwrap_or(usize::MAX);
+                let count = left.min(bytes.len());
                 *length -= count as u64;
                 Some(count)
             }

@@ -53,13 +53,13 @@ enum State {
 impl Chunks {
     /// Returns how many of the next `bytes` belong to the body and are valid.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
+        let mut index = 0;
+        while let Some(&byte) = bytes.get(index) {
             if let State::Data(left) = self.state {
                 let here = usize::try_from(left)
                     .unwrap_or(usize::MAX)
-                    .min(bytes.len() - at);
-                at += here;
+                    .min(bytes.len() - index);
+                index += here;
                 self.state = match left - here as u64 {
                     0 => State::DataCr,
                     left => State::Data(left),
@@ -67,15 +67,15 @@ impl Chunks {
                 continue;
             }
             if matches!(self.state, State::Whole | State::Broken) {
-                return at;
+                return index;
             }
             self.state = self.after(byte);
             if self.state == State::Broken {
-                return at;
+                return index;
             }
-            at += 1;
+            index += 1;
         }
-        at
+        index
     }
 
     /// Returns true if the body has ended.

@@ -93,16 +93,16 @@ impl Listeners {
         }
     }
 
-    /// Binds the listeners in `wanted` that are not open yet.
+    /// Binds the listeners in `listeners` that are not open yet.
     pub fn prepare(
         &self,
-        wanted: &[Arc<Listener>],
+        listeners: &[Arc<Listener>],
         inherit: Inherit<'_>,
     ) -> Result<PreparedListeners, PrepareError> {
         let _accepting = self.workers.enter();
         let open = self.open.lock();
         let mut new = Vec::new();
-        for (index, listener) in wanted.iter().enumerate() {
+        for (index, listener) in listeners.iter().enumerate() {
             if open.iter().any(|open| open.config.is_same(listener)) {
                 continue;
             }
@@ -116,15 +116,15 @@ impl Listeners {
         Ok(PreparedListeners { new })
     }
 
-    /// Makes `wanted` the open listeners. Listeners that it does not contain drain, and accept no
-    /// connections once this returns.
+    /// Makes `listeners` the open listeners. Others drain, and accept no connections once this
+    /// returns.
     pub async fn commit(
         &self,
         prepared: PreparedListeners,
-        wanted: &[Arc<Listener>],
+        listeners: &[Arc<Listener>],
         drain: Drain,
     ) {
-        for removed in self.put(prepared, wanted) {
+        for removed in self.put(prepared, listeners) {
             let (name, address) = (Arc::clone(&removed.config.name), removed.bound.address());
             info!(listener = &*name, address:%; "no longer listening, finishing its connections");
             removed.bound.refuse_new();
@@ -141,17 +141,17 @@ impl Listeners {
     }
 
     /// Opens the wanted listeners, and returns those that are no longer wanted.
-    fn put(&self, prepared: PreparedListeners, wanted: &[Arc<Listener>]) -> Vec<OpenListener> {
+    fn put(&self, prepared: PreparedListeners, listeners: &[Arc<Listener>]) -> Vec<OpenListener> {
         let mut open = self.open.lock();
         let mut before = std::mem::take(&mut *open);
         let mut new = prepared.new;
-        for listener in wanted {
-            if let Some(at) = before.iter().position(|o| o.config.is_same(listener)) {
-                let mut same = before.swap_remove(at);
+        for listener in listeners {
+            if let Some(index) = before.iter().position(|o| o.config.is_same(listener)) {
+                let mut same = before.swap_remove(index);
                 same.update(listener, &self.live);
                 open.push(same);
-            } else if let Some(at) = new.iter().position(|(l, _)| Arc::ptr_eq(l, listener)) {
-                let (listener, bound) = new.swap_remove(at);
+            } else if let Some(index) = new.iter().position(|(l, _)| Arc::ptr_eq(l, listener)) {
+                let (listener, bound) = new.swap_remove(index);
                 open.push(self.begin(listener, bound));
             }
         }

@@ -19,7 +19,7 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 use super::{
     conn::{ConnIo, HeadWait, LINGER_TIMEOUT},
     head, http2,
-    proxy_protocol::{self, Source},
+    proxy_protocol::{self, ProxySource},
     transport::{Socket, Transport},
 };
 use crate::{
@@ -167,9 +167,9 @@ impl Shared {
             // Boxed for the same reason as the handshake.
             let header = Box::pin(proxy_protocol::read(&mut socket));
             match tokio::time::timeout(proxy.timeout, header).await {
-                Ok(Ok(Source::Client(client))) => peer = Some(client),
-                Ok(Ok(Source::Peer)) => {}
-                Ok(Ok(Source::Nobody)) => return None,
+                Ok(Ok(ProxySource::Client(client))) => peer = Some(client),
+                Ok(Ok(ProxySource::Peer)) => {}
+                Ok(Ok(ProxySource::Nobody)) => return None,
                 Ok(Err(error)) => {
                     log::debug!(error:%; "connection did not begin with the PROXY protocol");
                     self.turn_away(peer, "proxy_protocol", None);

@@ -7,7 +7,7 @@ use edgeway_config::model::UnderscoresConfig;
 use super::{
     chunks::{Chunks, MAX_DIGITS, MAX_SIZE_LINE, MAX_TRAILERS_LEN},
     head::{HeadLimits, ScanResult, Scanner, is_name_byte},
-    proxy_protocol::{Source, v1, v2},
+    proxy_protocol::{ProxySource, v1, v2},
 };
 
 /// Checks that a head gives the same result in one piece and in
@@ -120,7 +120,7 @@ pub fn proxy_protocol(data: &[u8]) {
         && let Some(fixed) = data.get(..v2::FIXED)
         && let Ok(length) = v2::length(fixed)
         && let Some(header) = data.get(..v2::FIXED + length)
-        && let Ok(Source::Client(client)) = v2::parse(header)
+        && let Ok(ProxySource::Client(client)) = v2::parse(header)
     {
         // Version 1 has no length that could be wrong, and describes the same client.
         let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
@@ -130,6 +130,8 @@ pub fn proxy_protocol(data: &[u8]) {
             ip = client.ip()
         );
         let read = v1::parse(line.as_bytes());
-        assert!(matches!(read, Ok(ControlFlow::Break(Source::Client(same))) if same == client));
+        assert!(
+            matches!(read, Ok(ControlFlow::Break(ProxySource::Client(same))) if same == client)
+        );
     }
 }

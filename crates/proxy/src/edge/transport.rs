@@ -69,14 +69,14 @@ macro_rules! on_transport {
 
 impl Socket {
     pub(super) fn tcp(stream: TcpStream) -> Self {
-        Self::of(Stream::Tcp(stream))
+        Self::new(Stream::Tcp(stream))
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
-        Self::of(Stream::Unix(stream))
+        Self::new(Stream::Unix(stream))
     }
 
-    fn of(stream: Stream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self {
             stream,
             progress: Arc::default(),

@@ -8,7 +8,7 @@ pub(super) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 
 /// State of the bytes sent to a client since its connection became a WebSocket.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Outgoing {
+pub(super) struct OutgoingFrames {
     at: FramePosition,
     /// True once a Close frame was sent: nothing may follow it (RFC 6455, 5.5.1).
     is_closed: bool,
@@ -46,7 +46,7 @@ const BEFORE_A_FRAME: FramePosition = FramePosition::Header {
     seen: 0,
 };
 
-impl Outgoing {
+impl OutgoingFrames {
     /// Returns true if the bytes sent end with a frame, or with the headers before the first.
     pub(super) fn is_between_frames(&self) -> bool {
         matches!(self.at, FramePosition::Header { seen: 0, .. })
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn our_own_close_frame_is_one() {
         assert_eq!(frame(0x88, 0, false, &1001_u16.to_be_bytes()), GOING_AWAY);
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = OutgoingFrames::default();
         outgoing.sent(HEADS);
         assert!(outgoing.is_between_frames() && !outgoing.is_closed());
         outgoing.sent(&GOING_AWAY);
@@ -228,11 +228,11 @@ mod tests {
             b"HTTP/1.1 101 X\r\n",
             b"HTTP/1.1 103 X\r\n\r\n",
         ] {
-            let mut outgoing = Outgoing::default();
+            let mut outgoing = OutgoingFrames::default();
             outgoing.sent(bytes);
             assert!(!outgoing.is_between_frames(), "{bytes:?}");
         }
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = OutgoingFrames::default();
         outgoing.sent(HEADS);
         outgoing.sent(&[0x82, 127, 0xff, 0, 0, 0, 0, 0, 0, 0]);
         assert!(outgoing.is_lost());
@@ -265,7 +265,7 @@ mod tests {
             let mut splits: Vec<usize> = splits.iter().map(|split| split.index(stream.len() + 1)).collect();
             splits.extend_from_slice(&ends);
             splits.sort_unstable();
-            let mut outgoing = Outgoing::default();
+            let mut outgoing = OutgoingFrames::default();
             let mut at = 0;
             for split in splits {
                 outgoing.sent(&stream[at..split]);
@@ -279,7 +279,7 @@ mod tests {
 
         #[test]
         fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut outgoing = Outgoing::default();
+            let mut outgoing = OutgoingFrames::default();
             outgoing.sent(HEADS);
             let count = outgoing.until_frame_ends(&bytes);
             prop_assert!(count <= bytes.len());

@@ -18,10 +18,10 @@ const NAME: &str = "edgeway-worker";
 /// Threads of listeners and requests.
 pub struct Workers {
     handle: Handle,
-    kind: Kind,
+    kind: WorkerKind,
 }
 
-enum Kind {
+enum WorkerKind {
     /// A thread that shares its tasks with no other one, and so schedules them for less: some 2,000
     /// instructions for a request that comes alone.
     One {
@@ -42,7 +42,7 @@ impl Workers {
             let runtime = builder.enable_all().build()?;
             return Ok(Self {
                 handle: runtime.handle().clone(),
-                kind: Kind::Several(runtime),
+                kind: WorkerKind::Several(runtime),
             });
         }
         let runtime = single()?;
@@ -54,7 +54,7 @@ impl Workers {
             runtime.shutdown_timeout(time);
             drop(end);
         })?;
-        let kind = Kind::One { stop, ended };
+        let kind = WorkerKind::One { stop, ended };
         Ok(Self { handle, kind })
     }
 
@@ -65,12 +65,12 @@ impl Workers {
     /// Drops all tasks, and waits at most for `time` for those that hold a thread.
     pub fn stop(self, time: Duration) {
         match self.kind {
-            Kind::One { stop, ended } => {
+            WorkerKind::One { stop, ended } => {
                 if stop.send(time).is_ok() {
                     _ = ended.recv_timeout(time);
                 }
             }
-            Kind::Several(runtime) => runtime.shutdown_timeout(time),
+            WorkerKind::Several(runtime) => runtime.shutdown_timeout(time),
         }
     }
 }

@@ -150,7 +150,7 @@ where
     }
 
     fn replay(&mut self) -> Replay<'_> {
-        Replay::of(self.client())
+        Replay::new(self.client())
     }
 
     /// Sends the request to a backend, or to another one after a failure that allows it.
@@ -313,8 +313,8 @@ where
         let lines = mem::take(&mut ctx.facts.lines);
         filtered?;
         let client = client(self.upload.session);
-        if let Some(own) = &ctx.early.replacement {
-            client.body.replace(own);
+        if let Some(body) = &ctx.early.replacement {
+            client.body.replace(body);
         }
         if self.drops_body {
             replies::remove_body(&mut request);

@@ -102,13 +102,13 @@ where
         wire: &mut Wire,
         mut content: Content,
     ) -> Result<()> {
-        let most = most_room(ctx);
+        let room = most_room(ctx);
         let (chain, ex) = ctx.exchange(&client(self.upload.session).request);
         if !chain.ignores_body(&ex) {
             poll_fn(|cx| Poll::Ready(wire.gather(cx))).await?;
         }
         loop {
-            let piece = self.read(ctx, wire, |wire, cx| wire.poll_piece(cx, most));
+            let piece = self.read(ctx, wire, |wire, cx| wire.poll_piece(cx, room));
             let Piece { mut bytes, is_last } = piece.await?;
             let (hooks, session) = (self.upload.hooks, &mut *self.upload.session);
             hooks.upstream_response_body_filter(session, &mut bytes, is_last, ctx)?;

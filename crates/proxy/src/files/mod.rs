@@ -102,14 +102,14 @@ async fn before_upstream(files: &Files, head: &RequestHeader, ctx: &Context) -> 
     if ctx.is_websocket || path.first() != Some(&b'/') {
         return None;
     }
-    let found = match files.kept(path) {
+    let lookup = match files.kept(path) {
         Some(file) => FileLookup::File(file),
         // Boxed, because otherwise every request's future would be as large.
         None => Box::pin(files.find(path)).await,
     };
-    match found {
+    match lookup {
         FileLookup::File(_) if head.method == Method::GET || head.method == Method::HEAD => {
-            Some(decide(files, path, found, head).await)
+            Some(decide(files, path, lookup, head).await)
         }
         FileLookup::File(_) => Some(not_allowed()),
         FileLookup::NotFoundPage(_)
@@ -138,13 +138,13 @@ async fn of_app(head: &RequestHeader, ctx: &Context) -> Option<Decision> {
     let release = ctx.facts.release.as_deref();
     let release = release.map(|name| (name, upstream.is_release_up(name)));
     let (files, path) = app.find(Target::new("", sent).path, release)?;
-    let found = match files.kept(&path) {
+    let lookup = match files.kept(&path) {
         Some(file) => FileLookup::File(file),
         // Boxed, because otherwise every request's future would be as large.
         None => Box::pin(files.find(&path)).await,
     };
-    match found {
-        FileLookup::File(_) => Some(decide(files, &path, found, head).await),
+    match lookup {
+        FileLookup::File(_) => Some(decide(files, &path, lookup, head).await),
         _ => None,
     }
 }
@@ -192,18 +192,18 @@ async fn find_at(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
 }
 
 async fn look(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
-    let found = files.find(path).await;
-    decide(files, path, found, head).await
+    let lookup = files.find(path).await;
+    decide(files, path, lookup, head).await
 }
 
 /// Makes the response to a request from what is at its `path`.
 pub(super) async fn decide(
     files: &Files,
     path: &[u8],
-    found: FileLookup,
+    lookup: FileLookup,
     head: &RequestHeader,
 ) -> Decision {
-    match select(found, head) {
+    match select(lookup, head) {
         Ok(response) if response.is_ready() => Decision::File(response),
         Ok(response) => Box::pin(begin(files, path, response, head)).await,
         Err(reply) => Decision::Reply(reply),
@@ -212,10 +212,10 @@ pub(super) async fn decide(
 
 /// Selects what of a file the request gets. The error is the reply if it gets none.
 fn select(
-    found: FileLookup,
+    lookup: FileLookup,
     head: &RequestHeader,
 ) -> std::result::Result<Box<FileResponse>, Box<Reply>> {
-    let outcome = match found {
+    let outcome = match lookup {
         FileLookup::File(file) => FileResponse::select(file, &head.method, &head.headers),
         FileLookup::NotFoundPage(file) => {
             let page = FileResponse::not_found(file, &head.method, &head.headers);

@@ -80,9 +80,9 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
                     .detail("This address is not served.");
                 return Decision::Reply(Box::new(reply));
             }
-            Lookup::File(path, found) => {
+            Lookup::File(path, lookup) => {
                 return if is_read {
-                    decide(&serve.files, &path, found, head).await
+                    decide(&serve.files, &path, lookup, head).await
                 } else {
                     not_allowed()
                 };
@@ -175,8 +175,8 @@ async fn look(serve: &ServeFiles, path: &str, is_folder: bool, ctx: &Context) ->
     let has_slash = normal.path.ends_with(b"/");
     if !is_folder {
         return match find(serve, &normal.path, ctx).await {
-            found @ FileLookup::File(_) if !has_slash => {
-                Lookup::File(normal.path.into_owned(), found)
+            lookup @ FileLookup::File(_) if !has_slash => {
+                Lookup::File(normal.path.into_owned(), lookup)
             }
             _ => Lookup::Nothing,
         };
@@ -197,7 +197,7 @@ async fn look(serve: &ServeFiles, path: &str, is_folder: bool, ctx: &Context) ->
         }
     }
     match find(serve, &normal.path, ctx).await {
-        found @ FileLookup::File(_) => Lookup::File(normal.path.into_owned(), found),
+        lookup @ FileLookup::File(_) => Lookup::File(normal.path.into_owned(), lookup),
         FileLookup::Forbidden => Lookup::Forbidden,
         FileLookup::Folder
         | FileLookup::NotFound

@@ -211,7 +211,7 @@ struct ForwardingHeaders {
 }
 
 impl ForwardingHeaders {
-    fn of(request: &RequestHeader, cx: &Forwarding<'_>) -> Self {
+    fn new(request: &RequestHeader, cx: &Forwarding<'_>) -> Self {
         let client = cx.client;
         let (public, port) = match cx.first_host(request) {
             Some(known) => (Some(known.raw.clone()), known.port.clone()),
@@ -285,7 +285,7 @@ pub(super) fn ready_lines(request: &RequestHeader, cx: &Forwarding<'_>) -> Optio
     }
     let lines = cx.text.forwarding_lines(cx.client.ip, || {
         let mut lines = Vec::new();
-        for (name, value) in ForwardingHeaders::of(request, cx).usual(cx) {
+        for (name, value) in ForwardingHeaders::new(request, cx).usual(cx) {
             if let Some(value) = value {
                 write_header_line(&mut lines, name.as_str().as_bytes(), value.as_bytes());
             }
@@ -298,8 +298,8 @@ pub(super) fn ready_lines(request: &RequestHeader, cx: &Forwarding<'_>) -> Optio
 /// Writes the forwarding headers into the client's own request, for readers that see it before a
 /// backend does: predicates of routes, keys, logs and plugins.
 pub(super) fn write(request: &mut RequestHeader, cx: &Forwarding<'_>) {
-    let forwarding = ForwardingHeaders::of(request, cx);
-    let mut open = OpenRequestHeaders::of(request, ADDED_CAPACITY);
+    let forwarding = ForwardingHeaders::new(request, cx);
+    let mut open = OpenRequestHeaders::take(request, ADDED_CAPACITY);
     forwarding.write(open.headers(), cx);
     open.close(request);
 }
@@ -314,13 +314,13 @@ pub(super) fn open_upstream(
     upstream: &mut RequestHeader,
     cx: &Forwarding<'_>,
 ) -> OpenRequestHeaders {
-    let forwarding = (!cx.is_written).then(|| ForwardingHeaders::of(upstream, cx));
+    let forwarding = (!cx.is_written).then(|| ForwardingHeaders::new(upstream, cx));
     let doomed = doomed_names(upstream);
     let wants_trailers = cx.takes_trailers && hop_by_hop::wants_trailers(&upstream.headers);
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
-    let mut open = OpenRequestHeaders::of(upstream, ADDED_CAPACITY);
+    let mut open = OpenRequestHeaders::take(upstream, ADDED_CAPACITY);
     let headers = open.headers();
     for name in &doomed {
         headers.remove(name);
@@ -346,7 +346,7 @@ fn chain_value(hops: &Hops) -> HeaderValue {
     let mut length = 0;
     for (index, hop) in hops.as_slice().iter().rev().enumerate() {
         let separator: &[u8] = if index == 0 { b"" } else { b", " };
-        for piece in [separator, IpText::of(*hop).as_bytes()] {
+        for piece in [separator, IpText::new(*hop).as_bytes()] {
             text[length..length + piece.len()].copy_from_slice(piece);
             length += piece.len();
         }

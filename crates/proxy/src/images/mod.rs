@@ -52,11 +52,11 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context, decision: Decis
     if cache.is_some_and(|cache| flow.has_usable(cache)) {
         return Decision::GoesOn(Some(flow));
     }
-    let found = ctx.upstream.as_ref().and_then(|upstream| {
+    let app_images = ctx.upstream.as_ref().and_then(|upstream| {
         let mut apps = gateway.app_images.iter();
         apps.find(|(own, _)| Arc::ptr_eq(own, upstream))
     });
-    match found {
+    match app_images {
         // Boxed, because otherwise every request's future would be as large.
         Some((upstream, images)) => Box::pin(make(head, ctx, flow, (upstream, images))).await,
         None => Decision::GoesOn(Some(flow)),
@@ -83,7 +83,7 @@ async fn make(
     let release = release.map(|name| (name, upstream.is_release_up(name)));
     let clock = ctx.live().world.clock.clone();
     flow.ask_now(clock.wall());
-    let made = match source(ctx, (upstream, images), &wanted, release).await {
+    let image = match source(ctx, (upstream, images), &wanted, release).await {
         Ok(source) => images.make(&wanted, source, clock.now()).await,
         Err(SourceFailure::Left(failure)) => Err(failure),
         // The stored image may still be used, if the route allows it, or the route has another
@@ -96,26 +96,26 @@ async fn make(
             return Decision::Reply(Box::new(refuse(refusal)));
         }
     };
-    let made = match made {
-        Ok(made) => made,
+    let image = match image {
+        Ok(image) => image,
         Err(failure) => {
             images.count(Err(failure));
             return Decision::GoesOn(Some(flow));
         }
     };
-    let Some(made) = made.image() else {
+    let Some(image) = image.image() else {
         return Decision::GoesOn(Some(flow));
     };
-    let Some(headers) = wanted.headers(made) else {
+    let Some(headers) = wanted.headers(image) else {
         return Decision::GoesOn(Some(flow));
     };
-    images.count(Ok(made));
-    if let Some(entry) = made.stored.get()
+    images.count(Ok(image));
+    if let Some(entry) = image.stored.get()
         && flow.key == *entry.key()
     {
         return Decision::Stored(Arc::clone(entry), None);
     }
-    respond(head, ctx, flow, (made, headers)).await
+    respond(head, ctx, flow, (image, headers)).await
 }
 
 /// Returns true if the route changes error responses of the app.
@@ -223,7 +223,7 @@ async fn respond(
         return Decision::GoesOn(Some(flow));
     };
     {
-        let mut open = OpenResponseHeaders::of(&mut response, headers.len());
+        let mut open = OpenResponseHeaders::take(&mut response, headers.len());
         open.parts.headers = headers;
         let (chain, mut ex) = ctx.exchange(head);
         if chain.has(Phase::UpstreamResponse) {

@@ -114,7 +114,7 @@ async fn addresses(
         Reach::Local => allow_local,
         Reach::Special => false,
     };
-    let mut reaches = addresses.iter().map(|address| Reach::of(*address));
+    let mut reaches = addresses.iter().map(|address| Reach::classify(*address));
     if !reaches.all(may_connect) {
         return Err(LEFT);
     }

@@ -197,7 +197,7 @@ impl Live {
     /// Records an action of an operator.
     pub fn audit(&self, entry: &AuditEntry) {
         let time: DateTime<Utc> = self.world.clock.wall().into();
-        let mut line = serde_json::to_vec(&Line::new(&time, entry)).expect("plain data");
+        let mut line = serde_json::to_vec(&AuditLine::new(&time, entry)).expect("plain data");
         line.push(b'\n');
         if !self.gateway().audit.push(&line) {
             entry.log();
@@ -254,7 +254,7 @@ impl AuditEntry {
 
 /// An entry in its serialized form.
 #[derive(Serialize)]
-struct Line<'a> {
+struct AuditLine<'a> {
     time: String,
     #[serde(flatten)]
     entry: &'a AuditEntry,
@@ -273,7 +273,7 @@ fn left_out_text(left_out: u64) -> Option<String> {
     (left_out > 0).then(|| format!("{left_out} more since the last line"))
 }
 
-impl<'a> Line<'a> {
+impl<'a> AuditLine<'a> {
     fn new(time: &DateTime<Utc>, entry: &'a AuditEntry) -> Self {
         let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
         Self { time, entry }
@@ -334,7 +334,7 @@ mod tests {
 
     fn line(entry: &AuditEntry) -> String {
         let time = (UNIX_EPOCH + Duration::from_millis(1_800_000_000_007)).into();
-        serde_json::to_string(&Line::new(&time, entry)).unwrap()
+        serde_json::to_string(&AuditLine::new(&time, entry)).unwrap()
     }
 
     #[test]

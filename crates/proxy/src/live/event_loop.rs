@@ -55,9 +55,9 @@ impl EventLoops {
             let Some(workers) = workers.as_ref().filter(|_| measuring.is_empty()) else {
                 continue;
             };
-            let (histogram, begun) = (self.workers.clone(), Instant::now());
+            let (histogram, start) = (self.workers.clone(), Instant::now());
             measuring.spawn_on(
-                async move { histogram.observe(begun.elapsed().as_secs_f64()) },
+                async move { histogram.observe(start.elapsed().as_secs_f64()) },
                 workers,
             );
         }

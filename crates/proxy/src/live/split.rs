@@ -21,12 +21,12 @@ pub struct TrialSplit {
     share: Percent,
     /// The same on all gateways that try this configuration, and another one for the next.
     name: String,
-    candidate: Arm,
-    earlier: Arm,
+    candidate: SplitArm,
+    earlier: SplitArm,
 }
 
 /// Configuration of a split, with its requests since the trial began.
-struct Arm {
+struct SplitArm {
     gateway: Arc<Gateway>,
     /// Not exported: `/metrics` has the requests of both.
     metrics: Metrics,
@@ -50,8 +50,8 @@ impl TrialSplit {
         Arc::new(Self {
             share,
             name,
-            candidate: Arm::new(Arc::clone(candidate), clock),
-            earlier: Arm::new(earlier, clock),
+            candidate: SplitArm::new(Arc::clone(candidate), clock),
+            earlier: SplitArm::new(earlier, clock),
         })
     }
 
@@ -88,7 +88,7 @@ impl TrialSplit {
     }
 }
 
-impl Arm {
+impl SplitArm {
     fn new(gateway: Arc<Gateway>, clock: &Clock) -> Self {
         let metrics = Metrics::default();
         let names = gateway.routes.iter().map(|route| Arc::clone(&route.name));
@@ -106,7 +106,7 @@ impl Arm {
 }
 
 impl SplitRequest {
-    fn arm(&self) -> &Arm {
+    fn arm(&self) -> &SplitArm {
         if self.is_candidates {
             &self.split.candidate
         } else {

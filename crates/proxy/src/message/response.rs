@@ -144,7 +144,7 @@ fn faulty_name(section: &[u8]) -> Option<HeaderName> {
 impl Framing {
     /// Finds the framing of the `response` to a request with this `method`. A length beside a
     /// transfer coding is removed (RFC 9112, 6.3).
-    pub(crate) fn of(method: &Method, response: &mut ResponseHeader) -> Result<Self> {
+    pub(crate) fn for_response(method: &Method, response: &mut ResponseHeader) -> Result<Self> {
         let mut has_coding = has(&response.headers, &header::TRANSFER_ENCODING);
         if has_coding && is_coding(&response.headers, b"identity") {
             // It was no coding (RFC 2616, 3.6), and nginx ignores it.

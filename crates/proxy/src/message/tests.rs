@@ -62,7 +62,7 @@ fn by_us(sent: &[u8], method: &str, lengths: &[usize]) -> Option<Understood> {
         }
     };
     let is_kept_alive = response::is_kept_alive(&response);
-    let framing = Framing::of(&asked(method).method, &mut response).ok()?;
+    let framing = Framing::for_response(&asked(method).method, &mut response).ok()?;
     let mut content = Vec::new();
     if framing != Framing::None {
         let mut body = MessageBody::new(framing);

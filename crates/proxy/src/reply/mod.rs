@@ -133,7 +133,7 @@ async fn build(
         reply.status = rerouted.status_for(reply.status);
     }
     let mut response = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
-    let mut open = OpenResponseHeaders::of(&mut response, 0);
+    let mut open = OpenResponseHeaders::take(&mut response, 0);
     let headers = &mut open.parts.headers;
     let (content_type, body) = match reply.body {
         // RFC 9110, 15.3.6: it has no content, and a length that says so.

@@ -62,9 +62,9 @@ pub(crate) async fn own_reply(
             return reply;
         }
     }
-    let begun = set_up(request, connection, ctx);
+    let outcome = set_up(request, connection, ctx);
     trace::routed(&mut ctx.facts);
-    match begun {
+    match outcome {
         Ok(()) => None,
         Err(reply) => {
             // The request filters never see this request, but the log must show it.
@@ -177,14 +177,14 @@ fn set_up(
     }
     ctx.facts.class = routes::classify(target.path, request);
     let lookup = (&target, &*request, has_spellings);
-    let found = find(&ctx.gateway, lookup, &mut ctx.params);
-    if found.is_none() && !ctx.gateway.table.serves_host(&host) {
+    let matched = find(&ctx.gateway, lookup, &mut ctx.params);
+    if matched.is_none() && !ctx.gateway.table.serves_host(&host) {
         return Err(Failure::UnknownHost.into());
     }
     let redirect = { listener.redirect.as_ref() }
         .and_then(|to| to_https::reply(to, request, target.path, &ctx.facts.client));
-    let is_found = found.is_some();
-    if let Some((index, also)) = found {
+    let is_found = matched.is_some();
+    if let Some((index, also)) = matched {
         ctx.also = also;
         enter(index, request, ctx);
     }
@@ -242,8 +242,8 @@ pub(crate) fn locate(request: &mut RequestHeader, ctx: &mut Context) -> Result<(
         ..Target::new(&host, request.raw_path())
     };
     ctx.facts.class = routes::classify(target.path, request);
-    let found = find(&ctx.gateway, (&target, request, true), &mut ctx.params);
-    let (route, also) = found.ok_or(Failure::NoRoute)?;
+    let matched = find(&ctx.gateway, (&target, request, true), &mut ctx.params);
+    let (route, also) = matched.ok_or(Failure::NoRoute)?;
     ctx.also = also;
     enter(route, request, ctx);
     Ok(())
@@ -275,8 +275,8 @@ fn identify(
     ctx.facts.client = client_of(request, (connection, listener), &ctx.gateway);
     if ctx.warm_up.is_some() {
         // It repeats requests that trusted proxies forwarded, as one of them.
-        let own = connection.scheme();
-        ctx.facts.client.scheme = forwarded::forwarded_scheme(request).unwrap_or(own);
+        let scheme = connection.scheme();
+        ctx.facts.client.scheme = forwarded::forwarded_scheme(request).unwrap_or(scheme);
         ctx.facts.client.is_trusted = true;
     }
     trace::begin(&ctx.gateway, request, &mut ctx.facts);
@@ -302,15 +302,15 @@ fn host_name<'a>(
     let raw = values(&request.headers, &header::HOST).next();
     let named = requested_host(request);
     // These values are shared with other clients, so only what `Host` itself says counts.
-    let own = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());
-    let (Some(text), Some(own)) = (text, own) else {
+    let raw = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());
+    let (Some(text), Some(raw)) = (text, raw) else {
         return routes::host_of(named).map_err(|_| Failure::BadHost);
     };
-    if let Some(known) = text.recall_host(own, client.scheme) {
+    if let Some(known) = text.recall_host(raw, client.scheme) {
         return Ok(Cow::Borrowed(&known.name));
     }
     let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
-    text.remember_host(|| forwarded::host_text(own, client.scheme, &host));
+    text.remember_host(|| forwarded::host_text(raw, client.scheme, &host));
     Ok(host)
 }
 
@@ -405,8 +405,8 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         // Another filter chose the upstream. The one in the configuration was checked at load time.
         return Some(Box::new(Failure::Upgrade.reply()));
     }
-    if let (Some(own), Some(upstream)) = (&forward.timeouts, &ctx.upstream) {
-        ctx.timeouts = Some(Box::new(upstream.timeouts.with(own)));
+    if let (Some(timeouts), Some(upstream)) = (&forward.timeouts, &ctx.upstream) {
+        ctx.timeouts = Some(Box::new(upstream.timeouts.with(timeouts)));
     }
     None
 }

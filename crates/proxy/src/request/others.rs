@@ -93,8 +93,8 @@ pub(super) async fn pass_others(
     request: &RequestHeader,
     ctx: &mut Context,
 ) -> Option<FilterOutcome> {
-    let (own, mut ex) = ctx.exchange(request);
-    if let Verdict::Reply(reply) = own.before_guards(&mut ex) {
+    let (filters, mut ex) = ctx.exchange(request);
+    if let Verdict::Reply(reply) = filters.before_guards(&mut ex) {
         return Some(FilterOutcome::Reply(reply));
     }
     let facts = &mut ctx.facts;

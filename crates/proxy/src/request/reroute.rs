@@ -222,8 +222,8 @@ pub(crate) async fn settle_with_body(
     decision: Decision,
 ) -> Decision {
     let mut decision = settle(&mut client.request, ctx, decision).await;
-    while let Decision::NeedsBody(most, round) = decision {
-        let next = match body::read(client, ctx, most).await {
+    while let Decision::NeedsBody(max, round) = decision {
+        let next = match body::read(client, ctx, max).await {
             Ok(()) => filter(&client.request, ctx, round).await,
             Err(failure) => Decision::Reply(failure.into()),
         };

@@ -62,7 +62,7 @@ impl KeptContent {
     }
 
     /// Returns a whole body, of any length.
-    fn of(body: &Bytes) -> Self {
+    fn from_body(body: &Bytes) -> Self {
         Self {
             large: Vec::from_iter((!body.is_empty()).then(|| body.clone())),
             ..Self::default()
@@ -155,10 +155,10 @@ impl RequestBody {
     }
 
     /// Replaces the body, all of which was read, for this attempt and those after it.
-    pub(crate) fn replace(&mut self, own: &Bytes) {
+    pub(crate) fn replace(&mut self, body: &Bytes) {
         self.is_replaced = true;
-        self.kept = Some(KeptContent::of(own));
-        self.framing = (!own.is_empty()).then(|| MessageBody::new(Framing::None));
+        self.kept = Some(KeptContent::from_body(body));
+        self.framing = (!body.is_empty()).then(|| MessageBody::new(Framing::None));
     }
 
     /// Removes the body, what is left of which was read or is dropped with its connection.

@@ -36,17 +36,17 @@ thread_local! {
 }
 
 /// Place in which Pingora's driver leaves the client of a request that is over.
-pub(crate) type Slot = Arc<Mutex<Option<Box<Client>>>>;
+pub(crate) type ClientSlot = Arc<Mutex<Option<Box<Client>>>>;
 
 /// Session of the gateway inside one of Pingora.
 struct OwnSession {
     digest: Digest,
     /// Receives the client when Pingora drops the session.
-    slot: Option<Slot>,
+    slot: Option<ClientSlot>,
 }
 
 impl OwnSession {
-    fn new(client: Option<Box<Client>>, slot: Option<Slot>) -> Self {
+    fn new(client: Option<Box<Client>>, slot: Option<ClientSlot>) -> Self {
         let response = ResponseHeader::build_no_case(200, Some(0)).expect("200 is a status");
         let client: Box<Carried> = Box::new(Carried(client));
         let digest = ProxyDigest::new(Box::new(response), Some(client));
@@ -98,9 +98,9 @@ pub(crate) fn client(session: &mut Session) -> &mut Client {
 /// Returns the place of the client in a session. The gateway's own driver has one that is found with
 /// less work than the digest.
 fn place(session: &mut Session) -> &mut Option<Box<Client>> {
-    if let Some(own) = &mut session.subrequest_ctx {
-        let own = own.user_ctx_mut().and_then(|own| own.downcast_mut());
-        return own.expect("the driver has made it");
+    if let Some(ctx) = &mut session.subrequest_ctx {
+        let place = ctx.user_ctx_mut().and_then(|ctx| ctx.downcast_mut());
+        return place.expect("the driver has made it");
     }
     let digest = session.downstream_session.digest_mut();
     &mut carried(digest.expect("a session of the gateway has a digest")).0
@@ -127,19 +127,19 @@ pub(crate) fn reuse(mut session: Box<Session>) -> Option<Box<Client>> {
 }
 
 /// Returns a session for Pingora's own driver, which leaves the client in `slot`.
-pub(crate) fn for_pingora(client: Box<Client>, slot: &Slot) -> ServerSession {
-    let own = OwnSession::new(Some(client), Some(Arc::clone(slot)));
-    ServerSession::new_custom(Box::new(own))
+pub(crate) fn for_pingora(client: Box<Client>, slot: &ClientSlot) -> ServerSession {
+    let session = OwnSession::new(Some(client), Some(Arc::clone(slot)));
+    ServerSession::new_custom(Box::new(session))
 }
 
 /// Creates a session of Pingora around one of the gateway. Pingora only makes one of a stream.
 fn new_session() -> Session {
     let mut session = Session::new_h1(Box::new(Cursor::new(Vec::new())));
-    let own = OwnSession::new(None, None);
-    *session.downstream_session = ServerSession::new_custom(Box::new(own));
+    let empty = OwnSession::new(None, None);
+    *session.downstream_session = ServerSession::new_custom(Box::new(empty));
     let place: Box<Option<Box<Client>>> = Box::default();
-    let own = subrequest::Ctx::builder().user_ctx(place).build();
-    session.subrequest_ctx = Some(Box::new(own));
+    let subrequest = subrequest::Ctx::builder().user_ctx(place).build();
+    session.subrequest_ctx = Some(Box::new(subrequest));
     session
 }
 

@@ -90,14 +90,14 @@ struct HalfClosed {
 }
 
 /// Piece of a response's body on its way to the client.
-pub(crate) struct Outgoing<P> {
+pub(crate) struct OutgoingPiece<P> {
     /// The piece, between the lines of its chunk if the body has chunks.
     bytes: Chain<Chain<Cursor<String>, P>, &'static [u8]>,
     pub(super) length: usize,
     pub(super) is_last: bool,
 }
 
-impl<P: Buf> Outgoing<P> {
+impl<P: Buf> OutgoingPiece<P> {
     /// Creates a piece, as a chunk (RFC 9112, 7.1) if the body has them.
     pub(super) fn new(piece: P, is_last: bool, is_chunked: bool) -> Self {
         let length = piece.remaining();
@@ -141,7 +141,7 @@ impl Http1Stream {
         is_last: bool,
         clock: &Clock,
     ) -> Result<()> {
-        let present = PresentHeaders::of(&response.headers);
+        let present = PresentHeaders::from_headers(&response.headers);
         self.is_chunked = !is_last && !present.content_length;
         if !is_last && let Some(length) = response.headers.get(header::CONTENT_LENGTH) {
             self.announced = decimal(length.as_bytes());
@@ -300,7 +300,7 @@ impl Http1Stream {
     pub(super) fn poll_write<P: Buf>(
         &mut self,
         cx: &mut Context<'_>,
-        outgoing: &mut Outgoing<P>,
+        outgoing: &mut OutgoingPiece<P>,
     ) -> Poll<Result<()>> {
         self.wait_longer();
         let written = pin!(self.io.write_all_buf(&mut outgoing.bytes)).poll(cx);

@@ -34,8 +34,8 @@ use pingora::{
 
 use self::body::RequestBody;
 pub(crate) use self::{
-    custom::{Slot, client, for_pingora, reusable, reuse},
-    http1::{ClientIo, Http1Stream, Outgoing},
+    custom::{ClientSlot, client, for_pingora, reusable, reuse},
+    http1::{ClientIo, Http1Stream, OutgoingPiece},
     http2::{DATA as HTTP2_DATA, Http2Stream, SEND_BUFFER},
 };
 use crate::{
@@ -379,16 +379,16 @@ impl Client {
     pub(crate) async fn write_stored(
         &mut self,
         body: &Arc<Body>,
-        at: usize,
+        index: usize,
         is_last: bool,
     ) -> Result<()> {
         let Wire::Http1(stream) = &mut self.wire else {
-            return self.write(body.segment(at), is_last).await;
+            return self.write(body.segment(index), is_last).await;
         };
         // The connection copies it or sends it before it returns, so that nothing has to share it.
-        let segment = body.whole().and_then(|whole| whole.segments().nth(at));
+        let segment = body.whole().and_then(|whole| whole.segments().nth(index));
         let segment = segment.unwrap_or_default();
-        let mut outgoing = Outgoing::new(segment, is_last, stream.is_chunked);
+        let mut outgoing = OutgoingPiece::new(segment, is_last, stream.is_chunked);
         poll_fn(|cx| stream.poll_write(cx, &mut outgoing)).await?;
         self.sent += segment.len() as u64;
         Ok(())
@@ -401,16 +401,16 @@ impl Client {
     }
 
     /// Prepares a piece of the response body for [`Self::poll_write`].
-    pub(crate) fn outgoing(&self, piece: Option<Bytes>, is_last: bool) -> Outgoing<Bytes> {
+    pub(crate) fn outgoing(&self, piece: Option<Bytes>, is_last: bool) -> OutgoingPiece<Bytes> {
         let is_chunked = matches!(&self.wire, Wire::Http1(stream) if stream.is_chunked);
-        Outgoing::new(piece.unwrap_or_default(), is_last, is_chunked)
+        OutgoingPiece::new(piece.unwrap_or_default(), is_last, is_chunked)
     }
 
     /// Writes a piece of the response body as the client accepts it.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut TaskContext<'_>,
-        outgoing: &mut Outgoing<Bytes>,
+        outgoing: &mut OutgoingPiece<Bytes>,
     ) -> Poll<Result<()>> {
         match &mut self.wire {
             Wire::Http1(stream) => ready!(stream.poll_write(cx, outgoing))?,

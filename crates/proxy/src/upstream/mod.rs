@@ -284,7 +284,7 @@ pub(super) fn not_connected(
     ctx: &mut Context,
     mut error: Box<Error>,
 ) -> Box<Error> {
-    let failure = Failure::of(&error, None, None);
+    let failure = Failure::new(&error, None, None);
     trace::attempt_failed(&mut ctx.facts, Some(failure.reason()));
     // An open connection ended just as a stream was to begin on it. That is not a refusal by the
     // backend.
@@ -345,7 +345,7 @@ pub(super) fn failed(
         error.set_retry(false);
         return error;
     }
-    let failure = Failure::of(&error, expired, None);
+    let failure = Failure::new(&error, expired, None);
     trace::attempt_failed(&mut ctx.facts, Some(failure.reason()));
     // An app closes idle connections when it likes. That one of them closed at the moment of reuse
     // does not mean that the app is unhealthy.

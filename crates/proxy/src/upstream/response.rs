@@ -35,7 +35,7 @@ pub(crate) fn on_origin_response(
     };
     lease.heard();
     let now = ctx.live().world.clock.now();
-    let directives = GatewayDirectives::of(response, ctx);
+    let directives = GatewayDirectives::collect(response, ctx);
     let is_stream = directives.streams != StreamKind::Nothing;
     ctx.facts.upstream.status = response.status.as_u16();
     ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
@@ -199,12 +199,12 @@ fn public_location(
         .and_then(|upstream| upstream.tls_name())
         .zip(backend.rsplit_once(':'))
         .map(|(name, (_, port))| format!("{name}:{port}"));
-    let own = [
+    let origins = [
         backend,
         named.as_deref().unwrap_or(backend),
         host_header::named(ctx).unwrap_or(backend),
     ];
-    forwarded::rewrite_location(value, &own, client.scheme, host)
+    forwarded::rewrite_location(value, &origins, client.scheme, host)
 }
 
 /// Response headers that are meant for the gateway, found in one pass.
@@ -230,7 +230,7 @@ enum StreamKind {
 }
 
 impl StreamKind {
-    fn of(content_type: &[u8]) -> Self {
+    fn from_content_type(content_type: &[u8]) -> Self {
         if begins_with(content_type, b"text/event-stream") {
             Self::Events
         } else if begins_with(content_type, b"application/grpc") {
@@ -243,13 +243,13 @@ impl StreamKind {
 
 impl GatewayDirectives {
     /// Finds them, and lets the backend learn what `Keep-Alive` says.
-    fn of(response: &ResponseHeader, ctx: &Context) -> Self {
+    fn collect(response: &ResponseHeader, ctx: &Context) -> Self {
         let mut seen = Self::default();
         let mut keep_alive = None;
         for (name, value) in &response.headers {
             match *name {
                 header::CONTENT_TYPE => {
-                    seen.streams = StreamKind::of(value.as_bytes());
+                    seen.streams = StreamKind::from_content_type(value.as_bytes());
                 }
                 header::LOCATION | header::CONTENT_LOCATION | header::REFRESH => {
                     seen.has_location = true;

@@ -37,7 +37,7 @@ thread_local! {
 /// Connection of HTTP/1.1, for one request.
 pub(crate) struct Http1Wire {
     pub(super) connection: BackendConnection,
-    output: Output,
+    output: OutputBuffer,
     /// True if the backend gets the body in chunks.
     is_chunked: bool,
     /// Bytes of the body still to come, where its length was announced.
@@ -52,14 +52,14 @@ pub(crate) struct Http1Wire {
 
 /// Bytes in the order in which they are sent.
 #[derive(Debug, Default)]
-struct Output {
+struct OutputBuffer {
     gathered: BytesMut,
     piece: Bytes,
     /// End of the chunk that `piece` is.
     end: &'static [u8],
 }
 
-impl Output {
+impl OutputBuffer {
     fn is_empty(&self) -> bool {
         self.gathered.is_empty() && self.piece.is_empty() && self.end.is_empty()
     }
@@ -82,7 +82,7 @@ impl Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for OutputBuffer {
     /// Keeps the buffer of small pieces for the next request of this thread.
     fn drop(&mut self) {
         let mut buffer = std::mem::take(&mut self.gathered);
@@ -98,7 +98,7 @@ impl Http1Wire {
     pub(super) fn new(connection: BackendConnection) -> Self {
         Self {
             connection,
-            output: Output::default(),
+            output: OutputBuffer::default(),
             is_chunked: false,
             left: None,
             has_end: false,
@@ -177,7 +177,7 @@ impl Http1Wire {
                     self.output.advance(count);
                     if self.has_end && self.output.is_empty() {
                         // While the backend works on its response, others use the buffer.
-                        self.output = Output::default();
+                        self.output = OutputBuffer::default();
                     }
                     self.sent = SentState::Written;
                 }
@@ -234,7 +234,7 @@ impl Http1Wire {
         response: &mut ResponseHeader,
     ) -> Result<bool> {
         self.is_kept = is_kept_alive(response);
-        self.framing = Framing::of(method, response)?;
+        self.framing = Framing::for_response(method, response)?;
         self.is_kept &= self.framing != Framing::UntilClose;
         self.body = MessageBody::new(self.framing);
         Ok(self.framing != Framing::None)
@@ -260,14 +260,14 @@ impl Http1Wire {
     pub(super) fn poll_piece(
         &mut self,
         cx: &mut TaskContext<'_>,
-        most: usize,
+        max: usize,
     ) -> Poll<Result<Piece>> {
         loop {
-            let taken = self.body.take(&mut self.connection.input);
-            if let Some(piece) = taken.map_err(Error::into_up)? {
+            let result = self.body.take(&mut self.connection.input);
+            if let Some(piece) = result.map_err(Error::into_up)? {
                 return Poll::Ready(Ok(piece));
             }
-            let room = self.body.room().min(most);
+            let room = self.body.room().min(max);
             if ready!(self.connection.poll_body(room, cx)).map_err(broken)? == 0 {
                 return Poll::Ready(self.body.close().map_err(Error::into_up));
             }

@@ -211,14 +211,14 @@ impl Wire {
         }
     }
 
-    /// Reads the next piece of the body, with room for at most about `most` bytes.
+    /// Reads the next piece of the body, with room for at most about `max` bytes.
     pub(crate) fn poll_piece(
         &mut self,
         cx: &mut TaskContext<'_>,
-        most: usize,
+        max: usize,
     ) -> Poll<Result<Piece>> {
         match self {
-            Self::Http1(wire) => wire.poll_piece(cx, most),
+            Self::Http1(wire) => wire.poll_piece(cx, max),
             Self::Http2(wire) => wire.poll_piece(cx),
         }
     }

@@ -9,7 +9,7 @@ use percent_encoding::percent_encode_byte;
 use crate::{
     InvalidTarget, InvalidValue, ParamNames, Params, Target,
     params::RESERVED,
-    template::{Part, Piece, Template},
+    template::{Piece, Template, UrlPart},
 };
 
 /// A compiled redirect.
@@ -162,12 +162,12 @@ fn is_domain(text: &[u8]) -> bool {
 }
 
 /// Percent-encodes bytes that could end or alter an address.
-pub(super) fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
+pub(super) fn encode(out: &mut Vec<u8>, value: &[u8], part: UrlPart) {
     for &byte in value {
         let is_plain = match byte {
             b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' => false,
-            b'?' => part != Part::Path,
-            b'&' | b'+' | b'=' => part != Part::Query,
+            b'?' => part != UrlPart::Path,
+            b'&' | b'+' | b'=' => part != UrlPart::Query,
             _ => byte.is_ascii_graphic(),
         };
         if is_plain {

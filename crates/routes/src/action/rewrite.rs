@@ -7,20 +7,20 @@ use regex::bytes::{Captures, Regex};
 use super::redirect::encode;
 use crate::{
     InvalidTarget, InvalidValue, ParamNames, Params, Slashes, Target, normalise,
-    template::{Part, Piece, Template},
+    template::{Piece, Template, UrlPart},
 };
 
 /// A compiled rewrite.
 #[derive(Debug)]
 pub struct Rewrite {
-    kind: Kind,
+    kind: RewriteKind,
     slashes: Slashes,
     /// True if the query of the request is left out.
     drops_query: bool,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum RewriteKind {
     /// `with` replaces `prefix`, which has no trailing slash.
     Prefix { prefix: Vec<u8>, with: Template },
     Regex {
@@ -46,9 +46,9 @@ impl QueryPiece {
     fn all(text: &str) -> Vec<Self> {
         let mut pieces = Vec::new();
         let mut left = text;
-        while let Some(at) = left.find('$') {
-            pieces.push(Self::Text(left.as_bytes()[..at].to_vec()));
-            left = &left[at + 1..];
+        while let Some(dollar) = left.find('$') {
+            pieces.push(Self::Text(left.as_bytes()[..dollar].to_vec()));
+            left = &left[dollar + 1..];
             if let Some(after) = left.strip_prefix('$') {
                 pieces.push(Self::Text(b"$".to_vec()));
                 left = after;
@@ -67,16 +67,16 @@ impl QueryPiece {
 
     /// Appends the piece. Of the path, what means something in a query is percent-encoded: a value
     /// must not become two parameters.
-    fn write(&self, found: &Captures<'_>, out: &mut Vec<u8>) {
+    fn write(&self, captures: &Captures<'_>, out: &mut Vec<u8>) {
         let value = match self {
             Self::Text(text) => return out.extend_from_slice(text),
-            Self::Numbered(number) => found.get(*number),
-            Self::Named(name) => found.name(name),
+            Self::Numbered(number) => captures.get(*number),
+            Self::Named(name) => captures.name(name),
         };
         encode(
             out,
             value.map_or(&b""[..], |value| value.as_bytes()),
-            Part::Query,
+            UrlPart::Query,
         );
     }
 }
@@ -123,7 +123,7 @@ impl Rewrite {
                     Some((path, query)) => (path, Some(QueryPiece::all(query))),
                     None => (with, None),
                 };
-                Kind::Regex {
+                RewriteKind::Regex {
                     regex,
                     with: path.as_bytes().to_vec(),
                     query,
@@ -141,12 +141,12 @@ impl Rewrite {
                         let prefix = prefix.value.as_str();
                         check_prefix(prefix, slashes)?;
                         trim_slash(&mut template);
-                        Kind::Prefix {
+                        RewriteKind::Prefix {
                             prefix: prefix.trim_end_matches('/').as_bytes().to_vec(),
                             with: template,
                         }
                     }
-                    None => Kind::Whole(template),
+                    None => RewriteKind::Whole(template),
                 }
             }
         };
@@ -204,7 +204,7 @@ impl Rewrite {
         }
         let mut out = Vec::with_capacity(target.path.len() + 16);
         match &self.kind {
-            Kind::Prefix { prefix, with } => {
+            RewriteKind::Prefix { prefix, with } => {
                 let left = target.path.strip_prefix(prefix.as_slice())?;
                 if !matches!(left, [] | [b'/', ..]) {
                     return None;
@@ -212,29 +212,29 @@ impl Rewrite {
                 with.write(&mut out, target, params, copy);
                 out.extend_from_slice(left);
             }
-            Kind::Regex { regex, with, query } => {
-                let found = regex.captures(target.path)?;
-                let matched = found.get(0)?;
+            RewriteKind::Regex { regex, with, query } => {
+                let captures = regex.captures(target.path)?;
+                let matched = captures.get(0)?;
                 out.extend_from_slice(&target.path[..matched.start()]);
-                found.expand(with, &mut out);
+                captures.expand(with, &mut out);
                 out.extend_from_slice(&target.path[matched.end()..]);
                 if let Some(query) = query {
                     out.push(b'?');
                     for piece in query {
-                        piece.write(&found, &mut out);
+                        piece.write(&captures, &mut out);
                     }
                 }
             }
-            Kind::Whole(with) => with.write(&mut out, target, params, copy),
+            RewriteKind::Whole(with) => with.write(&mut out, target, params, copy),
         }
         Some(out)
     }
 }
 
-fn copy(out: &mut Vec<u8>, value: &[u8], part: Part) {
+fn copy(out: &mut Vec<u8>, value: &[u8], part: UrlPart) {
     match part {
-        Part::Path => out.extend_from_slice(value),
-        Part::Query | Part::WholeQuery => encode(out, value, part),
+        UrlPart::Path => out.extend_from_slice(value),
+        UrlPart::Query | UrlPart::WholeQuery => encode(out, value, part),
     }
 }
 
@@ -287,8 +287,8 @@ fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), InvalidValue> {
 /// Checks that each `$1` and `${name}` is a group: an unknown one would silently expand to nothing.
 fn check_groups(with: &str, regex: &Regex) -> Result<(), InvalidValue> {
     let mut left = with;
-    while let Some(at) = left.find('$') {
-        left = &left[at + 1..];
+    while let Some(dollar) = left.find('$') {
+        left = &left[dollar + 1..];
         if let Some(after) = left.strip_prefix('$') {
             left = after;
             continue;

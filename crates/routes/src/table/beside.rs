@@ -136,14 +136,14 @@ pub(super) fn warn_of_shadows(
         let is_partial = |key: &PathKey| !key.takes_every_path() && !key.is_location();
         for (key, entries) in draft.iter().filter(|(key, _)| is_partial(key)) {
             // Hosts with this very path, of which there are few: each is counted once for it.
-            let own = having.get(key).unwrap_or(&none);
+            let hosts = having.get(key).unwrap_or(&none);
             let count = shadows.len()
-                - own
+                - hosts
                     .iter()
                     .filter(|host| shadows.contains_key(*host))
                     .count();
-            let found = shadows.iter().filter(|(other, _)| !own.contains(*other));
-            let shown: Vec<(&HostPattern, &Entry)> = found
+            let others = shadows.iter().filter(|(other, _)| !hosts.contains(*other));
+            let shown: Vec<(&HostPattern, &Entry)> = others
                 .take(SHOWN_SHADOWS)
                 .map(|(host, entry)| (*host, *entry))
                 .collect();
@@ -167,14 +167,14 @@ fn catch_alls_below<'a>(
         .filter_map(|(other, draft)| Some((other.as_ref()?, draft)));
     let below = named
         .filter(|(other, _)| Some(*other) != host && host.is_none_or(|host| host.covers(other)));
-    let found = below.filter_map(|(other, draft)| {
+    let catch_alls = below.filter_map(|(other, draft)| {
         let (_, entries) = draft.iter().find(|(key, _)| key.takes_every_path())?;
         let entry = entries
             .iter()
             .find(|entry| parsed[entry.route].predicates.is_empty())?;
         Some((other, entry))
     });
-    found.collect()
+    catch_alls.collect()
 }
 
 /// Hosts that a warning names.

@@ -91,17 +91,17 @@ impl RouteTable {
         slashes: Slashes,
         diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
-        let mut own = Diagnostics::default();
+        let mut new = Diagnostics::default();
         let parsed: Vec<ParsedRoute> = routes
             .iter()
-            .map(|(config, place)| parse(config, *place, slashes, &mut own))
+            .map(|(config, place)| parse(config, *place, slashes, &mut new))
             .collect();
-        let drafts = draft(&parsed, &mut own);
-        refuse_mixtures(&drafts, &mut own);
-        warn_of_shadows(&parsed, &drafts, &mut own);
-        let table = (!own.has_errors()).then(|| build(parsed, drafts, (slashes, false), &mut own));
-        let table = table.filter(|_| !own.has_errors());
-        diagnostics.extend(own);
+        let drafts = draft(&parsed, &mut new);
+        refuse_mixtures(&drafts, &mut new);
+        warn_of_shadows(&parsed, &drafts, &mut new);
+        let table = (!new.has_errors()).then(|| build(parsed, drafts, (slashes, false), &mut new));
+        let table = table.filter(|_| !new.has_errors());
+        diagnostics.extend(new);
         table
     }
 
@@ -497,10 +497,10 @@ fn locations(
     let mut builder = LocationsBuilder::default();
     let mut place = None;
     for entry in draft.values().flatten() {
-        if let (Path::Location(location), own) = &parsed[entry.route].paths[entry.path] {
+        if let (Path::Location(location), written_at) = &parsed[entry.route].paths[entry.path] {
             builder.push(location, leaf(parsed, entry));
             let is_regex = matches!(location.own, Location::Regex { .. });
-            place = place.or(is_regex.then_some(*own));
+            place = place.or(is_regex.then_some(*written_at));
         }
     }
     match builder.build(slashes == Slashes::Merge, is_folded) {

@@ -176,7 +176,7 @@ impl Guards {
         only_regexes: bool,
         visit: &mut impl FnMut(&RouteCandidate<'_>),
     ) {
-        let own = &self.of[literal];
+        let literal_guards = &self.of[literal];
         let holds = |route: usize| {
             let fit = self.folded.routes[route].predicates.fit(target, head);
             !matches!(fit, PredicateResult::No(_))
@@ -201,7 +201,7 @@ impl Guards {
                     visit(&hit);
                 }
                 // Redirects and routes of other apps do not tell how this app treats the path.
-                if is_certain && (route == literal || self.of[route].is_of_app(own)) {
+                if is_certain && (route == literal || self.of[route].is_of_app(literal_guards)) {
                     return ControlFlow::Break(());
                 }
                 ControlFlow::Continue(())
@@ -229,9 +229,9 @@ impl Guards {
         let _end = self
             .folded
             .walk(form, &holds, &mut |hit: RouteCandidate<'_>| {
-                let own = hit.leaf.route;
-                is_behind |= own == literal && holds(own);
-                is_found = own == route;
+                let taken = hit.leaf.route;
+                is_behind |= taken == literal && holds(taken);
+                is_found = taken == route;
                 if is_found {
                     return ControlFlow::Break(());
                 }
@@ -260,10 +260,10 @@ impl RouteTable {
         others: impl IntoIterator<Item = usize>,
     ) -> Vec<usize> {
         // Empty until the protection of the routes is set.
-        let Some(own) = self.guarding.get(route) else {
+        let Some(guarding) = self.guarding.get(route) else {
             return Vec::new();
         };
-        let mut covered = own.guards.clone();
+        let mut covered = guarding.guards.clone();
         let mut lacked = Vec::new();
         for other in others {
             let guards = &self.guarding[other].guards;
@@ -316,7 +316,7 @@ impl RouteTable {
         let looks =
             paths.flat_map(|path| guards.looks(path).into_iter().map(move |look| (path, look)));
         let mut first = None;
-        let mut found: Vec<usize> = Vec::new();
+        let mut routes: Vec<usize> = Vec::new();
         let mut moved = None;
         for (path, look) in looks {
             let GuardReading {
@@ -340,10 +340,10 @@ impl RouteTable {
                 let is_open = |form: &Target<'_>| {
                     guards.is_behind(form, (target, request), literal.route, route)
                 };
-                if found.contains(&route) || form.as_ref().is_some_and(is_open) {
+                if routes.contains(&route) || form.as_ref().is_some_and(is_open) {
                     return;
                 }
-                found.push(route);
+                routes.push(route);
                 first.get_or_insert_with(|| (route, Box::from(reading.path())));
                 // With a rewrite, the app gets a path derived from the original one.
                 let is_moved = guards.of[route].is_of_app(own) && !own.rewrites;
@@ -359,14 +359,14 @@ impl RouteTable {
             guards.search(&folded, of, literal.route, only_regexes, &mut visit);
         }
         if known.is_none() {
-            found.extend(0..guards.of.len());
-            let mut all = found.iter();
+            routes.extend(0..guards.of.len());
+            let mut all = routes.iter();
             let lacked = all.find(|route| !guards.has_all(literal.route, **route));
             first = first.or_else(|| Some((*lacked?, target.path.into())));
         }
         let (by, reading) = first?;
         let route = moved.unwrap_or(literal.route);
-        let others = found.into_iter().chain(literal.also.iter().copied());
+        let others = routes.into_iter().chain(literal.also.iter().copied());
         let also = self.lacked(route, others.chain([literal.route]));
         Some(GuardSearchResult {
             route,

@@ -93,7 +93,7 @@ struct RegexEntry {
 /// A route whose host and path match the request; its predicates are not checked yet.
 struct RouteCandidate<'a> {
     leaf: &'a Leaf,
-    found: PathMatch<'a>,
+    matched: PathMatch<'a>,
     /// Regular expression that took the host, and the host.
     host: Option<(&'a HostRegex, &'a str)>,
 }
@@ -140,7 +140,7 @@ impl RouteTable {
         request: &RequestHeader,
         params: &mut Params,
     ) -> Option<LiteralMatch> {
-        let mut taken = None;
+        let mut chosen = None;
         let mut also = Vec::new();
         let holds = self.holding(target, request);
         let _found = self.walk(target, &holds, &mut |hit| {
@@ -150,15 +150,15 @@ impl RouteTable {
                 PredicateResult::Yes => (true, ControlFlow::Break(())),
                 PredicateResult::Unclear { is_taken } => (is_taken, ControlFlow::Continue(())),
             };
-            if is_taken && taken.is_none() {
+            if is_taken && chosen.is_none() {
                 hit.fill(target.path, &self.routes[route].names, params);
-                taken = Some(route);
+                chosen = Some(route);
             } else {
                 also.push(route);
             }
             goes_on
         });
-        let route = taken?;
+        let route = chosen?;
         if !also.is_empty() {
             also = self.lacked(route, also);
         }
@@ -208,14 +208,14 @@ impl RouteTable {
     /// Returns true if `is` holds for one of the routes that match this host and path, whatever
     /// their predicates.
     pub fn some_route(&self, target: &Target<'_>, is: impl Fn(usize) -> bool) -> bool {
-        let found = self.walk(target, &|_| true, &mut |hit| {
+        let flow = self.walk(target, &|_| true, &mut |hit| {
             if is(hit.leaf.route) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         });
-        found.is_break()
+        flow.is_break()
     }
 
     /// Returns true if some route takes requests for this host, whatever their path. If no route
@@ -350,16 +350,16 @@ impl Regexes {
 
 impl<'a> RouteCandidate<'a> {
     /// Returns a candidate whose host has no regular expression.
-    fn new(leaf: &'a Leaf, found: PathMatch<'a>) -> Self {
+    fn new(leaf: &'a Leaf, matched: PathMatch<'a>) -> Self {
         Self {
             leaf,
-            found,
+            matched,
             host: None,
         }
     }
 
     fn is_regex(&self) -> bool {
-        match &self.found {
+        match &self.matched {
             PathMatch::Pattern(_) => false,
             PathMatch::Regex(_) => true,
             PathMatch::Location(hit) => hit.is_regex(),
@@ -373,7 +373,7 @@ impl<'a> RouteCandidate<'a> {
         {
             params.set_of_host(regex.values(host, names));
         }
-        match &self.found {
+        match &self.matched {
             PathMatch::Location(hit) => hit.fill(path, names, params),
             PathMatch::Pattern(captures) => {
                 for (slot, &(start, end)) in self.leaf.slots.iter().zip(captures.ranges()) {

@@ -225,12 +225,12 @@ impl MapConfig {
 
     fn values(&self, results: Vec<Template>, cx: &mut CompileContext<'_>) -> (Exact, Patterns) {
         let (mut exact, mut patterns) = (HashMap::new(), Vec::new());
-        for ((key, at), result) in self.values.0.iter().zip(results) {
+        for ((key, key_place), result) in self.values.0.iter().zip(results) {
             let Some(regex) = Pattern::of_text(key) else {
                 let text = key.strip_prefix('\\').filter(|text| text.starts_with('~'));
                 let text = text.unwrap_or(key).to_ascii_lowercase();
                 if exact.insert(text.into(), result).is_some() {
-                    twice(at.place, key, cx);
+                    twice(key_place.place, key, cx);
                 }
                 continue;
             };
@@ -239,7 +239,7 @@ impl MapConfig {
                 Err(reason) => {
                     let text = key[1..].trim_start_matches('*');
                     let message = format!("invalid regular expression `{text}`: {reason}");
-                    cx.at(at.place, CODE).error(message, "correct it");
+                    cx.at(key_place.place, CODE).error(message, "correct it");
                 }
             }
         }
@@ -248,10 +248,10 @@ impl MapConfig {
 
     fn networks(&self, results: Vec<Template>, cx: &mut CompileContext<'_>) -> Networks {
         let mut networks = Networks::default();
-        for ((network, at), result) in self.networks.0.iter().zip(results) {
-            let parsed = cx.at(at.place, CODE).reported(network.parse::<Cidr>());
+        for ((network, written), result) in self.networks.0.iter().zip(results) {
+            let parsed = cx.at(written.place, CODE).reported(network.parse::<Cidr>());
             if parsed.is_some_and(|parsed| networks.insert(parsed, result).is_some()) {
-                twice(at.place, network, cx);
+                twice(written.place, network, cx);
             }
         }
         networks
@@ -290,12 +290,12 @@ impl Lookup {
         let mut value = String::new();
         let plain = values.encoded(Encoding::Text);
         let from = self.from.write_with(&plain, None, &mut value);
-        let found = from.and_then(|()| self.find(&value));
-        let (result, regex) = found.unwrap_or((&self.default, None));
+        let entry = from.and_then(|()| self.find(&value));
+        let (result, regex) = entry.unwrap_or((&self.default, None));
         // The expression matched: it was decided.
         let groups = regex.and_then(|regex| regex.groups(&value).ok().flatten());
         let written = result.write_with(values, groups.as_ref(), text);
-        found.and(written)
+        entry.and(written)
     }
 
     pub(super) fn reads_path(&self) -> bool {
@@ -335,10 +335,10 @@ impl Lookup {
     }
 
     /// Adds the parts of a request that the results come from.
-    pub(super) fn sources(&self, found: &mut Vec<Source>) {
-        self.from.sources(found);
+    pub(super) fn sources(&self, sources: &mut Vec<Source>) {
+        self.from.sources(sources);
         for result in self.results() {
-            result.sources(found);
+            result.sources(sources);
         }
     }
 
@@ -356,16 +356,16 @@ impl Lookup {
     /// Returns every result and the default, with those of the tables that they are; `None` if one
     /// of them has other placeholders.
     pub fn fixed_results(&self) -> Option<Vec<&str>> {
-        let mut found = Vec::new();
+        let mut results = Vec::new();
         for result in self.results() {
             match (result.fixed(), result.lookup()) {
-                (Some(text), _) => found.push(text),
+                (Some(text), _) => results.push(text),
                 // No table uses itself.
-                (None, Some(table)) => found.extend(table.fixed_results()?),
+                (None, Some(table)) => results.extend(table.fixed_results()?),
                 (None, None) => return None,
             }
         }
-        Some(found)
+        Some(results)
     }
 
     /// Returns true if any value names this table.

@@ -205,7 +205,7 @@ impl Template {
 
     /// Adds the parts of a request that the value comes from and that a client may send twice:
     /// headers, cookies and names in the query.
-    pub fn sources(&self, found: &mut Vec<Source>) {
+    pub fn sources(&self, sources: &mut Vec<Source>) {
         let pieces = match self {
             Self::Fixed(_) => return,
             Self::Pieces(pieces) => pieces,
@@ -213,15 +213,15 @@ impl Template {
         for piece in pieces {
             match piece {
                 Piece::Variable(Variable::Header(name) | Variable::FromProxy(name), _) => {
-                    found.push(Source::Header(name.clone()));
+                    sources.push(Source::Header(name.clone()));
                 }
                 Piece::Variable(Variable::Cookie(name), _) => {
-                    found.push(Source::Cookie(name.to_string()));
+                    sources.push(Source::Cookie(name.to_string()));
                 }
                 Piece::Variable(Variable::QueryValue(name) | Variable::Argument(name), _) => {
-                    found.push(Source::Query(name.to_string()));
+                    sources.push(Source::Query(name.to_string()));
                 }
-                Piece::Variable(Variable::Map(Some(lookup)), _) => lookup.sources(found),
+                Piece::Variable(Variable::Map(Some(lookup)), _) => lookup.sources(sources),
                 Piece::Variable(..) | Piece::Text(_) | Piece::Group(..) => {}
             }
         }

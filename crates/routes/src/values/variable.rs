@@ -279,7 +279,7 @@ impl Variable {
         let ex = values.ex;
         let target = || String::from_utf8_lossy(ex.head.raw_path());
         match self {
-            Self::ClientIp => text.push_str(IpText::of(ex.facts.client.ip).as_str()),
+            Self::ClientIp => text.push_str(IpText::new(ex.facts.client.ip).as_str()),
             Self::ClientPort => number(text, ex.facts.client.port),
             Self::RequestId => text.push_str(ex.facts.request_id.as_str()),
             Self::Host => text.push_str(ex.host()),
@@ -409,9 +409,9 @@ pub(super) fn push(text: &mut String, bytes: &[u8]) {
 fn argument<'q>(query: &'q [u8], name: &str) -> Option<&'q [u8]> {
     let mut pairs = query.split(|byte| *byte == b'&');
     pairs.find_map(|pair| {
-        let (own, value) = pair.split_at_checked(name.len())?;
+        let (key, value) = pair.split_at_checked(name.len())?;
         let value = value.strip_prefix(b"=")?;
-        own.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
+        key.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
     })
 }
 
@@ -463,17 +463,17 @@ pub(super) fn variable(name: &str, names: &Names<'_>) -> Result<Variable, (Strin
         "backend" => return Ok(Variable::Backend),
         _ => {}
     }
-    let header = |own: &str| HeaderName::try_from(own).ok();
+    let header = |key: &str| HeaderName::try_from(key).ok();
     match name.split_once('.') {
-        Some(("header", own)) if let Some(own) = header(own) => return Ok(Variable::Header(own)),
-        Some(("proxy", own)) if let Some(own) = header(own) => return Ok(Variable::FromProxy(own)),
-        Some(("response", own)) if let Some(own) = header(own) => {
-            return Ok(Variable::OfResponse(own));
+        Some(("header", key)) if let Some(key) = header(key) => return Ok(Variable::Header(key)),
+        Some(("proxy", key)) if let Some(key) = header(key) => return Ok(Variable::FromProxy(key)),
+        Some(("response", key)) if let Some(key) = header(key) => {
+            return Ok(Variable::OfResponse(key));
         }
-        Some(("map", own)) => return map(own, names.maps).map(Variable::Map),
-        Some(("cookie", own)) if !own.is_empty() => return Ok(Variable::Cookie(own.into())),
-        Some(("query", own)) if !own.is_empty() => return Ok(Variable::QueryValue(own.into())),
-        Some(("arg", own)) if !own.is_empty() => return Ok(Variable::Argument(own.into())),
+        Some(("map", key)) => return map(key, names.maps).map(Variable::Map),
+        Some(("cookie", key)) if !key.is_empty() => return Ok(Variable::Cookie(key.into())),
+        Some(("query", key)) if !key.is_empty() => return Ok(Variable::QueryValue(key.into())),
+        Some(("arg", key)) if !key.is_empty() => return Ok(Variable::Argument(key.into())),
         _ => {}
     }
     let all = Variable::ALL.map(|(known, _)| known);

@@ -66,11 +66,11 @@ impl TestKit {
     /// Reports the running test and all later ones as failed: the engine was stopped midway.
     pub(super) fn stopped(&self, failure: &Failure) {
         let mut progress = self.progress.lock();
-        if let Some((name, begun)) = progress.running.take() {
+        if let Some((name, start)) = progress.running.take() {
             (self.report)(Event::Tested(TestResult {
                 name,
                 outcome: Err(failure.clone()),
-                took: self.clock.now().duration_since(begun),
+                took: self.clock.now().duration_since(start),
             }));
         }
         for name in progress.ahead.drain(..) {
@@ -96,7 +96,7 @@ impl TestKit {
         let (progress, clock) = (Arc::clone(&self.progress), self.clock.clone());
         let report = Arc::clone(&self.report);
         let ended = move |message: Opt<Option<String>>, stack: Opt<Option<String>>| {
-            let Some((name, begun)) = progress.lock().running.take() else {
+            let Some((name, start)) = progress.lock().running.take() else {
                 return;
             };
             let outcome = match message.0.flatten() {
@@ -107,7 +107,7 @@ impl TestKit {
                     stack: own_lines(&stack.0.flatten().unwrap_or_default()),
                 }),
             };
-            let took = clock.now().duration_since(begun);
+            let took = clock.now().duration_since(start);
             report(Event::Tested(TestResult {
                 name,
                 outcome,

@@ -205,8 +205,8 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(';'));
     all.filter_map(move |cookie| {
-        let (found, value) = cookie.trim().split_once('=')?;
-        (found == name).then_some(value)
+        let (key, value) = cookie.trim().split_once('=')?;
+        (key == name).then_some(value)
     })
 }
 
@@ -259,7 +259,7 @@ fn is_of_another_site(headers: &HeaderMap, is_safe: bool) -> bool {
 fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
     use edgeway_base::origin::Origin;
     let host = std::str::from_utf8(host).unwrap_or_default();
-    match (Origin::parse(origin), Origin::of("http", host)) {
+    match (Origin::parse(origin), Origin::new("http", host)) {
         (Some(origin), Some(own)) => origin == own,
         _ => false,
     }

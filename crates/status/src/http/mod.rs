@@ -184,10 +184,10 @@ impl Connected<IncomingStream<'_, BoundedListener<tokio::net::TcpListener>>> for
 impl Connected<IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>> for PeerAddress {
     fn connect_info(stream: IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>) -> Self {
         // SO_PEERCRED: the process that opened the connection, as reported by the kernel.
-        let found = stream.io().inner().peer_cred().ok();
+        let credentials = stream.io().inner().peer_cred().ok();
         let who = Actor::Unix {
-            uid: found.map(|found| found.uid()),
-            pid: found.and_then(|found| found.pid()),
+            uid: credentials.map(|credentials| credentials.uid()),
+            pid: credentials.and_then(|credentials| credentials.pid()),
         };
         Self::new(who, stream.io())
     }

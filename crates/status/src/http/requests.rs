@@ -117,14 +117,14 @@ impl FollowedStream {
     }
 
     fn take(&mut self) -> Vec<Event> {
-        let taken = self.before.take();
-        let taken = taken.unwrap_or_else(|| self.follower.take());
+        let requests = self.before.take();
+        let requests = requests.unwrap_or_else(|| self.follower.take());
         let mut events = Vec::new();
-        if taken.missed > 0 {
-            let missed = serde_json::json!({ "missed": taken.missed }).to_string();
+        if requests.missed > 0 {
+            let missed = serde_json::json!({ "missed": requests.missed }).to_string();
             events.push(Event::default().event("missed").data(missed));
         }
-        events.extend(taken.lines.iter().map(|line| {
+        events.extend(requests.lines.iter().map(|line| {
             // Escaped controls and U+FFFD make each line text without line ends.
             let json = String::from_utf8_lossy(line.json.trim_ascii_end());
             Event::default().id(line.id().to_string()).data(json)

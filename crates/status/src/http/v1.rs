@@ -54,10 +54,10 @@ pub(super) fn routes() -> Vec<Route> {
         POST "/v1/upstreams/{upstream}/backends" =>
             action!(PathPart of: String, JsonBody new: NewMember => Operation::AddBackend(of, new)),
         DELETE "/v1/upstreams/{upstream}/backends/{address}" =>
-            action!(PathPart backend: BackendName, QueryPart with: Force =>
+            action!(PathPart backend: BackendName, QueryPart with: ForceParameter =>
                 Operation::RemoveBackend { backend, force: with.force }),
         POST "/v1/upstreams/{upstream}/backends/{address}/drain" =>
-            action!(PathPart backend: BackendName, OptionalJsonBody with: Force =>
+            action!(PathPart backend: BackendName, OptionalJsonBody with: ForceParameter =>
                 Operation::Drain { backend, force: with.force }),
         POST "/v1/upstreams/{upstream}/backends/{address}/undrain" =>
             action!(PathPart backend: BackendName, OptionalJsonBody _empty: EmptyBody =>
@@ -126,7 +126,7 @@ struct EmptyBody {}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Force {
+struct ForceParameter {
     force: bool,
 }
 

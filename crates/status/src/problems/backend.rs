@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edgeway_base::out::counted;
 
-use super::{FAILING_RATE, FAILING_SHARE, Found, before, duration};
+use super::{FAILING_RATE, FAILING_SHARE, ProblemList, before, duration};
 use crate::{
     latencies::Latencies,
     snapshot::{BackendStatus, UpstreamStatus},
@@ -151,7 +151,7 @@ pub fn silence(backend: &BackendStatus) -> Option<String> {
     is_problem.then(|| format!("no response for {seconds:.0} s to {requests}{usual}"))
 }
 
-impl Found {
+impl ProblemList {
     pub(super) fn backend(
         &mut self,
         upstream: &UpstreamStatus,

@@ -105,16 +105,16 @@ edgeway_base::enum_table! {
 }
 
 /// Finds the problems of a gateway at a time, the most serious first.
-pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
-    let mut problems = Found {
-        at,
+pub fn find(status: &Snapshot, time: DateTime<Utc>) -> Vec<Problem> {
+    let mut problems = ProblemList {
+        at: time,
         section: "summary",
         list: Vec::new(),
     };
     problems.gateway(status);
     problems.section = "upstreams";
     for upstream in &status.upstreams {
-        let latencies = Latencies::of(upstream);
+        let latencies = Latencies::new(upstream);
         for backend in &upstream.backends {
             problems.backend(upstream, backend, &latencies);
             problems.memory(upstream, backend);
@@ -159,8 +159,8 @@ pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
 /// Returns the time at which a snapshot was taken. An older gateway does not send it; its start and
 /// uptime differ from it by what the wall clock was set, and by suspensions.
 pub fn time_of(status: &Snapshot) -> Option<DateTime<Utc>> {
-    if let Ok(at) = DateTime::parse_from_rfc3339(&status.at) {
-        return Some(at.to_utc());
+    if let Ok(time) = DateTime::parse_from_rfc3339(&status.at) {
+        return Some(time.to_utc());
     }
     let started = DateTime::parse_from_rfc3339(&status.started).ok()?;
     let up = TimeDelta::seconds(i64::try_from(status.uptime_seconds).ok()?);
@@ -168,9 +168,9 @@ pub fn time_of(status: &Snapshot) -> Option<DateTime<Utc>> {
 }
 
 /// Time until a certificate expires, below zero afterwards.
-pub fn time_left(expiry: &CertificateExpiry, at: DateTime<Utc>) -> Option<TimeDelta> {
+pub fn time_left(expiry: &CertificateExpiry, time: DateTime<Utc>) -> Option<TimeDelta> {
     let expires = DateTime::parse_from_rfc3339(&expiry.expires).ok()?;
-    Some(expires.signed_duration_since(at))
+    Some(expires.signed_duration_since(time))
 }
 
 /// Returns true if a certificate that expires after this time is a problem.
@@ -200,14 +200,14 @@ fn duration(milliseconds: f64) -> String {
 }
 
 /// The problems found so far.
-struct Found {
+struct ProblemList {
     at: DateTime<Utc>,
     /// Section of the problems that are added next.
     section: &'static str,
     list: Vec<Problem>,
 }
 
-impl Found {
+impl ProblemList {
     fn error(&mut self, kind: &'static str, subject: &str, text: String, look: &str) {
         self.add(Severity::Error, kind, subject, text, look);
     }
@@ -261,8 +261,8 @@ impl Found {
             self.error("decisions_unsaved", "", text, look);
         }
         if status.process.lacked_descriptors {
-            let most = status.process.max_descriptors.unwrap_or_default();
-            let text = format!("the process had none of its {most} file descriptors left");
+            let max = status.process.max_descriptors.unwrap_or_default();
+            let text = format!("the process had none of its {max} file descriptors left");
             let look = "`LimitNOFILE` of the unit or `ulimit -Hn`, and the number of clients";
             self.error("no_descriptors", "", text, look);
         }
@@ -312,13 +312,13 @@ impl Found {
         let Some(verdict) = &upstream.canary_verdict else {
             return;
         };
-        let at = u64::try_from(self.at.timestamp()).unwrap_or(0);
-        let is_recent = at.saturating_sub(verdict.at) < ROLLBACK_IS_SHOWN.as_secs();
+        let now = u64::try_from(self.at.timestamp()).unwrap_or(0);
+        let is_recent = now.saturating_sub(verdict.at) < ROLLBACK_IS_SHOWN.as_secs();
         if verdict.outcome == CanaryOutcome::RolledBack && is_recent {
             let name = &upstream.name;
             let text = format!("upstream {name}: {verdict}");
             self.warn("release_rolled_back", name, text, "the log of that release");
-            self.since(before(self.at, at.saturating_sub(verdict.at)));
+            self.since(before(self.at, now.saturating_sub(verdict.at)));
         }
     }
 
@@ -458,9 +458,9 @@ impl Found {
     }
 }
 
-/// Returns the time that was this many seconds before `at`; RFC 3339, UTC.
-fn before(at: DateTime<Utc>, seconds: u64) -> Option<String> {
-    let then = at.checked_sub_signed(TimeDelta::try_seconds(seconds.try_into().ok()?)?)?;
+/// Returns the time that was this many seconds before `time`; RFC 3339, UTC.
+fn before(time: DateTime<Utc>, seconds: u64) -> Option<String> {
+    let then = time.checked_sub_signed(TimeDelta::try_seconds(seconds.try_into().ok()?)?)?;
     Some(then.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 

@@ -2,7 +2,7 @@
 
 use edgeway_base::shell;
 
-use super::{FAILING_FAST, Found, Severity, duration, is_failing};
+use super::{FAILING_FAST, ProblemList, Severity, duration, is_failing};
 use crate::{
     latencies::Latencies,
     snapshot::{RouteStatus, SlowRoute, UpstreamStatus},
@@ -11,7 +11,7 @@ use crate::{
 /// Part of the route's time that its backends take at least if they are why it is slow.
 const PART_OF_BACKENDS: f64 = 0.125;
 
-impl Found {
+impl ProblemList {
     pub(super) fn route(&mut self, route: &RouteStatus, upstreams: &[UpstreamStatus]) {
         let (name, traffic) = (&route.name, &route.traffic);
         if is_failing(traffic) {
@@ -59,7 +59,7 @@ fn cause(route: &RouteStatus, slow: &SlowRoute, upstreams: &[UpstreamStatus]) ->
         return (String::new(), look);
     };
     let name = &upstream.name;
-    let latencies = Latencies::of(upstream);
+    let latencies = Latencies::new(upstream);
     let mut backends = upstream.backends.iter();
     let alone = backends.find_map(|one| Some((&one.address, latencies.slowness(one)?)));
     if let Some((address, slowness)) = alone {

@@ -12,7 +12,7 @@ use edgeway_upstreams::SilenceStatus;
 
 fn found(status: &Snapshot) -> Vec<(&'static str, String)> {
     let time = time_of(status).unwrap_or_default();
-    let list = of(status, time).into_iter();
+    let list = find(status, time).into_iter();
     list.map(|problem| {
         // The line ends with what to look at.
         let (text, look) = problem.text.rsplit_once("; look at ").unwrap();
@@ -93,7 +93,7 @@ fn a_backend_of_which_nothing_good_is_known_says_so() {
 #[test]
 fn each_problem_names_its_section_and_the_most_serious_come_first() {
     let status = table::testkit::full();
-    let list = of(&status, time_of(&status).unwrap());
+    let list = find(&status, time_of(&status).unwrap());
     assert!(
         list.is_sorted_by_key(|problem| problem.severity),
         "{list:?}"
@@ -179,7 +179,7 @@ fn what_to_look_at_is_a_command_for_any_name_of_a_route() {
             routes: vec![route],
             ..Snapshot::default()
         };
-        let list = of(&status, time_of(&status).unwrap_or_default());
+        let list = find(&status, time_of(&status).unwrap_or_default());
         let command = format!("`edgeway logs --errors {option}`");
         assert!(list[0].text.ends_with(&command), "{}", list[0].text);
     }
@@ -193,7 +193,7 @@ fn what_the_gateway_lacks_is_a_problem_of_its_own() {
     status.unsaved_decisions = Some("No space left on device".to_owned());
     let redis = status.redis.as_mut().unwrap();
     (redis.up, redis.rejection) = (true, Some("OOM".to_owned()));
-    let list = of(&status, time_of(&status).unwrap());
+    let list = find(&status, time_of(&status).unwrap());
     let kinds: Vec<&str> = list.iter().map(|problem| problem.kind).collect();
     for kind in ["no_descriptors", "decisions_unsaved", "redis_rejects"] {
         assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
@@ -480,7 +480,7 @@ fn a_problem_says_since_when_by_its_own_record_or_by_the_log_of_problems() {
         onset("certificate_order", "other.example.com"),
         onset("certificate_missing", "www.example.com"),
     ];
-    let list = of(&status, time_of(&status).unwrap());
+    let list = find(&status, time_of(&status).unwrap());
     let since = list.iter().map(|it| {
         let since = it.since.as_deref().and_then(|since| since.get(11..19));
         (it.kind, since.unwrap_or_default())

@@ -87,15 +87,15 @@ pub enum LoginError {
 /// All sessions of a process.
 pub struct Sessions {
     clock: Clock,
-    inner: Mutex<Inner>,
+    inner: Mutex<SessionsState>,
     /// Permits of the pages that are kept up to date.
     readers: Arc<Semaphore>,
-    /// Notified of each session in [`Inner::ended`].
+    /// Notified of each session in [`SessionsState::ended`].
     has_ended: Notify,
 }
 
 #[derive(SmartDefault)]
-struct Inner {
+struct SessionsState {
     /// Value that forms on the admin socket repeat, where no session is needed.
     #[default(secret())]
     socket_csrf: String,
@@ -196,9 +196,9 @@ impl Sessions {
         let mut inner = self.inner.lock();
         inner.links.retain(|link| link.ends > now);
         let is_it = |link: &Link| bool::from(link.digest.ct_eq(&shown));
-        let at = inner.links.iter().position(is_it);
-        let at = at.ok_or(LoginError::UnknownLink)?;
-        inner.links.remove(at);
+        let index = inner.links.iter().position(is_it);
+        let index = index.ok_or(LoginError::UnknownLink)?;
+        inner.links.remove(index);
         Ok(inner.begin(token, now))
     }
 
@@ -252,7 +252,7 @@ impl Sessions {
 
     /// Ends all sessions.
     pub fn end_all(&self) {
-        let ids = |inner: &Inner| inner.sessions.iter().map(|session| session.id).collect();
+        let ids = |inner: &SessionsState| inner.sessions.iter().map(|session| session.id).collect();
         let all: Vec<_> = ids(&self.inner.lock());
         for id in all {
             self.end(id);
@@ -279,8 +279,8 @@ impl Sessions {
     pub fn result(&self, owner: Option<SessionId>, key: &str) -> Option<Arc<str>> {
         let inner = self.inner.lock();
         let mut results = inner.results.iter();
-        let found = results.find(|result| result.owner == owner && result.key == key);
-        found.map(|result| Arc::clone(&result.html))
+        let result = results.find(|result| result.owner == owner && result.key == key);
+        result.map(|result| Arc::clone(&result.html))
     }
 
     /// Returns the permit of a page that is kept up to date, if there are not too many.
@@ -336,7 +336,7 @@ impl Sessions {
     }
 }
 
-impl Inner {
+impl SessionsState {
     fn begin(&mut self, token: Option<&Secret>, now: Instant) -> String {
         let secret = secret();
         self.sessions.retain(|session| session.ends > now);
@@ -375,8 +375,8 @@ impl FailedLogins {
     }
 }
 
-fn push_bounded<T>(list: &mut VecDeque<T>, most: usize, item: T) {
-    if list.len() >= most {
+fn push_bounded<T>(list: &mut VecDeque<T>, max: usize, item: T) {
+    if list.len() >= max {
         list.pop_front();
     }
     list.push_back(item);

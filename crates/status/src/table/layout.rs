@@ -102,8 +102,8 @@ impl Layout {
         if text.chars().count() <= self.width - indent {
             return self.put(text, gap, indent);
         }
-        for (at, word) in text.split(' ').enumerate() {
-            self.put(word, if at == 0 { gap } else { 1 }, indent);
+        for (index, word) in text.split(' ').enumerate() {
+            self.put(word, if index == 0 { gap } else { 1 }, indent);
         }
     }
 

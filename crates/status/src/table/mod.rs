@@ -140,7 +140,7 @@ pub fn render_bans(bans: &[BanStatus]) -> String {
 fn put_head(out: &mut Layout, snapshot: &Snapshot) {
     let state = snapshot.state.name();
     let (config, bans) = (&snapshot.config, &snapshot.bans);
-    let at = problems::time_of(snapshot).unwrap_or_default();
+    let time = problems::time_of(snapshot).unwrap_or_default();
     let mut lines = vec![
         (
             "edgeway",
@@ -167,7 +167,7 @@ fn put_head(out: &mut Layout, snapshot: &Snapshot) {
             ),
         ));
     }
-    for problem in problems::of(snapshot, at) {
+    for problem in problems::find(snapshot, time) {
         lines.push((problem.severity.name(), problem.line()));
     }
     if !config.profiles.is_empty() {
@@ -266,7 +266,7 @@ fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
     if link.unsent > 0 {
         notes.push(format!("{} unsent", link.unsent));
     }
-    let own = [
+    let here = [
         link.gateway.clone(),
         word(link.leased),
         or_dash(link.applied.as_ref()),
@@ -277,7 +277,7 @@ fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
         let applied = other.applied.clone();
         [gateway, word(other.leased), applied, String::new()]
     });
-    std::iter::once(own).chain(others).collect()
+    std::iter::once(here).chain(others).collect()
 }
 
 fn disk_row(disk: &CacheDiskStatus) -> [String; 6] {

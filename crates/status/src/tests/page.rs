@@ -495,11 +495,11 @@ async fn readers_of_the_page_share_its_sections() {
     let source: Arc<dyn Source> = Arc::clone(&fake) as _;
     let sections = served(Arc::clone(&source), &fake, &Tasks::default()).sections;
     for interval in 0..3 {
-        let readers = (0..16).map(|_| sections.of(interval, &source));
+        let readers = (0..16).map(|_| sections.sections_for(interval, &source));
         let all = futures_util::future::join_all(readers).await;
         assert_eq!(all.len(), 16);
         // One that is late gets the latest.
-        assert!(sections.of(0, &source).await.is_ok());
+        assert!(sections.sections_for(0, &source).await.is_ok());
     }
     assert_eq!(fake.snapshots.lock().len(), 3);
 }

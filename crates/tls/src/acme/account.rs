@@ -180,8 +180,8 @@ impl CaClient {
 
 /// Returns true if the CA refused with this problem type (RFC 8555, 6.7).
 pub(super) fn is_problem(error: &Error, kind: &str) -> bool {
-    matches!(error, Error::Api(problem) if problem.r#type.as_deref().is_some_and(|found| {
-        found.strip_prefix("urn:ietf:params:acme:error:") == Some(kind)
+    matches!(error, Error::Api(problem) if problem.r#type.as_deref().is_some_and(|urn| {
+        urn.strip_prefix("urn:ietf:params:acme:error:") == Some(kind)
     }))
 }
 

@@ -58,7 +58,7 @@ impl Certificate {
         let leaf = chain.first().ok_or(CertificateError::Empty)?;
         let parsed = parse(leaf).ok_or(CertificateError::Unreadable)?;
         let (names, _) = pair::names(&parsed).ok_or(CertificateError::Unreadable)?;
-        if !names.iter().any(|found| found.eq_ignore_ascii_case(name)) {
+        if !names.iter().any(|entry| entry.eq_ignore_ascii_case(name)) {
             return Err(CertificateError::OtherName(name.to_owned()));
         }
         let from = moment(parsed.validity().not_before);

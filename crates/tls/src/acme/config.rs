@@ -11,7 +11,7 @@ use super::{
     Acme, Role,
     account::CaClient,
     follower::Issuer,
-    issuer::{Issuing, Shared},
+    issuer::{IssuerState, Issuing},
     managed::{ConfiguredName, ManagedName},
     store::Store,
 };
@@ -78,7 +78,7 @@ impl Acme {
         let (config, place) = (&config.value, config.place);
         let store = Store::new(cx.folder.join(&config.folder.value));
         // Checked on followers too, so that one file can serve all gateways.
-        let shared = zones.get_or_create("acme", Shared::default);
+        let shared = zones.get_or_create("acme", IssuerState::default);
         let ca_client = ca_client(config, &shared, cx);
         let role = match &config.issuer {
             Some(issuer) => follow(config, issuer, &store, uses, cx),
@@ -94,18 +94,18 @@ impl Acme {
             return None;
         }
         let now = cx.clock.wall();
-        let names = names.into_iter().map(|found| {
+        let names = names.into_iter().map(|acme_name| {
             // Keyed by folder: a different folder holds different certificates.
-            let zone = format!("acme {} in {}", found.name, store.folder.display());
+            let zone = format!("acme {} in {}", acme_name.name, store.folder.display());
             let metrics = cx.metrics;
-            let managed = zones.get_or_create(&zone, || ManagedName::new(found.name, metrics));
+            let managed = zones.get_or_create(&zone, || ManagedName::new(acme_name.name, metrics));
             managed.begin(&store, now);
-            for listener in &found.listeners {
+            for listener in &acme_name.listeners {
                 managed.add(listener);
             }
             ConfiguredName {
                 managed,
-                challenges: found.challenges.into(),
+                challenges: acme_name.challenges.into(),
             }
         });
         let names = names.collect();
@@ -117,7 +117,7 @@ fn issue(
     config: &AcmeConfig,
     store: &Store,
     ca_client: Option<CaClient>,
-    shared: Arc<Shared>,
+    shared: Arc<IssuerState>,
     cx: &mut CompileContext<'_>,
 ) -> Option<Role> {
     if let Err(error) = store.is_writable() {
@@ -139,7 +139,7 @@ fn issue(
 
 fn ca_client(
     config: &AcmeConfig,
-    shared: &Shared,
+    shared: &IssuerState,
     cx: &mut CompileContext<'_>,
 ) -> Option<CaClient> {
     let email = config.email.as_ref().and_then(|email| {
@@ -213,15 +213,15 @@ fn names(
     uses: &ListenerUses<'_>,
     cx: &mut CompileContext<'_>,
 ) -> Vec<FoundName> {
-    let mut found: Vec<(Arc<str>, Vec<&ListenerUse<'_>>)> = Vec::new();
+    let mut names: Vec<(Arc<str>, Vec<&ListenerUse<'_>>)> = Vec::new();
     for of in &uses.names {
         for Spanned { value, place } in of.names {
             let Some(name) = host_name(value, *place, cx) else {
                 continue;
             };
-            match found.iter_mut().find(|(known, _)| *known == name) {
+            match names.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, listeners)) => listeners.push(of),
-                None => found.push((name, vec![of])),
+                None => names.push((name, vec![of])),
             }
         }
     }
@@ -243,7 +243,7 @@ fn names(
             "add a listener without `tls`, on port 80 as clients see it",
         );
     }
-    found
+    names
         .into_iter()
         .map(|(name, of)| {
             let ports: Vec<u16> = of.iter().map(|of| of.port).collect();

@@ -16,7 +16,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::{
     certificate::{self, Certificate},
     schedule::{self, ScheduleInputs},
-    store::{NameState, Store, Stored},
+    store::{NameState, Store, StoredCertificate},
 };
 use crate::{
     Certificates,
@@ -198,8 +198,8 @@ impl ManagedName {
     }
 
     /// Serves a certificate from the next handshake on.
-    pub(super) fn serve(&self, stored: Stored) {
-        let Stored { certificate, state } = stored;
+    pub(super) fn serve(&self, stored: StoredCertificate) {
+        let StoredCertificate { certificate, state } = stored;
         self.show(Arc::clone(&certificate.key));
         self.metrics.stand_in.set(0);
         let mut served = self.served.lock();

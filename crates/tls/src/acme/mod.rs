@@ -149,13 +149,13 @@ impl Acme {
         match &self.role {
             Role::Issues(_) => {
                 for index in 0..self.names.len() {
-                    let own = Arc::clone(&self);
-                    tasks.spawn(async move { own.keep(index).await });
+                    let issuer = Arc::clone(&self);
+                    tasks.spawn(async move { issuer.keep(index).await });
                 }
             }
             Role::Follows { .. } => {
-                let own = Arc::clone(&self);
-                tasks.spawn(async move { own.watch().await });
+                let issuer = Arc::clone(&self);
+                tasks.spawn(async move { issuer.watch().await });
             }
         }
         while let Some(ended) = tasks.join_next().await {
@@ -175,9 +175,9 @@ impl Acme {
     async fn watch(self: Arc<Self>) {
         let mut seen = vec![Stamps::default(); self.names.len()];
         loop {
-            let own = Arc::clone(&self);
+            let issuer = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
-                own.look(&mut seen);
+                issuer.look(&mut seen);
                 seen
             });
             match looked.await {

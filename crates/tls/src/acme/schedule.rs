@@ -74,10 +74,10 @@ pub(super) fn pause(
         Failure::Unanswered => (Duration::from_secs(30), 2, Duration::from_hours(1)),
     };
     let growth = factor.saturating_pow(failures.saturating_sub(1).min(16));
-    let own = first.saturating_mul(growth).min(longest);
-    let own = own.mul_f64(1.0 + dice / 10.0);
+    let pause = first.saturating_mul(growth).min(longest);
+    let pause = pause.mul_f64(1.0 + dice / 10.0);
     let retry_after = retry_after.unwrap_or_default().min(MAX_PAUSE);
-    own.max(retry_after)
+    pause.max(retry_after)
 }
 
 /// Remaining delay after a restart. It is shortened, because operators restart after a change; a

@@ -64,7 +64,7 @@ pub(super) struct Pem {
 
 /// The certificate of a name and its state.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredCertificate {
     pub(super) certificate: Certificate,
     pub(super) state: NameState,
 }
@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// The certificate of `name`, if there is a usable one.
-    pub(super) fn load(&self, name: &str) -> Result<Option<Stored>, StoreError> {
+    pub(super) fn load(&self, name: &str) -> Result<Option<StoredCertificate>, StoreError> {
         let folder = self.of_name(name);
         let (Some(chain), Some(key)) = (
             read_if_there(&folder.join(CHAIN))?,
@@ -103,7 +103,7 @@ impl Store {
         let certificate = Certificate::read(name, &chain, &key)
             .map_err(|error| StoreError::Certificate(folder, error))?;
         let state = self.state(name);
-        Ok(Some(Stored { certificate, state }))
+        Ok(Some(StoredCertificate { certificate, state }))
     }
 
     /// State of `name`, or the default if it cannot be read: the worst consequence is an attempt
@@ -176,7 +176,7 @@ impl Store {
         let mut path = self.folder.as_path();
         loop {
             match fs::metadata(path) {
-                Ok(found) if !found.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
+                Ok(file) if !file.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
                 Ok(_) => {
                     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
                     return Ok(rustix::fs::access(path, access)?);
@@ -223,8 +223,8 @@ impl NameState {
 }
 
 /// Seconds since 1970, as stored in the files.
-pub(super) fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH)
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 

@@ -19,17 +19,17 @@ use super::pair::{self, Certificate, Ocsp, PairError, PairPaths};
 
 /// Configured location of certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum CertificateSource {
     Pair(PairPaths),
     Folder(PathBuf),
 }
 
 /// Stamp that identifies a state of a file without reading it. `None` if the file does not exist.
-type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
+type FileStamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 /// The stamps of files that belong together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamps(Vec<Stamp>);
+pub(super) struct Stamps(Vec<FileStamp>);
 
 /// Decides when files are to be read.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ pub(super) enum ReadDecision {
 /// The certificates of a listener as last found.
 #[derive(Debug)]
 pub(super) struct Files {
-    sources: Vec<Source>,
+    sources: Vec<CertificateSource>,
     provider: Arc<CryptoProvider>,
     pairs: BTreeMap<PairPaths, Pair>,
     folders: BTreeMap<PathBuf, Folder>,
@@ -130,7 +130,7 @@ impl Stamps {
 }
 
 /// Returns the stamp of a file. Symlinks are followed, so it is that of the file that will be read.
-fn stamp(path: &Path) -> Stamp {
+fn stamp(path: &Path) -> FileStamp {
     let meta = fs::metadata(path).ok()?;
     Some((
         meta.dev(),
@@ -171,7 +171,7 @@ impl PairPaths {
 }
 
 impl Files {
-    pub(super) fn new(sources: Vec<Source>, provider: Arc<CryptoProvider>) -> Self {
+    pub(super) fn new(sources: Vec<CertificateSource>, provider: Arc<CryptoProvider>) -> Self {
         Self {
             sources,
             provider,
@@ -189,11 +189,11 @@ impl Files {
         let mut loaded = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
             let paths = match source {
-                Source::Pair(paths) => vec![paths.clone()],
-                Source::Folder(path) => {
+                CertificateSource::Pair(paths) => vec![paths.clone()],
+                CertificateSource::Folder(path) => {
                     let folder = self.folders.entry(path.clone()).or_default();
                     match pairs_in(path) {
-                        Ok(found) => folder.pairs = found,
+                        Ok(pairs) => folder.pairs = pairs,
                         Err(error) => {
                             report(index, SourceProblem::Folder(&error));
                             folder.problem = Some(error.to_string());
@@ -234,8 +234,8 @@ impl Files {
     /// Returns the pairs of all sources, except those in folders that `takes` refuses.
     fn paths(&self, takes: impl Fn(&Folder) -> bool) -> impl Iterator<Item = &PairPaths> {
         self.sources.iter().flat_map(move |source| match source {
-            Source::Pair(paths) => std::slice::from_ref(paths),
-            Source::Folder(path) => match self.folders.get(path) {
+            CertificateSource::Pair(paths) => std::slice::from_ref(paths),
+            CertificateSource::Folder(path) => match self.folders.get(path) {
                 Some(folder) if takes(folder) => &folder.pairs[..],
                 _ => &[],
             },
@@ -271,8 +271,8 @@ impl Files {
     fn look_at_folders(&mut self, look: &mut FilesCheck) -> bool {
         let mut has_changed = false;
         for (path, folder) in &mut self.folders {
-            let found = match pairs_in(path) {
-                Ok(found) => found,
+            let pairs = match pairs_in(path) {
+                Ok(pairs) => pairs,
                 Err(error) => {
                     let why = error.to_string();
                     let is_settled = folder.suspicion.as_ref() == Some(&why);
@@ -291,7 +291,7 @@ impl Files {
             for paths in folder
                 .pairs
                 .drain(..)
-                .filter(|paths| !found.contains(paths))
+                .filter(|paths| !pairs.contains(paths))
             {
                 let Some(pair) = self.pairs.get_mut(&paths) else {
                     continue;
@@ -306,12 +306,12 @@ impl Files {
                     retained.push(paths);
                 }
             }
-            for paths in &found {
+            for paths in &pairs {
                 if let Some(pair) = self.pairs.get_mut(paths) {
                     pair.is_missing = false;
                 }
             }
-            folder.pairs = found;
+            folder.pairs = pairs;
             folder.pairs.extend(retained);
             folder.pairs.sort();
         }

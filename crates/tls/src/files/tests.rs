@@ -12,7 +12,7 @@ struct WatchedDir {
 }
 
 impl WatchedDir {
-    fn new(sources: impl FnOnce(&Path) -> Vec<Source>) -> Self {
+    fn new(sources: impl FnOnce(&Path) -> Vec<CertificateSource>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         testkit::write_pair(folder.path(), "a", &["a.test"]);
         let sources = sources(folder.path());
@@ -23,7 +23,7 @@ impl WatchedDir {
 
     fn pair() -> Self {
         Self::new(|folder| {
-            vec![Source::Pair(PairPaths {
+            vec![CertificateSource::Pair(PairPaths {
                 cert: folder.join("a.pem"),
                 key: folder.join("a.key"),
                 ocsp: None,
@@ -32,7 +32,7 @@ impl WatchedDir {
     }
 
     fn folder() -> Self {
-        Self::new(|folder| vec![Source::Folder(folder.to_owned())])
+        Self::new(|folder| vec![CertificateSource::Folder(folder.to_owned())])
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -233,21 +233,36 @@ fn each_mistake_is_named_with_the_file_to_blame() {
     let junk = key.replace("-----END", "AAAA\n-----END");
     fs::write(at("junk.key"), junk).unwrap();
     for (cert, key, part, words) in [
-        ("a.pem", "none.key", pair::Part::Key, "cannot read"),
-        ("none.pem", "a.key", pair::Part::Cert, "cannot read"),
+        ("a.pem", "none.key", pair::PairFile::Key, "cannot read"),
+        ("none.pem", "a.key", pair::PairFile::Cert, "cannot read"),
         (
             "both.pem",
             "a.key",
-            pair::Part::Cert,
+            pair::PairFile::Cert,
             "the key does not fit the first certificate",
         ),
-        ("a.pem", "b.key", pair::Part::Key, "is not the key of"),
-        ("cut.pem", "a.key", pair::Part::Cert, "is not a PEM file"),
-        ("a.pem", "cut.key", pair::Part::Key, "is not a PEM file"),
-        ("a.pem", "legacy.key", pair::Part::Key, "is encrypted"),
-        ("a.pem", "junk.key", pair::Part::Key, "cannot be used"),
-        ("a.key", "a.key", pair::Part::Cert, "holds no certificate"),
-        ("a.pem", "a.pem", pair::Part::Key, "holds no private key"),
+        ("a.pem", "b.key", pair::PairFile::Key, "is not the key of"),
+        (
+            "cut.pem",
+            "a.key",
+            pair::PairFile::Cert,
+            "is not a PEM file",
+        ),
+        ("a.pem", "cut.key", pair::PairFile::Key, "is not a PEM file"),
+        ("a.pem", "legacy.key", pair::PairFile::Key, "is encrypted"),
+        ("a.pem", "junk.key", pair::PairFile::Key, "cannot be used"),
+        (
+            "a.key",
+            "a.key",
+            pair::PairFile::Cert,
+            "holds no certificate",
+        ),
+        (
+            "a.pem",
+            "a.pem",
+            pair::PairFile::Key,
+            "holds no private key",
+        ),
     ] {
         let paths = PairPaths {
             cert: at(cert),

@@ -170,7 +170,7 @@ impl Listing {
 }
 
 /// Returns the lists of a pane, in the order of the configuration.
-pub(in super::super) fn of(pane: Pane, observation: &Observation) -> Vec<Listing> {
+pub(in super::super) fn listings(pane: Pane, observation: &Observation) -> Vec<Listing> {
     match pane {
         Pane::Overview => vec![listed_alarms(observation)],
         Pane::Routes => vec![routes(observation)],
@@ -432,9 +432,9 @@ fn plugins(observation: &Observation) -> Listing {
 
 fn certificates(observation: &Observation) -> Listing {
     let snapshot = &observation.snapshot;
-    let at = problems::time_of(snapshot).unwrap_or(observation.at);
+    let time = problems::time_of(snapshot).unwrap_or(observation.at);
     let rows = snapshot.expiries.iter().map(|expiry| {
-        let left = problems::time_left(expiry, at);
+        let left = problems::time_left(expiry, time);
         let mut orders = snapshot.certificates.iter();
         let order = orders.find(|one| one.name == expiry.name);
         let key = format!("certificate {} {}", expiry.listener, expiry.name);

@@ -46,16 +46,16 @@ const HELP: &[(&str, &str)] = &[
 ];
 
 /// The rows of an area that are still free.
-struct Free(Rect);
+struct FreeRows(Rect);
 
-impl Free {
+impl FreeRows {
     /// Takes rows from the top, as many as there are.
     fn top(&mut self, height: u16) -> Rect {
         let height = height.min(self.0.height);
-        let taken = Rect { height, ..self.0 };
+        let rect = Rect { height, ..self.0 };
         self.0.y += height;
         self.0.height -= height;
-        taken
+        rect
     }
 
     /// Takes rows from the bottom, as many as there are.
@@ -72,7 +72,7 @@ impl Free {
 
 /// Draws the screen, whatever its size.
 pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
-    let mut free = Free(area);
+    let mut free = FreeRows(area);
     draw_header(screen, free.top(1), buffer);
     draw_tabs(screen, free.top(1), buffer);
     draw_footer(screen, &mut free, buffer);
@@ -109,7 +109,7 @@ pub(super) fn text(observation: &Observation) -> String {
     for pane in Pane::ALL {
         let listings = match pane {
             Pane::Overview => vec![listing::upstreams(observation)],
-            _ => listing::of(pane, observation),
+            _ => listing::listings(pane, observation),
         };
         for listing in listings {
             text.push('\n');
@@ -135,11 +135,11 @@ fn lines(buffer: &Buffer) -> String {
     for row in buffer.content().chunks(width) {
         let mut line = String::new();
         let mut columns = 0;
-        for (at, cell) in row.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
             // The cells that a wide character covers are blanks.
-            if at >= columns {
+            if column >= columns {
                 line.push_str(cell.symbol());
-                columns = at + usize::from(grid::width(cell.symbol()).max(1));
+                columns = column + usize::from(grid::width(cell.symbol()).max(1));
             }
         }
         text.push_str(line.trim_end());
@@ -208,7 +208,7 @@ fn draw_tabs(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-fn draw_footer(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
+fn draw_footer(screen: &Screen, free: &mut FreeRows, buffer: &mut Buffer) {
     let filter = printable(&screen.choice().filter);
     let (text, tone) = match (&screen.mode, &screen.message) {
         (Mode::Filter, _) => (
@@ -234,14 +234,14 @@ fn draw_footer(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
 }
 
 /// Draws a text at the bottom, in as many lines as it needs.
-fn draw_wrapped(text: &str, style: Style, free: &mut Free, buffer: &mut Buffer) {
+fn draw_wrapped(text: &str, style: Style, free: &mut FreeRows, buffer: &mut Buffer) {
     let text = wrapped(text, free.0.width.into());
     let height = u16::try_from(text.lines().count()).unwrap_or(MESSAGE);
     Text::styled(text, style).render(free.bottom(height.min(MESSAGE)), buffer);
 }
 
 /// Draws all cells of the selected row, which the list has no room for.
-fn draw_selected(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
+fn draw_selected(screen: &Screen, free: &mut FreeRows, buffer: &mut Buffer) {
     let selected = screen.choice().selected.as_ref();
     for listing in screen.listings() {
         let mut rows = listing.rows.iter();
@@ -258,7 +258,7 @@ fn draw_selected(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
 }
 
 fn draw_listings(screen: &Screen, area: Rect, buffer: &mut Buffer) {
-    let mut free = Free(area);
+    let mut free = FreeRows(area);
     let listings = screen.listings();
     let mut left = u16::try_from(listings.len()).unwrap_or(1);
     for listing in &listings {
@@ -269,7 +269,7 @@ fn draw_listings(screen: &Screen, area: Rect, buffer: &mut Buffer) {
         } else {
             rows.saturating_add(2).min(free.0.height / left)
         };
-        let mut part = Free(free.top(height));
+        let mut part = FreeRows(free.top(height));
         if left > 1 {
             part.bottom(1);
         }

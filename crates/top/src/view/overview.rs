@@ -20,7 +20,7 @@ use super::{
         observe::Observation,
         screen::{Choice, Screen},
     },
-    Free, grid,
+    FreeRows, grid,
     listing::{self, Listing, Row},
     style::Tone,
     words::{age, bytes, milliseconds, percent, rate},
@@ -152,8 +152,8 @@ pub(super) fn tone(alarm: &Alarm) -> Tone {
 
 pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     let observation = &screen.observation;
-    let mut free = Free(area);
-    let mut say = |free: &mut Free, text: &str, tone: Tone| {
+    let mut free = FreeRows(area);
+    let mut say = |free: &mut FreeRows, text: &str, tone: Tone| {
         let line = free.top(1);
         let text = grid::clipped(&printable(text), line.width);
         Line::styled(text, tone.style(screen.has_colour)).render(line, buffer);
@@ -198,7 +198,7 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
 }
 
 /// Draws the alarms from the selected one on, each to its end, in about this many lines.
-fn draw_alarms(screen: &Screen, most: u16, free: &mut Free, buffer: &mut Buffer) {
+fn draw_alarms(screen: &Screen, max: u16, free: &mut FreeRows, buffer: &mut Buffer) {
     let listings = screen.listings();
     let alarms = listings.iter().flat_map(|listing| &listing.rows);
     let alarms: Vec<&Row> = alarms.collect();
@@ -211,7 +211,7 @@ fn draw_alarms(screen: &Screen, most: u16, free: &mut Free, buffer: &mut Buffer)
         let text = format!("! {}", alarm.cells[0].text);
         let text = wrapped(&text, free.0.width.into());
         let height = u16::try_from(text.lines().count()).unwrap_or(u16::MAX);
-        if shown > 0 && free.0.y - top + height > most {
+        if shown > 0 && free.0.y - top + height > max {
             break;
         }
         let mut style = alarm.tone.style(screen.has_colour);
@@ -234,7 +234,7 @@ fn height(listing: &Listing) -> u16 {
 
 /// Draws the requests per second of the last observations.
 fn draw_graph(screen: &Screen, area: Rect, buffer: &mut Buffer) {
-    let mut free = Free(area);
+    let mut free = FreeRows(area);
     let highest = screen.history.iter().max().copied().unwrap_or(0);
     let title = format!("requests per second, up to {highest}");
     let line = free.top(1);

@@ -365,7 +365,7 @@ fn check_bytes(drawn: &Drawn) {
         sent.append_header(*name, value.as_bytes()).unwrap();
     }
     let own = head("/", &[("traceparent", PARENT)]);
-    let parent = crate::base::trace_context::TraceContext::of(&own.headers);
+    let parent = crate::base::trace_context::TraceContext::read(&own.headers);
     let mut trace = RequestTrace::new(parent.filter(|_| drawn.parent), true, &clock);
     let mut facts = RequestFacts::new(clock.now());
     facts.status = drawn.status;

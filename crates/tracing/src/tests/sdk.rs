@@ -81,7 +81,7 @@ impl SdkSpans<'_> {
 
     fn request_span(&self, time: &WallTime, state: &TraceState) -> SpanData {
         let (facts, trace) = (self.0.facts, self.0.trace);
-        let method = HttpMethod::of(&self.0.head.method);
+        let method = HttpMethod::new(&self.0.head.method);
         let span = SpanData {
             parent_span_id: trace
                 .parent
@@ -164,7 +164,7 @@ impl SdkSpans<'_> {
     fn links(&self) -> SpanLinks {
         let mut links = SpanLinks::default();
         if self.0.trace.parent.is_none()
-            && let Some(sender) = TraceContext::of(&self.0.head.headers)
+            && let Some(sender) = TraceContext::read(&self.0.head.headers)
         {
             let context = SpanContext::new(
                 TraceId::from(sender.trace_id),
@@ -207,7 +207,7 @@ impl SdkSpans<'_> {
         time: &WallTime,
         state: &TraceState,
     ) -> SpanData {
-        let method = HttpMethod::of(&self.0.head.method);
+        let method = HttpMethod::new(&self.0.head.method);
         let mut list = Attributes::default();
         list.method(method);
         list.address(&attempt.backend);
@@ -313,7 +313,7 @@ enum HttpMethod<'a> {
 }
 
 impl<'a> HttpMethod<'a> {
-    fn of(method: &'a Method) -> Self {
+    fn new(method: &'a Method) -> Self {
         match *method {
             Method::GET
             | Method::HEAD

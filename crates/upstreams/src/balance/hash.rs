@@ -112,9 +112,9 @@ impl Ring {
             if total > MAX_POINTS {
                 count = (count * MAX_POINTS / total).max(1);
             }
-            let own = hash64(address.as_bytes());
+            let seed = hash64(address.as_bytes());
             let index = u16::try_from(index).unwrap_or(u16::MAX);
-            points.extend((1..=count).map(|point| (scramble(own ^ scramble(point)), index)));
+            points.extend((1..=count).map(|point| (scramble(seed ^ scramble(point)), index)));
         }
         points.sort_unstable();
         Self(points.into_boxed_slice())

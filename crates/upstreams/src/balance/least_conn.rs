@@ -20,8 +20,8 @@ pub(super) fn choose(
     admits: impl Fn(&Backend) -> bool,
 ) -> Option<usize> {
     let (proposed, turn) = members.rotate(cursor, &admits)?;
-    let own = Load::measure(&members.list[proposed]);
-    if own.in_flight == 0 {
+    let proposed_load = Load::measure(&members.list[proposed]);
+    if proposed_load.in_flight == 0 {
         return Some(proposed);
     }
     // The start of the search moves with each rotation, so that of several equally idle backends a
@@ -30,7 +30,7 @@ pub(super) fn choose(
     let start = turn / members.sequence.len().max(1);
     let others = || (0..count).map(|step| (start + step) % count);
 
-    let mut least = own;
+    let mut least = proposed_load;
     for index in others() {
         let backend = &members.list[index];
         let load = Load::measure(backend);
@@ -38,7 +38,7 @@ pub(super) fn choose(
             least = load;
         }
     }
-    let mut best = own.ties_with(least).then_some(proposed);
+    let mut best = proposed_load.ties_with(least).then_some(proposed);
     let mut most_owed = best.map_or(i32::MIN, |index| owed(&members.list[index]));
     for index in others() {
         let backend = &members.list[index];

@@ -30,8 +30,8 @@ pub(super) fn bucket(latency: Duration) -> usize {
 
 impl Latencies {
     pub(super) fn add(&mut self, more: &Self) {
-        for (own, more) in self.0.iter_mut().zip(more.0) {
-            *own += more;
+        for (bucket, more) in self.0.iter_mut().zip(more.0) {
+            *bucket += more;
         }
     }
 

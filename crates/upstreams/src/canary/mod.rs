@@ -231,14 +231,14 @@ impl Upstream {
         let canary = decisions
             .canary
             .take_if(|canary| only.is_none_or(|only| *canary.release == *only))?;
-        let at = Clock::machine()
+        let time = Clock::machine()
             .wall()
             .duration_since(std::time::UNIX_EPOCH);
         let verdict = CanaryVerdict {
             release: canary.release.to_string(),
             outcome,
             reason,
-            at: at.map_or(0, |at| at.as_secs()),
+            at: time.map_or(0, |time| time.as_secs()),
             share: canary.share.0,
             new: status.new,
             current: status.current,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
-use super::judge::Counts;
+use super::judge::ReleaseCounts;
 use crate::base::units::millis;
 
 /// Trial of a release at one moment.
@@ -100,7 +100,7 @@ pub struct CanaryVerdict {
 }
 
 impl ArmStatus {
-    pub(super) fn from_counts(counts: &Counts) -> Self {
+    pub(super) fn from_counts(counts: &ReleaseCounts) -> Self {
         let mut times = counts.latencies;
         times.add(&counts.left);
         Self {

@@ -13,7 +13,7 @@ use http::{HeaderMap, header};
 
 use super::{
     CanaryDecision, CanaryOutcome,
-    judge::{Both, Counts},
+    judge::{Both, ReleaseCounts},
     latency::{BUCKETS, Latencies, bucket},
 };
 use crate::{
@@ -27,8 +27,8 @@ use crate::{
 pub(crate) struct Trial {
     pub(crate) release: Arc<str>,
     pub(super) share: Percent,
-    new: Arm,
-    current: Arm,
+    new: TrialArm,
+    current: TrialArm,
 }
 
 /// Request whose outcome counts for one of the releases.
@@ -41,7 +41,7 @@ pub struct TrialRequest {
 
 /// Requests of one release since they were last weighed.
 #[derive(Debug)]
-struct Arm {
+struct TrialArm {
     requests: AtomicU64,
     failed: AtomicU64,
     latencies: [AtomicU64; BUCKETS],
@@ -97,7 +97,7 @@ impl Metrics {
     }
 }
 
-impl Arm {
+impl TrialArm {
     fn new(metrics: Option<ArmMetrics>) -> Self {
         Self {
             requests: AtomicU64::new(0),
@@ -108,11 +108,11 @@ impl Arm {
         }
     }
 
-    fn take(&self) -> Counts {
+    fn take(&self) -> ReleaseCounts {
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
         // Failures first: a request that ends meanwhile may count as a request only.
         let failed = take(&self.failed);
-        Counts {
+        ReleaseCounts {
             latencies: Latencies(self.latencies.each_ref().map(take)),
             left: Latencies(self.left.each_ref().map(take)),
             requests: take(&self.requests).max(failed),
@@ -127,8 +127,8 @@ impl Trial {
         Arc::new(Self {
             release: Arc::clone(&decision.release),
             share: decision.share,
-            new: Arm::new(counters.map(|counters| counters.new.clone())),
-            current: Arm::new(counters.map(|counters| counters.current.clone())),
+            new: TrialArm::new(counters.map(|counters| counters.new.clone())),
+            current: TrialArm::new(counters.map(|counters| counters.current.clone())),
         })
     }
 
@@ -163,7 +163,7 @@ impl Trial {
 }
 
 impl TrialRequest {
-    fn arm(&self) -> &Arm {
+    fn arm(&self) -> &TrialArm {
         if self.is_new {
             &self.trial.new
         } else {

@@ -60,8 +60,8 @@ impl IdleConnections {
         identity: Option<&TlsIdentity>,
         now: Instant,
     ) -> Option<BackendConnection> {
-        if let Some(found) = usable(&mut self.lanes.enter(), identity, now) {
-            return Some(found);
+        if let Some(connection) = usable(&mut self.lanes.enter(), identity, now) {
+            return Some(connection);
         }
         self.lanes
             .iter()

@@ -124,8 +124,8 @@ impl Health {
     }
 
     /// Sets the time of the next check.
-    pub(crate) fn schedule(&mut self, at: u64) {
-        self.next = at;
+    pub(crate) fn schedule(&mut self, time: u64) {
+        self.next = time;
     }
 
     pub(crate) fn export(&self, now: u64) -> HealthExport {
@@ -146,9 +146,9 @@ impl Health {
         };
     }
 
-    /// Moves the next check to `at` if the check would come later.
-    pub(crate) fn hurry(&mut self, at: u64) {
-        self.next = self.next.min(at);
+    /// Moves the next check to `time` if the check would come later.
+    pub(crate) fn hurry(&mut self, time: u64) {
+        self.next = self.next.min(time);
     }
 
     /// Records the result of a check that ended at `now`. `is_out` is true if the backend is out of

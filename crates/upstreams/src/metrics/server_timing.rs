@@ -64,9 +64,9 @@ fn duration_of(entry: &[u8], name: &[u8]) -> Option<f64> {
         return None;
     }
     let value = parts.find_map(|parameter| {
-        let at = parameter.iter().position(|byte| *byte == b'=')?;
-        let is_duration = parameter[..at].trim_ascii().eq_ignore_ascii_case(b"dur");
-        is_duration.then(|| parameter[at + 1..].trim_ascii())
+        let end = parameter.iter().position(|byte| *byte == b'=')?;
+        let is_duration = parameter[..end].trim_ascii().eq_ignore_ascii_case(b"dur");
+        is_duration.then(|| parameter[end + 1..].trim_ascii())
     })?;
     let value = match value {
         [b'"', inner @ .., b'"'] => inner,

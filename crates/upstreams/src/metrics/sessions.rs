@@ -31,12 +31,12 @@ type Sketch = CardinalityEstimator<u64>;
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
     cookie: Arc<str>,
-    counted: Arc<Counted>,
+    counted: Arc<SessionSketches>,
     gauge: IntGauge,
 }
 
 /// Sketches of the recent parts of a window. They outlive a reload with the same cookie and window.
-pub(super) struct Counted {
+pub(super) struct SessionSketches {
     clock: Clock,
     began: Instant,
     part: Duration,
@@ -44,19 +44,19 @@ pub(super) struct Counted {
     /// sketch says nothing about values.
     hasher: RandomState,
     /// Parts of each thread, so that requests do not wait for one another.
-    parts: Lanes<[Part; PARTS + 1]>,
+    parts: Lanes<[WindowPart; PARTS + 1]>,
 }
 
 /// Part of the window, by its number since the beginning.
 #[derive(Default)]
-struct Part {
+struct WindowPart {
     number: u64,
     sketch: Sketch,
 }
 
-impl Zone for Counted {}
+impl Zone for SessionSketches {}
 
-edgeway_base::opaque_debug!(Counted, part);
+edgeway_base::opaque_debug!(SessionSketches, part);
 
 impl Sessions {
     pub(crate) fn new(
@@ -70,7 +70,7 @@ impl Sessions {
         let zone = format!("sessions of {upstream}: {cookie} in {window:?}");
         Self {
             cookie: Arc::from(cookie),
-            counted: zones.get_or_create(&zone, || Counted::new(window, clock)),
+            counted: zones.get_or_create(&zone, || SessionSketches::new(window, clock)),
             gauge: metrics.gauge(
                 NAME,
                 "Estimate of active sessions: different values of the cookie in `metrics: { sessions }`.",
@@ -94,7 +94,7 @@ impl Sessions {
     }
 }
 
-impl Counted {
+impl SessionSketches {
     fn new(window: Duration, clock: &Clock) -> Self {
         let parts = u32::try_from(PARTS).unwrap_or(1);
         Self {
@@ -121,7 +121,7 @@ impl Counted {
         let index = usize::try_from(present % count).unwrap_or(0);
         let part = &mut parts[index];
         if part.number != present {
-            *part = Part {
+            *part = WindowPart {
                 number: present,
                 sketch: Sketch::new(),
             };
@@ -135,7 +135,7 @@ impl Counted {
         for parts in self.parts.iter() {
             let parts = parts.lock();
             let count = parts.len() as u64;
-            let is_recent = |part: &&Part| part.number > 0 && part.number + count > present;
+            let is_recent = |part: &&WindowPart| part.number > 0 && part.number + count > present;
             for part in parts.iter().filter(is_recent) {
                 all.merge(&part.sketch);
             }

@@ -123,8 +123,8 @@ impl NodeState {
     /// Records a response without a report. The module reports to each gateway ten times a second,
     /// so an app that responds without one for long does not have it any more.
     pub(super) fn responded_without_report(&self, now: u64) {
-        let at = self.at.load(Ordering::Relaxed);
-        if at != 0 && now.saturating_sub(at) > FORGOTTEN {
+        let reported = self.at.load(Ordering::Relaxed);
+        if reported != 0 && now.saturating_sub(reported) > FORGOTTEN {
             self.at.store(0, Ordering::Relaxed);
         }
     }
@@ -165,12 +165,12 @@ impl NodeState {
 
     /// Returns the status; `None` before the first report.
     pub(super) fn status(&self, now: u64) -> Option<NodeStatus> {
-        let at = self.at.load(Ordering::Relaxed);
-        if at == 0 {
+        let reported = self.at.load(Ordering::Relaxed);
+        if reported == 0 {
             return None;
         }
         let load = Load::unpack(self.load.load(Ordering::Relaxed));
-        let age = Duration::from_nanos(now.saturating_sub(at)).as_secs_f64();
+        let age = Duration::from_nanos(now.saturating_sub(reported)).as_secs_f64();
         Some(NodeStatus {
             utilisation: (f64::from(load.utilisation) / 1e3).round() / 1e3,
             delay_ms: (f64::from(load.delay) / 1e2).round() / 1e1,
@@ -222,9 +222,9 @@ impl Load {
     }
 }
 
-/// Returns the value at `at` on the line between two points; beyond them that of the nearer one.
-fn between(at: u64, (from, first): (u64, u32), (to, last): (u64, u32)) -> u32 {
-    let part = at.clamp(from, to) - from;
+/// Returns the value at `time` on the line between two points; beyond them that of the nearer one.
+fn between(time: u64, (from, first): (u64, u32), (to, last): (u64, u32)) -> u32 {
+    let part = time.clamp(from, to) - from;
     let (first, last) = (u64::from(first), u64::from(last));
     let moved = last.abs_diff(first) * part / (to - from);
     let value = if last > first {

@@ -111,31 +111,31 @@ pub fn reserve(file: &File, size: u64) -> Result<(), Errno> {
 ///
 /// # Errors
 /// Fails as `posix_fadvise` does.
-pub fn read_ahead(file: &OwnedFd, at: u64, count: u64) -> Result<(), Errno> {
+pub fn read_ahead(file: &OwnedFd, offset: u64, count: u64) -> Result<(), Errno> {
     let count = std::num::NonZeroU64::new(count);
-    rustix::fs::fadvise(file, at, count, rustix::fs::Advice::WillNeed)
+    rustix::fs::fadvise(file, offset, count, rustix::fs::Advice::WillNeed)
 }
 
 /// Reads what the kernel has in memory.
 ///
 /// # Errors
 /// `AGAIN` if it would have to wait, or another one where it cannot tell.
-pub fn read_at_once(file: &OwnedFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
+pub fn read_at_once(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut slices = [IoSliceMut::new(buffer)];
-    rustix::io::preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT)
+    rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT)
 }
 
-/// Sends bytes of a file without a copy, and moves `at` by what it sent.
+/// Sends bytes of a file without a copy, and moves `offset` by what it sent.
 ///
 /// # Errors
 /// Fails as `sendfile` does.
 pub fn send_file(
     socket: impl AsFd,
     file: &OwnedFd,
-    at: &mut u64,
+    offset: &mut u64,
     count: usize,
 ) -> Result<usize, Errno> {
-    rustix::fs::sendfile(socket, file, Some(at), count)
+    rustix::fs::sendfile(socket, file, Some(offset), count)
 }
 
 /// Opens a path that the kernel resolves below `folder`.

@@ -129,14 +129,14 @@ impl Assets {
 }
 
 /// Lists the files in `folder`, whose own path is `above`, without links to other folders.
-pub(in super::super) fn list(folder: &Path, above: &mut Vec<u8>, found: &mut HashSet<Box<[u8]>>) {
+pub(in super::super) fn list(folder: &Path, above: &mut Vec<u8>, files: &mut HashSet<Box<[u8]>>) {
     use std::os::unix::ffi::OsStrExt;
 
     let Ok(entries) = fs::read_dir(folder) else {
         return;
     };
     for entry in entries.flatten() {
-        if found.len() >= MAX_FILES {
+        if files.len() >= MAX_FILES {
             return;
         }
         let length = above.len();
@@ -144,10 +144,10 @@ pub(in super::super) fn list(folder: &Path, above: &mut Vec<u8>, found: &mut Has
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => {
                 above.push(b'/');
-                list(&entry.path(), above, found);
+                list(&entry.path(), above, files);
             }
             Ok(kind) if kind.is_file() || kind.is_symlink() => {
-                found.insert(above.as_slice().into());
+                files.insert(above.as_slice().into());
             }
             _ => {}
         }

@@ -46,8 +46,8 @@ pub(super) type Matchers = Vec<Option<Vec<Matcher>>>;
 
 impl Functions {
     pub(super) fn matchers(mut self) -> Matchers {
-        let own = self.functions.remove("/_middleware");
-        own.into_iter().map(|own| own.matchers).collect()
+        let entry = self.functions.remove("/_middleware");
+        entry.into_iter().map(|entry| entry.matchers).collect()
     }
 }
 
@@ -66,8 +66,8 @@ impl Guards {
         }
     }
 
-    pub(super) fn add(&mut self, file: &Path, found: Matchers) -> Result<(), BuildError> {
-        for matchers in found {
+    pub(super) fn add(&mut self, file: &Path, middleware: Matchers) -> Result<(), BuildError> {
+        for matchers in middleware {
             let Some(matchers) = matchers else {
                 self.has_all = true;
                 continue;

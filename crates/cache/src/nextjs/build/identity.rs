@@ -89,7 +89,7 @@ fn add(hasher: &mut SipHasher13, folder: &Path, name: &Path) -> io::Result<()> {
 }
 
 /// Lists the code files in a folder, ignoring links.
-fn list(root: &Path, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
+fn list(root: &Path, folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> io::Result<()> {
     let entries = match fs::read_dir(root.join(folder)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -99,14 +99,14 @@ fn list(root: &Path, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> i
         let (name, kind) = (entry.file_name(), entry.file_type()?);
         let path = folder.join(&name);
         if kind.is_dir() && depth < MAX_DEPTH {
-            list(root, &path, depth + 1, found)?;
+            list(root, &path, depth + 1, files)?;
         }
         let is_code = path
             .extension()
             .is_some_and(|it| it == "js" || it == "mjs" || it == "cjs");
         let is_secret = SECRET.iter().any(|secret| *secret == name);
-        if kind.is_file() && is_code && !is_secret && found.len() < MAX_FILES {
-            found.push(path);
+        if kind.is_file() && is_code && !is_secret && files.len() < MAX_FILES {
+            files.push(path);
         }
     }
     Ok(())

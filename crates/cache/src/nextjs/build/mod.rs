@@ -94,7 +94,7 @@ pub struct Build {
     optimizer: Option<Arc<Optimizer>>,
     /// Files that the gateway serves itself, if it does.
     assets: Option<Assets>,
-    stamp: Stamp,
+    stamp: BuildStamp,
 }
 
 /// Reason why a folder cannot be read as a build. Never quotes the content of a file.
@@ -127,12 +127,12 @@ pub enum BuildError {
 
 /// State of a folder, compared without reading its manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stamp {
+pub struct BuildStamp {
     id: Option<Box<[u8]>>,
     files: [Option<(SystemTime, u64, u64)>; FILES.len()],
 }
 
-impl Stamp {
+impl BuildStamp {
     /// Reads `BUILD_ID`, and the modification time of each manifest.
     pub fn read(folder: &Path) -> Self {
         use std::os::unix::fs::MetadataExt;
@@ -162,7 +162,7 @@ impl Build {
     /// Reads the folder; every file but `BUILD_ID` may be missing. The files that need no app are
     /// read if `has_assets`.
     pub fn read(folder: &Path, has_assets: bool) -> Result<Self, BuildError> {
-        let stamp = Stamp::read(folder);
+        let stamp = BuildStamp::read(folder);
         let Some(id) = read(&folder.join(BUILD_ID))? else {
             let folder = folder.to_path_buf();
             return Err(BuildError::NoBuild { folder });
@@ -328,12 +328,12 @@ impl Build {
     pub fn asset<'p>(&self, path: &'p [u8]) -> Option<(AssetKind, &'p [u8])> {
         let assets = self.assets.as_ref()?;
         let below = self.below(path)?;
-        let found = assets.find(below)?;
+        let asset = assets.find(below)?;
         let is_apps = assets.has_languages
             || paths::may_be_another(path)
             || self.is_guarded(path)
             || assets.has_rule_for(path);
-        (!is_apps).then_some(found)
+        (!is_apps).then_some(asset)
     }
 
     /// Returns the path of a file of the build's output, whatever the app's configuration has for

@@ -219,8 +219,8 @@ fn end_of_name(text: &str) -> usize {
 /// group without a name.
 fn group_names(source: &str) -> Box<[Box<str>]> {
     let (mut names, mut depth) = (Vec::new(), 0_usize);
-    for (at, mark) in source.match_indices([':', '(', ')']) {
-        let (before, after) = (&source[..at], &source[at + 1..]);
+    for (index, mark) in source.match_indices([':', '(', ')']) {
+        let (before, after) = (&source[..index], &source[index + 1..]);
         match mark {
             _ if before.ends_with('\\') => {}
             ":" if depth == 0 => names.push(&after[..end_of_name(after)]),

@@ -9,7 +9,7 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use log::{info, warn};
 
-use super::{AssetKind, Build, BuildError, Stamp, assets};
+use super::{AssetKind, Build, BuildError, BuildStamp, assets};
 use crate::base::error::chain;
 
 /// Interval of checks; each looks at a few files.
@@ -39,8 +39,8 @@ pub(super) enum BuildCheck {
 /// State from the checks before.
 #[derive(Debug, Default)]
 pub(super) struct WatchState {
-    seen: Stamp,
-    reported: Stamp,
+    seen: BuildStamp,
+    reported: BuildStamp,
 }
 
 impl BuildWatch {
@@ -78,7 +78,7 @@ impl BuildWatch {
     /// same folder: `next build` writes its files one after the other, and removes `BUILD_ID`
     /// first.
     pub(super) fn look(&self, before: &mut WatchState) -> BuildCheck {
-        let stamp = Stamp::read(&self.folder);
+        let stamp = BuildStamp::read(&self.folder);
         let is_settled = before.seen == stamp;
         before.seen = stamp.clone();
         if !is_settled

@@ -15,12 +15,12 @@ const ID: &[u8] = b"\"id\":\"";
 
 /// Returns the id of the action that a form's body begins with.
 pub(super) fn action_id(beginning: &[u8]) -> Option<&[u8]> {
-    if let Some(at) = memmem::find(beginning, BY_NAME) {
-        return id_at(&beginning[at + BY_NAME.len()..]);
+    if let Some(index) = memmem::find(beginning, BY_NAME) {
+        return id_at(&beginning[index + BY_NAME.len()..]);
     }
     // `$ACTION_1:0` has `{"id":"…","bound":…}` for `$ACTION_REF_1`.
-    let at = memmem::find(beginning, BY_REFERENCE)?;
-    let rest = &beginning[at + BY_REFERENCE.len()..];
+    let index = memmem::find(beginning, BY_REFERENCE)?;
+    let rest = &beginning[index + BY_REFERENCE.len()..];
     let number = &rest[..rest.iter().position(|byte| *byte == b'"')?];
     let name = [b"name=\"$ACTION_", number, b":0\""].concat();
     let field = &rest[memmem::find(rest, &name)? + name.len()..];

@@ -166,10 +166,10 @@ impl<'a> View<'a> {
         gone: Destination,
     ) -> Option<Destination> {
         // An unchanged action may have one id in several releases.
-        let own = deployment.and_then(|deployment| {
+        let named = deployment.and_then(|deployment| {
             self.running(|it| it.is_deployment(deployment) && it.has_action(id))
         });
-        if let Some(release) = own.or_else(|| self.running(|it| it.has_action(id))) {
+        if let Some(release) = named.or_else(|| self.running(|it| it.has_action(id))) {
             return Some(Destination::for_release(release));
         }
         self.has_actions().then_some(gone)
@@ -188,8 +188,8 @@ impl<'a> View<'a> {
         let named = deployment.or(dpl.as_deref());
         let is_named = |it: &Release| named.is_some_and(|id| it.is_deployment(id));
         // The gateway has the files of releases that do not run any more.
-        let own = self.suitable(|it| is_named(it) && it.has_file(path)).next();
-        if let Some(release) = own.or_else(|| self.suitable(|it| it.has_file(path)).next()) {
+        let named = self.suitable(|it| is_named(it) && it.has_file(path)).next();
+        if let Some(release) = named.or_else(|| self.suitable(|it| it.has_file(path)).next()) {
             return Destination::for_release(release);
         }
         // Builds with a `deploymentId` have one build id.
@@ -204,13 +204,13 @@ impl<'a> View<'a> {
         let has_source = |it: &Release| {
             it.build.is_image(path) && source.as_deref().is_some_and(|url| it.has_file(url))
         };
-        let found = self
+        let chosen = self
             .running(|it| is_named(it) && has_source(it))
             .or_else(|| self.running(has_source))
             // The gateway may make the image of the kept file.
             .or_else(|| self.suitable(|it| is_named(it) && has_source(it)).next())
             .or_else(|| self.suitable(has_source).next())
             .or_else(|| self.running(is_named));
-        found.map_or(Destination::Current, Destination::for_release)
+        chosen.map_or(Destination::Current, Destination::for_release)
     }
 }

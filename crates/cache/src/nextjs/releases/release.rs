@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::super::build::{Build, BuildError, Stamp, list_files};
+use super::super::build::{Build, BuildError, BuildStamp, list_files};
 use super::paths;
 
 /// Folder of the build in the folder of a release.
@@ -36,8 +36,8 @@ pub fn deployment_of(folder: &Path) -> Option<String> {
 }
 
 /// Returns the state of the release in `folder`.
-pub(super) fn stamp(folder: &Path) -> Stamp {
-    Stamp::read(&build_folder(folder))
+pub(super) fn stamp(folder: &Path) -> BuildStamp {
+    BuildStamp::read(&build_folder(folder))
 }
 
 impl Release {
@@ -56,8 +56,8 @@ impl Release {
     }
 
     pub(super) fn is_deployment(&self, id: &[u8]) -> bool {
-        let own = self.build.deployment();
-        own.is_some_and(|own| own.as_bytes() == id)
+        let deployment = self.build.deployment();
+        deployment.is_some_and(|deployment| deployment.as_bytes() == id)
     }
 
     pub(super) fn has_action(&self, id: &[u8]) -> bool {

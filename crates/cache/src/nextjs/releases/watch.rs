@@ -17,7 +17,7 @@ use crate::{
     base::error::chain,
     nextjs::{
         AssetKind, Build,
-        build::{Stamp, every_second},
+        build::{BuildStamp, every_second},
     },
 };
 
@@ -35,11 +35,11 @@ pub struct Releases {
 /// State from the checks before: by the name of a release, the state of its folder, and whether
 /// that was read.
 #[derive(Debug, Default)]
-pub(super) struct WatchState(BTreeMap<String, Seen>);
+pub(super) struct WatchState(BTreeMap<String, WatchedBuild>);
 
 #[derive(Debug, Default)]
-struct Seen {
-    stamp: Stamp,
+struct WatchedBuild {
+    stamp: BuildStamp,
     is_read: bool,
     release: Option<Arc<Release>>,
 }
@@ -128,7 +128,7 @@ impl Releases {
     }
 
     /// Reads one release. Returns true if that changed anything.
-    fn read(&self, name: &str, folder: &Path, seen: &mut Seen) -> bool {
+    fn read(&self, name: &str, folder: &Path, seen: &mut WatchedBuild) -> bool {
         let upstream = &self.upstream;
         match Release::read(name, folder) {
             Ok(release) => {

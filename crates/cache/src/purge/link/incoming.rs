@@ -8,7 +8,7 @@ use super::{
     super::{
         Trust,
         log::{Entry, EntryContent, Position},
-        metrics::Source,
+        metrics::PurgeSource,
     },
     LOG_INTERVAL, PurgeLink, WaitScope,
 };
@@ -57,7 +57,7 @@ impl PurgeLink {
         }
         let mut dropped = Vec::new();
         if !purges.is_empty() {
-            dropped = self.apply(&purges, Source::Gateway).await;
+            dropped = self.apply(&purges, PurgeSource::Gateway).await;
             let awaited = match WaitScope::new(&purges) {
                 WaitScope::Writes => WaitScope::Own,
                 other => other,
@@ -84,8 +84,8 @@ impl PurgeLink {
     /// Returns the number of responses that a purge dropped which began here.
     fn own_objects(&self, position: &Position) -> Option<u64> {
         let state = self.state.lock();
-        let mut own = state.own.iter();
-        own.find(|(drawn, _)| *drawn == position.drawn)
+        let mut runs = state.own.iter();
+        runs.find(|(drawn, _)| *drawn == position.drawn)
             .map(|(_, objects)| *objects)
     }
 

@@ -40,7 +40,7 @@ use super::{
     Purge, Trust,
     follower::{Follower, FollowerAction},
     log::{LEASE, Lease, LogResponse, Position, PurgeLogStore, RedisPurgeLog},
-    metrics::{LinkMetrics, PurgeCounters, Source},
+    metrics::{LinkMetrics, PurgeCounters, PurgeSource},
     receipt::{AppliedGateway, DEFAULT_WAIT, PeerStates, Peers, Receipt},
     successor_purges::SuccessorPurges,
 };
@@ -265,19 +265,19 @@ impl PurgeLink {
     }
 
     /// Applies `purges` here at once, and waits for the other gateways, for five seconds at most.
-    pub async fn purge(&self, purges: Vec<Purge>, source: Source) -> Receipt {
-        let begun = self.begin(purges, source).await;
-        self.finish(begun).await
+    pub async fn purge(&self, purges: Vec<Purge>, source: PurgeSource) -> Receipt {
+        let started = self.begin(purges, source).await;
+        self.finish(started).await
     }
 
     /// Waits for the other gateways, for five seconds at most.
-    pub async fn finish(&self, begun: StartedPurge) -> Receipt {
+    pub async fn finish(&self, started: StartedPurge) -> Receipt {
         let StartedPurge {
             mut receipt,
             ticket,
             mut is_settled,
             at,
-        } = begun;
+        } = started;
         if let Some(ticket) = ticket {
             let settled = async {
                 while !is_settled {
@@ -304,8 +304,8 @@ impl PurgeLink {
 
     /// Applies `purges` here. The other gateways receive them from then on, even if no caller
     /// waits.
-    pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> StartedPurge {
-        let at = self.clock.now();
+    pub async fn begin(&self, purges: Vec<Purge>, source: PurgeSource) -> StartedPurge {
+        let now = self.clock.now();
         let objects = self.apply(&purges, source).await.iter().sum();
         self.notes.purged(&purges);
         let receipt = Receipt {
@@ -321,7 +321,7 @@ impl PurgeLink {
         let ticket = self.enqueue(&receipt.purges, objects);
         let settled = self.caches.settle(WaitScope::new(&receipt.purges));
         let (is_settled, ()) = tokio::join!(settled, async {
-            if source == Source::Write {
+            if source == PurgeSource::Write {
                 self.until_sent(&receipt.purges).await;
             }
         });
@@ -329,12 +329,12 @@ impl PurgeLink {
             receipt,
             ticket,
             is_settled,
-            at,
+            at: now,
         }
     }
 
     /// Applies purges and counts them. Returns the number of affected responses for each.
-    async fn apply(&self, purges: &[Purge], source: Source) -> Vec<u64> {
+    async fn apply(&self, purges: &[Purge], source: PurgeSource) -> Vec<u64> {
         let dropped = self.caches.apply(purges).await;
         for (purge, dropped) in purges.iter().zip(&dropped) {
             self.purges.count(purge, source);

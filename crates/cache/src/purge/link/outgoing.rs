@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{
     super::{
         Purge, PurgeTarget,
-        log::{Published, PurgeLogStore, draw},
+        log::{PublishResponse, PurgeLogStore, draw},
     },
     LOG_INTERVAL, PurgeLink, State, UnsentPurges,
     tickets::Ticket,
@@ -154,7 +154,7 @@ impl PurgeLink {
             && (!state.unsent.is_empty() || urls.any(|url| state.writes.contains(url)))
     }
 
-    fn published(&self, published: &Published) {
+    fn published(&self, published: &PublishResponse) {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let drawn = &published.position.drawn;

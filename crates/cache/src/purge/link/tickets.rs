@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::{
     super::{
         Purge,
-        log::{Lease, LogResponse, Position, Published},
+        log::{Lease, LogResponse, Position, PublishResponse},
         receipt::{DEFAULT_WAIT, PeerStates, PeerView, Peers, Progress, Receipt, Waiting},
     },
     UnsentPurges,
@@ -27,12 +27,12 @@ const MAX_OVER: usize = 128;
 
 /// A purge on its way to the other gateways.
 pub(super) struct Ticket {
-    inner: Mutex<Inner>,
+    inner: Mutex<TicketState>,
     over: Notify,
     began: Instant,
 }
 
-struct Inner {
+struct TicketState {
     drawn: String,
     purges: Arc<[Purge]>,
     /// `None` until the purge is in the log.
@@ -66,7 +66,7 @@ pub(super) struct Tickets {
 impl Tickets {
     pub(super) fn open(&mut self, drawn: &str, purges: &Arc<[Purge]>, now: Instant) -> Arc<Ticket> {
         let ticket = Arc::new(Ticket {
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(TicketState {
                 drawn: drawn.to_owned(),
                 purges: Arc::clone(purges),
                 waiting: None,
@@ -100,7 +100,7 @@ impl Tickets {
     pub(super) fn published(
         &mut self,
         me: &str,
-        published: &Published,
+        published: &PublishResponse,
         peers: &Peers,
         now: Instant,
     ) {

@@ -124,26 +124,26 @@ impl WriteBatch {
         }
     }
 
-    /// Removes purges of about `most` bytes, of each host in turn, so that a flood at one host does
+    /// Removes purges of about `max` bytes, of each host in turn, so that a flood at one host does
     /// not delay others.
-    pub(super) fn take(&mut self, most: usize) -> Vec<Purge> {
-        let mut taken = Vec::new();
+    pub(super) fn take(&mut self, max: usize) -> Vec<Purge> {
+        let mut purges = Vec::new();
         let mut bytes = 0;
-        while bytes < most {
+        while bytes < max {
             let after = (Bound::Excluded(&*self.last), Bound::Unbounded);
             let mut later = self.hosts.range::<str, _>(after);
             let next = later.next().or_else(|| self.hosts.iter().next());
             let Some(host) = next.map(|(host, _)| host.clone()) else {
                 break;
             };
-            taken.extend(self.pop(&host).map(|(target, len)| {
+            purges.extend(self.pop(&host).map(|(target, len)| {
                 bytes += len + JSON_OVERHEAD;
                 let effect = PurgeEffect::Hard;
                 Purge { target, effect }
             }));
             self.last = host;
         }
-        taken
+        purges
     }
 
     /// Removes a purge of a host. Returns it with the length of its URL.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Purge,
-    log::{Generation, Id, LEASE, Lease, Position, Published},
+    log::{Generation, Id, LEASE, Lease, Position, PublishResponse},
 };
 
 /// Outcome of a purge.
@@ -231,7 +231,7 @@ pub(super) enum Progress {
 }
 
 impl Waiting {
-    pub(super) fn new(me: &str, published: &Published, peers: &Peers) -> Self {
+    pub(super) fn new(me: &str, published: &PublishResponse, peers: &Peers) -> Self {
         let mut waiting = Self {
             me: me.to_owned(),
             position: published.position.clone(),
@@ -244,7 +244,7 @@ impl Waiting {
     }
 
     /// Records that the purge was published again after the log had lost it.
-    pub(super) fn again(&mut self, published: &Published, peers: &Peers, now: Instant) {
+    pub(super) fn again(&mut self, published: &PublishResponse, peers: &Peers, now: Instant) {
         self.position = published.position.clone();
         self.generation.clone_from(&published.generation.name);
         self.not_before = Some(now + LEASE);
@@ -257,7 +257,7 @@ impl Waiting {
         self.learn(published, peers);
     }
 
-    fn learn(&mut self, published: &Published, peers: &Peers) {
+    fn learn(&mut self, published: &PublishResponse, peers: &Peers) {
         let generation = &published.generation.name;
         for lease in &published.leases {
             if lease.gateway != self.me {

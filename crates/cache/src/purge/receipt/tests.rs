@@ -14,8 +14,8 @@ fn lease(gateway: &str, left: i64, applied: u64) -> Lease {
     }
 }
 
-fn published(id: u64, leases: Vec<Lease>) -> Published {
-    Published {
+fn published(id: u64, leases: Vec<Lease>) -> PublishResponse {
+    PublishResponse {
         position: Position {
             id: Id(id, 0),
             drawn: id.to_string(),
@@ -50,7 +50,7 @@ fn receipt_for(waiting: &Waiting, is_over: bool) -> Receipt {
     receipt
 }
 
-fn waiting(published: &Published) -> Waiting {
+fn waiting(published: &PublishResponse) -> Waiting {
     Waiting::new("me", published, &Peers::default())
 }
 
@@ -137,7 +137,7 @@ fn a_log_that_lost_the_purge_gets_it_again_and_time_to_be_sure() {
         name: "h".to_owned(),
         age: OLD,
     };
-    let again = Published {
+    let again = PublishResponse {
         generation: generation.clone(),
         ..published(4, vec![])
     };

@@ -82,7 +82,7 @@ pub(super) fn leave(folder: &Path, stamps: &[Stamp]) -> io::Result<PathBuf> {
 
 /// Reads all files that were left. An unreadable file may have been a purge of anything.
 pub(super) fn read(folder: &Path) -> io::Result<Vec<(PathBuf, Vec<Stamp>)>> {
-    let mut found = Vec::new();
+    let mut deferred = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         // The file is still being written; or its writer has died, and with it all that waited for
@@ -97,9 +97,9 @@ pub(super) fn read(folder: &Path) -> io::Result<Vec<(PathBuf, Vec<Stamp>)>> {
             read => read?.1,
         };
         let stamps = bytes.and_then(|bytes| decode(&bytes));
-        found.push((path, stamps.unwrap_or_else(|| vec![Stamp::All])));
+        deferred.push((path, stamps.unwrap_or_else(|| vec![Stamp::All])));
     }
-    Ok(found)
+    Ok(deferred)
 }
 
 fn decode(bytes: &[u8]) -> Option<Vec<Stamp>> {

@@ -63,12 +63,12 @@ impl Folder {
     pub(super) fn open(root: &Path) -> Result<Self, OpenError> {
         private_file::make_folder(root).map_err(OpenError::io("make", root))?;
         // A symbolic link to the folder is fine: its owner could as well write to the target.
-        let found = fs::metadata(root).map_err(OpenError::io("look at", root))?;
-        is_ours(root, &found, 0o022)?;
+        let metadata = fs::metadata(root).map_err(OpenError::io("look at", root))?;
+        is_ours(root, &metadata, 0o022)?;
         let base = root.join(VERSION);
         make(&base).map_err(OpenError::io("make", &base))?;
-        let found = fs::symlink_metadata(&base).map_err(OpenError::io("look at", &base))?;
-        is_ours(&base, &found, 0o077)?;
+        let metadata = fs::symlink_metadata(&base).map_err(OpenError::io("look at", &base))?;
+        is_ours(&base, &metadata, 0o077)?;
         let path = base.join("lock");
         let lock = OpenOptions::new()
             .read(true)
@@ -135,9 +135,9 @@ impl Folder {
 
 /// Returns true if `path` is a name of this open file.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |found: &fs::Metadata| (found.dev(), found.ino());
-    let (own, found) = (file.metadata(), fs::symlink_metadata(path));
-    matches!((&own, &found), (Ok(own), Ok(found)) if inode(own) == inode(found))
+    let inode = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    let (opened, current) = (file.metadata(), fs::symlink_metadata(path));
+    matches!((&opened, &current), (Ok(opened), Ok(current)) if inode(opened) == inode(current))
 }
 
 /// Creates a private folder if it does not exist.
@@ -150,18 +150,18 @@ pub(super) fn make(path: &Path) -> io::Result<()> {
 
 /// Checks that a folder is ours alone: another user who may write to it could plant responses.
 /// `forbidden` are the permission bits that others must not have.
-fn is_ours(path: &Path, found: &fs::Metadata, forbidden: u32) -> Result<(), OpenError> {
+fn is_ours(path: &Path, metadata: &fs::Metadata, forbidden: u32) -> Result<(), OpenError> {
     let not = |why| {
         let path = path.to_owned();
         Err(OpenError::NotOurs { path, why })
     };
-    if !found.is_dir() {
+    if !metadata.is_dir() {
         return not("is not a folder");
     }
-    if found.uid() != geteuid().as_raw() {
+    if metadata.uid() != geteuid().as_raw() {
         return not("belongs to another user");
     }
-    if found.mode() & forbidden != 0 {
+    if metadata.mode() & forbidden != 0 {
         return not("is accessible to other users: run `chmod 700`");
     }
     Ok(())

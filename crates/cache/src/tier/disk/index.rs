@@ -20,7 +20,7 @@ const BLOCK: u64 = 4096;
 
 /// The name of an entry's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Name {
+pub(super) struct FileName {
     pub(super) hash: u128,
     pub(super) variance: u128,
     /// Digest of host and path.
@@ -29,7 +29,7 @@ pub(super) struct Name {
     pub(super) url: u64,
 }
 
-impl Name {
+impl FileName {
     pub(super) fn new(key: &Key, variance: Variance) -> Self {
         Self {
             hash: key.hash(),
@@ -95,9 +95,9 @@ struct IndexEntry {
 #[derive(Debug, SmartDefault)]
 pub(super) struct Index {
     #[default(LruCache::unbounded())]
-    files: LruCache<Name, IndexEntry>,
+    files: LruCache<FileName, IndexEntry>,
     /// Names by the digests of place and URL.
-    found: BTreeSet<(u64, Name)>,
+    digests: BTreeSet<(u64, FileName)>,
     /// Number of announced writes, by the digests of place and URL.
     announced: HashMap<u64, u32>,
     blocks: u64,
@@ -118,25 +118,25 @@ impl Index {
     }
 
     /// Returns the existing ones among `names`, the last written first.
-    pub(super) fn newest(&mut self, names: &[Name]) -> Vec<Name> {
-        let found = names.iter().filter_map(|name| {
+    pub(super) fn newest(&mut self, names: &[FileName]) -> Vec<FileName> {
+        let numbered = names.iter().filter_map(|name| {
             let entry = self.files.get(name)?;
             Some((entry.number, *name))
         });
-        let mut found: Vec<_> = found.collect();
-        found.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
-        found.into_iter().map(|(_, name)| name).collect()
+        let mut numbered: Vec<_> = numbered.collect();
+        numbered.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+        numbered.into_iter().map(|(_, name)| name).collect()
     }
 
-    pub(super) fn insert(&mut self, name: Name, len: u64) {
+    pub(super) fn insert(&mut self, name: FileName, len: u64) {
         self.numbers += 1;
         self.add(name, len, self.numbers);
     }
 
-    fn add(&mut self, name: Name, len: u64, number: u64) {
+    fn add(&mut self, name: FileName, len: u64, number: u64) {
         let blocks = blocks(len);
         self.blocks += u64::from(blocks);
-        self.found.extend([(name.place, name), (name.url, name)]);
+        self.digests.extend([(name.place, name), (name.url, name)]);
         if let Some(before) = self.files.put(name, IndexEntry { blocks, number }) {
             self.blocks -= u64::from(before.blocks);
         }
@@ -144,7 +144,7 @@ impl Index {
 
     /// Inserts an entry that was there at the start: it is evicted before all present ones.
     /// `number` gives the order among such entries.
-    pub(super) fn insert_oldest(&mut self, name: Name, len: u64, number: u64) {
+    pub(super) fn insert_oldest(&mut self, name: FileName, len: u64, number: u64) {
         if self.files.contains(&name) {
             return;
         }
@@ -152,20 +152,20 @@ impl Index {
         self.files.demote(&name);
     }
 
-    pub(super) fn remove(&mut self, name: &Name) {
+    pub(super) fn remove(&mut self, name: &FileName) {
         if let Some(entry) = self.files.pop(name) {
             self.blocks -= u64::from(entry.blocks);
-            self.found.remove(&(name.place, *name));
-            self.found.remove(&(name.url, *name));
+            self.digests.remove(&(name.place, *name));
+            self.digests.remove(&(name.url, *name));
         }
     }
 
     /// Returns the entries that a write may have changed.
-    pub(super) fn changed_by(&self, written: &WriteChange) -> Vec<Name> {
+    pub(super) fn changed_by(&self, written: &WriteChange) -> Vec<FileName> {
         let digest = short(&written.digest());
-        let least = Name::default();
-        let from = self.found.range((digest, least)..);
-        from.take_while(|(found, _)| *found == digest)
+        let least = FileName::default();
+        let from = self.digests.range((digest, least)..);
+        from.take_while(|(affected, _)| *affected == digest)
             .map(|(_, name)| *name)
             .collect()
     }
@@ -173,21 +173,21 @@ impl Index {
     /// Returns true if an existing or announced entry may be changed by a write.
     pub(super) fn has(&self, written: &WriteChange) -> bool {
         let digest = short(&written.digest());
-        let mut from = self.found.range((digest, Name::default())..);
-        let is_there = from.next().is_some_and(|(found, _)| *found == digest);
+        let mut from = self.digests.range((digest, FileName::default())..);
+        let is_there = from.next().is_some_and(|(affected, _)| *affected == digest);
         is_there || self.announced.contains_key(&digest)
     }
 
     /// Announces an entry that is about to be written: from now on writes that affect the entry
     /// count.
-    pub(super) fn announce(&mut self, name: &Name) {
+    pub(super) fn announce(&mut self, name: &FileName) {
         for digest in [name.place, name.url] {
             *self.announced.entry(digest).or_default() += 1;
         }
     }
 
     /// Retracts an announcement, after the entry was written or given up.
-    pub(super) fn retract(&mut self, name: &Name) {
+    pub(super) fn retract(&mut self, name: &FileName) {
         for digest in [name.place, name.url] {
             if let Some(count) = self.announced.get_mut(&digest) {
                 *count -= 1;
@@ -199,7 +199,7 @@ impl Index {
     }
 
     /// Returns the next entry to evict if `more` bytes would exceed the budget.
-    pub(super) fn victim(&self, more: u64, budget: u64) -> Option<Name> {
+    pub(super) fn victim(&self, more: u64, budget: u64) -> Option<FileName> {
         let more = u64::from(blocks(more)) * BLOCK;
         if self.bytes() + more <= budget {
             return None;
@@ -208,13 +208,13 @@ impl Index {
     }
 
     /// Moves an entry that cannot be removed now to the end of the eviction order.
-    pub(super) fn spare(&mut self, name: &Name) {
+    pub(super) fn spare(&mut self, name: &FileName) {
         self.files.promote(name);
     }
 
     pub(super) fn clear(&mut self) {
         self.files.clear();
-        self.found.clear();
+        self.digests.clear();
         self.blocks = 0;
         self.cleared += 1;
     }
@@ -228,8 +228,8 @@ fn blocks(len: u64) -> u32 {
 mod tests {
     use super::*;
 
-    fn name(number: u128) -> Name {
-        Name {
+    fn name(number: u128) -> FileName {
+        FileName {
             hash: number << 120,
             variance: number,
             place: u64::try_from(number).unwrap() / 2,
@@ -241,12 +241,14 @@ mod tests {
     fn names_are_read_as_they_were_written() {
         let (folder, file) = name(0xab).file();
         assert_eq!(folder, "ab");
-        assert_eq!(Name::parse(&file), Some(name(0xab)));
+        assert_eq!(FileName::parse(&file), Some(name(0xab)));
         let old = &file[..65];
         for wrong in ["", "ab-cd", &file[1..], &format!("{file}.tmp"), "+-+", old] {
-            assert_eq!(Name::parse(wrong), None, "{wrong}");
+            assert_eq!(FileName::parse(wrong), None, "{wrong}");
         }
-        assert!(Name::is_old(old) && !Name::is_old(&file) && !Name::is_old("probe.tmp"));
+        assert!(
+            FileName::is_old(old) && !FileName::is_old(&file) && !FileName::is_old("probe.tmp")
+        );
     }
 
     #[test]
@@ -280,7 +282,7 @@ mod tests {
         let page = |path: &str, query: Option<&[u8]>| {
             Key::new("http", "a", path.as_bytes(), query, b"extra")
         };
-        let of = |key: &Key| Name::new(key, Variance(7));
+        let of = |key: &Key| FileName::new(key, Variance(7));
         let (one, other) = (of(&page("/a", Some(b"x"))), of(&page("/a/", Some(b"y"))));
         index.insert(one, 1);
         index.insert_oldest(other, 1, 1);

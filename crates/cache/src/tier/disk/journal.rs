@@ -83,12 +83,12 @@ impl Journal {
             opened => opened?,
         };
         let bytes = fs::read(path)?;
-        let Some((records, at)) = read(&bytes) else {
+        let Some((records, end)) = read(&bytes) else {
             return Ok(None);
         };
         let journal = Self {
             file,
-            at,
+            at: end,
             size: bytes.len() as u64,
             unnamed_in: None,
         };
@@ -105,8 +105,8 @@ impl Journal {
         for record in records {
             frame(&mut bytes, record);
         }
-        let at = bytes.len() as u64;
-        if at + RESERVE > size {
+        let end = bytes.len() as u64;
+        if end + RESERVE > size {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         // Nothing may fail after the rename: the caller would continue to write to the old file,
@@ -127,7 +127,7 @@ impl Journal {
         let (file, unnamed_in) = outcome?;
         Ok(Self {
             file,
-            at,
+            at: end,
             size,
             unnamed_in,
         })
@@ -143,12 +143,12 @@ impl Journal {
         self.append_within(&[Record::All(position)], self.size)
     }
 
-    fn append_within(&mut self, records: &[Record], most: u64) -> Result<(), AppendError> {
+    fn append_within(&mut self, records: &[Record], max: u64) -> Result<(), AppendError> {
         let mut bytes = Vec::new();
         for record in records {
             frame(&mut bytes, record);
         }
-        if self.at + bytes.len() as u64 > most {
+        if self.at + bytes.len() as u64 > max {
             return Err(AppendError::Full);
         }
         // The next append overwrites the remains of a failed one.
@@ -204,23 +204,23 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Vec<Record>, u64)> {
         return None;
     }
     let mut records = Vec::new();
-    let mut at = HEAD;
-    while let Some(mut frame) = bytes.get(at..at + FRAME) {
+    let mut offset = HEAD;
+    while let Some(mut frame) = bytes.get(offset..offset + FRAME) {
         let (len, checksum) = (frame.get_u32() as usize, frame.get_u32());
         if len == 0 {
             break;
         }
-        let payload = bytes.get(at + FRAME..(at + FRAME).checked_add(len)?)?;
+        let payload = bytes.get(offset + FRAME..(offset + FRAME).checked_add(len)?)?;
         if crc32fast::hash(payload) != checksum {
             return None;
         }
         records.push(postcard::from_bytes(payload).ok()?);
-        at += FRAME + len;
+        offset += FRAME + len;
     }
     // Behind the end there are only zeros, unless an append was cut off: then it is unknown how
     // many records it had.
-    let is_clean = bytes[at..].iter().all(|byte| *byte == 0);
-    is_clean.then_some((records, at as u64))
+    let is_clean = bytes[offset..].iter().all(|byte| *byte == 0);
+    is_clean.then_some((records, offset as u64))
 }
 
 #[cfg(test)]

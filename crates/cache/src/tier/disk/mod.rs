@@ -50,7 +50,7 @@ pub use self::health::CacheDiskStatus;
 use self::{
     deferred_purges::DeferredPurges,
     health::{Health, State},
-    index::Name,
+    index::FileName,
     metrics::{DiskMetrics, FolderFault, WriteOutcome},
     open::{OpenDisk, ReadOutcome},
 };
@@ -208,7 +208,7 @@ impl Disk {
             return 0;
         };
         let names = names(&open, key, headers);
-        let mix = |mix: u128, name: &Name| mix.rotate_left(1) ^ name.variance;
+        let mix = |mix: u128, name: &FileName| mix.rotate_left(1) ^ name.variance;
         names.iter().fold(key.hash(), mix)
     }
 
@@ -253,7 +253,7 @@ impl Disk {
     async fn read(
         &self,
         open: Arc<OpenDisk>,
-        names: Vec<Name>,
+        names: Vec<FileName>,
         key: Key,
         max_object: u64,
     ) -> Option<ReadOutcome> {
@@ -464,8 +464,8 @@ impl OpenFolder {
     /// Returns the position of purges known at the request of an entry; `None` if it is from
     /// another opening.
     fn position(&self, mark: u64) -> Option<u64> {
-        let own = (1 << EPOCH_AT) - 1;
-        (mark & !own == self.epoch && mark & own != 0).then_some(mark & own)
+        let mask = (1 << EPOCH_AT) - 1;
+        (mark & !mask == self.epoch && mark & mask != 0).then_some(mark & mask)
     }
 }
 
@@ -480,8 +480,8 @@ fn begin_to_flush(open: &Arc<OpenDisk>, turn: OwnedMutexGuard<()>) -> JoinHandle
 }
 
 /// Returns the possible names of the entry for a request: one for each known list of `Vary` fields.
-fn names(open: &OpenDisk, key: &Key, headers: &HeaderMap) -> Vec<Name> {
-    let first = Name::new(key, Variance::default());
+fn names(open: &OpenDisk, key: &Key, headers: &HeaderMap) -> Vec<FileName> {
+    let first = FileName::new(key, Variance::default());
     let mut names = vec![first];
     let varies = open.varies();
     let of = |vary: &Vary| first.with(vary.variance(headers));

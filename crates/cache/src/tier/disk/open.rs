@@ -23,7 +23,7 @@ use super::{
     super::{codec::Decoded, stamps::Stamp, time_to_live},
     deferred_purges,
     folder::{Folder, OpenError, is_at, make},
-    index::{Index, Name},
+    index::{FileName, Index},
     journal::{AppendError, Journal, Record},
     ledger::{DiskLedger, Pending},
     metrics::{RemovalReason, WriteOutcome},
@@ -248,13 +248,13 @@ impl OpenDisk {
         Ok(())
     }
 
-    pub(super) fn path(&self, name: Name) -> PathBuf {
+    pub(super) fn path(&self, name: FileName) -> PathBuf {
         let (folder, file) = name.file();
         self.folder.objects().join(folder).join(file)
     }
 
     /// Returns the ones among `names` that may exist, the newest first if that is known.
-    pub(super) fn candidates(&self, names: Vec<Name>) -> Vec<Name> {
+    pub(super) fn candidates(&self, names: Vec<FileName>) -> Vec<FileName> {
         if self.is_walked() {
             self.index.lock().newest(&names)
         } else {
@@ -265,7 +265,7 @@ impl OpenDisk {
     /// Returns the first of `names` that may be used. Unusable ones before it are removed.
     pub(super) fn read(
         &self,
-        names: &[Name],
+        names: &[FileName],
         key: &Key,
         max_object: u64,
         now: SystemTime,
@@ -310,7 +310,7 @@ impl OpenDisk {
 
     /// Removes what has the name of an entry and cannot be read. Returns `error` if that is not the
     /// fault of this file alone.
-    pub(super) fn discard(&self, name: Name, error: io::Error) -> io::Result<()> {
+    pub(super) fn discard(&self, name: FileName, error: io::Error) -> io::Result<()> {
         let path = self.path(name);
         let _changing = self.changing.lock();
         if self.may_change().is_err() {
@@ -357,7 +357,7 @@ impl OpenDisk {
     }
 
     /// Removes a file that was read, unless it has been replaced since.
-    pub(super) fn remove(&self, name: Name, read: &File) -> io::Result<()> {
+    pub(super) fn remove(&self, name: FileName, read: &File) -> io::Result<()> {
         let path = self.path(name);
         let changing = self.changing.lock();
         if self.may_change().is_err() {
@@ -402,7 +402,7 @@ impl OpenDisk {
             return Ok(Err(WriteOutcome::Error));
         };
         let len = bytes.len() as u64;
-        let name = Name::new(entry.key(), entry.variance());
+        let name = FileName::new(entry.key(), entry.variance());
         let path = self.path(name);
         let changing = self.changing.lock();
         self.may_change()?;
@@ -472,17 +472,17 @@ impl OpenDisk {
     /// Takes over the purges of a process that had let go of the folder. Returns true if there were
     /// any.
     pub(super) fn take_deferred(&self) -> io::Result<bool> {
-        let found = deferred_purges::read(&self.folder.deferred())?;
-        for stamp in found.iter().flat_map(|(_, stamps)| stamps) {
+        let deferred = deferred_purges::read(&self.folder.deferred())?;
+        for stamp in deferred.iter().flat_map(|(_, stamps)| stamps) {
             if self.heeds(stamp) {
                 self.note(stamp);
             }
         }
-        if found.is_empty() {
+        if deferred.is_empty() {
             return Ok(false);
         }
         self.flush()?;
-        for (path, _) in &found {
+        for (path, _) in &deferred {
             remove_file(path)?;
         }
         Ok(true)
@@ -498,9 +498,9 @@ impl OpenDisk {
     }
 }
 
-/// Reads a file, unless it is longer than `most`. An error if it is something else: a pipe would
+/// Reads a file, unless it is longer than `max`. An error if it is something else: a pipe would
 /// block.
-pub(super) fn read_file(path: &Path, most: u64) -> io::Result<(File, Option<Vec<u8>>)> {
+pub(super) fn read_file(path: &Path, max: u64) -> io::Result<(File, Option<Vec<u8>>)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut file = OpenOptions::new()
         .read(true)
@@ -510,7 +510,7 @@ pub(super) fn read_file(path: &Path, most: u64) -> io::Result<(File, Option<Vec<
     if !about.is_file() {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    if about.len() > most {
+    if about.len() > max {
         return Ok((file, None));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));

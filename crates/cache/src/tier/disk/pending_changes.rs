@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     super::stamps::{self, Digest, Stamp, WriteChange},
-    index::Name,
+    index::FileName,
     object,
     open::{OpenDisk, read_file},
 };
@@ -61,7 +61,7 @@ impl PendingChanges {
 /// Announcement that an entry is about to be written.
 pub(super) struct WriteIntent<'a> {
     open: &'a OpenDisk,
-    name: Name,
+    name: FileName,
 }
 
 impl Drop for WriteIntent<'_> {
@@ -109,7 +109,7 @@ impl OpenDisk {
     /// Announces that an entry is about to be written. Writes that affect the entry count until the
     /// announcement is dropped, and after that if the entry exists.
     pub(super) fn announce(&self, entry: &Entry) -> WriteIntent<'_> {
-        let name = Name::new(entry.key(), entry.variance());
+        let name = FileName::new(entry.key(), entry.variance());
         self.index.lock().announce(&name);
         WriteIntent { open: self, name }
     }
@@ -139,7 +139,7 @@ impl OpenDisk {
         outcome
     }
 
-    fn remove_if_purged(&self, name: Name) -> io::Result<()> {
+    fn remove_if_purged(&self, name: FileName) -> io::Result<()> {
         let (file, bytes) = match read_file(&self.path(name), u64::MAX) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -375,12 +375,12 @@ impl Disk {
 
     /// Checks a disk that failed a while ago.
     async fn retry(&self, open: &Arc<OpenDisk>) -> Result<(), FolderLost> {
-        let wanted = self.wanted.load(Ordering::Relaxed).max(PROBE);
+        let size = self.wanted.load(Ordering::Relaxed).max(PROBE);
         let probed = Arc::clone(open);
         let outcome = self
             .job(move || {
                 if probed.folder.is_there() {
-                    probed.probe(wanted).map(|()| true)
+                    probed.probe(size).map(|()| true)
                 } else {
                     Ok(false)
                 }

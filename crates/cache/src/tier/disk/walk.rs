@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    index::Name,
+    index::FileName,
     open::{OpenDisk, remove_file},
 };
 
@@ -81,11 +81,11 @@ impl OpenDisk {
     fn walk_all(&self) -> io::Result<()> {
         self.sweep()?;
         let cleared = self.index.lock().cleared;
-        let mut found = self.find()?;
-        found.sort_unstable_by_key(|(at, _, _)| *at);
-        let mut number = found.len() as u64;
-        while !found.is_empty() {
-            let batch = found.split_off(found.len().saturating_sub(BATCH));
+        let mut files = self.find()?;
+        files.sort_unstable_by_key(|(at, _, _)| *at);
+        let mut number = files.len() as u64;
+        while !files.is_empty() {
+            let batch = files.split_off(files.len().saturating_sub(BATCH));
             let mut index = self.index.lock();
             if index.cleared != cleared {
                 // All of them are gone, and no other entry was added since.
@@ -101,8 +101,8 @@ impl OpenDisk {
     }
 
     /// Returns the files of entries, with the time of their last use and their length.
-    fn find(&self) -> io::Result<Vec<(SystemTime, Name, u64)>> {
-        let mut found = Vec::new();
+    fn find(&self) -> io::Result<Vec<(SystemTime, FileName, u64)>> {
+        let mut entries = Vec::new();
         // The folder certainly exists only while nothing changes.
         let changing = self.changing.lock();
         let folders = fs::read_dir(self.folder.objects())?;
@@ -119,11 +119,11 @@ impl OpenDisk {
                 self.may_change()?;
                 let text = file.file_name();
                 let text = text.to_string_lossy();
-                if let Some(name) = Name::parse(&text) {
+                if let Some(name) = FileName::parse(&text) {
                     if let Some(data) = there(file.metadata())? {
-                        found.push((data.modified()?, name, data.len()));
+                        entries.push((data.modified()?, name, data.len()));
                     }
-                } else if text.ends_with(".tmp") || Name::is_old(&text) {
+                } else if text.ends_with(".tmp") || FileName::is_old(&text) {
                     let _changing = self.changing.lock();
                     self.may_change()?;
                     remove_file(&file.path())?;
@@ -131,7 +131,7 @@ impl OpenDisk {
                 Ok(())
             })
         })?;
-        Ok(found)
+        Ok(entries)
     }
 }
 

@@ -278,9 +278,9 @@ impl Level2 {
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
         let (entry, marker) = (part.key(key), part.marker(&stamps::place(key)));
         let mut args = Vec::with_capacity(2 + 2 * guesses.len());
-        let most = self.max_object.load(Ordering::Relaxed);
-        let most = most.saturating_add(signed::MAX_OVERHEAD);
-        args.push(most.to_string().into_bytes());
+        let max = self.max_object.load(Ordering::Relaxed);
+        let max = max.saturating_add(signed::MAX_OVERHEAD);
+        args.push(max.to_string().into_bytes());
         args.push(key.hash().to_be_bytes().to_vec());
         for (names, variance) in guesses {
             args.push(names.clone().into_bytes());
@@ -334,9 +334,9 @@ impl Level2 {
 
     /// Queues an entry to be written soon.
     pub(super) fn stored(&self, entry: &Arc<Entry>) {
-        let most = self.max_object.load(Ordering::Relaxed);
+        let max = self.max_object.load(Ordering::Relaxed);
         let len = entry.body.whole().map(WholeBody::len);
-        if len.is_none_or(|len| len > most) || most == 0 || !self.is_worth(entry) {
+        if len.is_none_or(|len| len > max) || max == 0 || !self.is_worth(entry) {
             return;
         }
         if !self.queue.push(entry) {
@@ -488,8 +488,8 @@ impl Level2 {
     /// Returns the position of purges known at the request of an entry; `None` if it is from
     /// another Redis.
     fn position(&self, mark: LogMark) -> Option<u64> {
-        let own = (1 << EPOCH_AT) - 1;
-        (mark.shared & !own == self.epoch && mark.shared & own != 0).then_some(mark.shared & own)
+        let mask = (1 << EPOCH_AT) - 1;
+        (mark.shared & !mask == self.epoch && mark.shared & mask != 0).then_some(mark.shared & mask)
     }
 
     /// Retires the tier: entries are no longer taken from the queue.

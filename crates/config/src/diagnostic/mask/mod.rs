@@ -63,17 +63,17 @@ impl Mask {
         let mut shown = sources.clone();
         let mut pieces = Vec::new();
         for (index, (_, text)) in shown.files.iter_mut().enumerate() {
-            let mut found = FoundSecret::in_text(text);
+            let mut secrets = FoundSecret::in_text(text);
             let is_here = |place: &&Place| usize::from(place.file) == index;
             for place in hidden.iter().filter(is_here) {
                 let end = (place.end as usize).min(text.len());
                 let span = (place.start as usize).min(end)..end;
-                found.values.push(span.clone());
-                found.spans.push(span);
+                secrets.values.push(span.clone());
+                secrets.spans.push(span);
             }
             // What is hidden wherever it occurs: in a comment too, or under a misspelt key.
             let mut everywhere = Vec::new();
-            for span in &found.spans {
+            for span in &secrets.spans {
                 let secret = text.get(span.clone()).unwrap_or_default();
                 note(secret, &mut pieces);
                 let secret = secret.trim().trim_matches(['"', '\'']);
@@ -82,7 +82,7 @@ impl Mask {
                 }
             }
             // Most of these are not secrets, and short ones are ordinary words.
-            for span in &found.opaque {
+            for span in &secrets.opaque {
                 let value = text.get(span.clone()).unwrap_or_default();
                 if value.len() >= MIN_MASKED_VALUE_LEN {
                     note(value, &mut pieces);
@@ -90,15 +90,15 @@ impl Mask {
                 }
             }
             let again = occurrences(text, &everywhere);
-            found.spans.append(&mut found.opaque);
-            found.spans.extend(again);
+            secrets.spans.append(&mut secrets.opaque);
+            secrets.spans.extend(again);
             for (place, value) in &sources.expanded {
-                let at = place.start as usize;
-                if is_here(&place) && found.values.iter().any(|span| span.contains(&at)) {
+                let start = place.start as usize;
+                if is_here(&place) && secrets.values.iter().any(|span| span.contains(&start)) {
                     note(value, &mut pieces);
                 }
             }
-            *text = stars(text, &found.spans);
+            *text = stars(text, &secrets.spans);
         }
         // Longest first: one piece may be part of another.
         pieces.sort_by_key(|piece: &String| std::cmp::Reverse(piece.len()));
@@ -223,9 +223,9 @@ struct FoundSecret {
 
 impl FoundSecret {
     fn in_text(text: &str) -> Self {
-        let mut found = Self::default();
+        let mut secret = Self::default();
         for shape in secret::shapes(text) {
-            found.hide(shape);
+            secret.hide(shape);
         }
         let plugins = plugins(text);
         let tracing = tracing(text);
@@ -233,35 +233,35 @@ impl FoundSecret {
             .iter()
             .flat_map(|name| extents(text, name, |key| deeper_end(text, &key)))
             .collect();
-        let mut at = 0;
-        while let Some(key) = KEY.captures_at(text, at) {
+        let mut offset = 0;
+        while let Some(key) = KEY.captures_at(text, offset) {
             let matched = key.get(0).expect("it matched").range();
             let name = key.iter().skip(1).flatten().next();
             let Some(name) = name else { break };
             // The last byte may begin the next key, or the value.
-            at = (matched.end - 1).max(matched.start + 1);
-            while !text.is_char_boundary(at) {
-                at += 1;
+            offset = (matched.end - 1).max(matched.start + 1);
+            while !text.is_char_boundary(offset) {
+                offset += 1;
             }
             let colon = text[name.end()..]
                 .find(':')
-                .map_or(at, |c| name.end() + c + 1);
+                .map_or(offset, |c| name.end() + c + 1);
             let is_within = |parts: &[Range<usize>]| {
                 let mut parts = parts.iter();
                 parts.any(|part| part.contains(&name.start()))
             };
             let is_like = |word| strsim::damerau_levenshtein(name.as_str(), word) <= 1;
             if name.as_str() == "users" || (is_like("headers") && is_within(&tracing)) {
-                found.nested(text, colon, name.start(), true);
+                secret.nested(text, colon, name.start(), true);
             } else if is_like("config") && is_within(&plugins) {
-                found.all(text, colon, name.start());
+                secret.all(text, colon, name.start());
             } else if name.as_str() == "key" && is_within(&no_secrets) {
                 // Whatever is written there: a private key has a shape of its own.
             } else if is_secret(name.as_str()) {
-                found.value(text, colon, name.start(), name.as_str());
+                secret.value(text, colon, name.start(), name.as_str());
             }
         }
-        found
+        secret
     }
 
     /// Hides the value that begins after `colon`; its key begins at `key`.
@@ -318,8 +318,8 @@ impl FoundSecret {
         for line in deeper(text, start, key) {
             let inner = &text[line.clone()];
             match KEY.captures(inner) {
-                Some(found) if all => {
-                    let end = found.get(0).map_or(0, |matched| matched.end());
+                Some(captures) if all => {
+                    let end = captures.get(0).map_or(0, |matched| matched.end());
                     self.hide(line.start + end.min(inner.len())..line.end);
                 }
                 Some(_) => {}
@@ -463,8 +463,8 @@ fn is_secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     // A typo makes it an unknown key, but its value is still a secret.
     let is_near = |long: &str| {
-        let most = if long.len() >= 8 { 2 } else { 1 };
-        strsim::damerau_levenshtein(&lower, long) <= most
+        let max = if long.len() >= 8 { 2 } else { 1 };
+        strsim::damerau_levenshtein(&lower, long) <= max
     };
     is_known || LONG.split(' ').any(is_near)
 }

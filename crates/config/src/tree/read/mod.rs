@@ -59,22 +59,22 @@ pub fn read_value<T: DeserializeOwned>(
                 None
             }
         };
-        let found = !round.found.borrow().list().is_empty();
-        if value.is_some() && !found {
+        let has_problems = !round.problems.borrow().list().is_empty();
+        if value.is_some() && !has_problems {
             return value;
         }
         if value.is_some() || !round.is_new.get() || round.poisoned(node) {
             break;
         }
     }
-    diagnostics.extend(round.found.into_inner());
+    diagnostics.extend(round.problems.into_inner());
     None
 }
 
 /// Findings of all rounds so far.
 #[derive(Default)]
 struct Rounds {
-    found: RefCell<Diagnostics>,
+    problems: RefCell<Diagnostics>,
     /// Addresses of the nodes that are skipped from now on. They stay valid because the tree stays
     /// borrowed.
     poison: RefCell<HashSet<usize>>,
@@ -96,7 +96,7 @@ impl Rounds {
     }
 
     fn report(&self, diagnostic: Diagnostic) {
-        self.found.borrow_mut().push(diagnostic);
+        self.problems.borrow_mut().push(diagnostic);
     }
 
     /// Reports the error of a node unless it was reported, and poisons the node. `key`: the node is
@@ -187,7 +187,7 @@ impl Rounds {
     /// Reports an unknown key of a mapping, and skips its entry from now on.
     fn unknown_key(&self, map: &Node, key: &Key, value: &Node, known: &'static [&'static str]) {
         self.poison(value);
-        if self.found.borrow().list().len() >= MAX_FOUND {
+        if self.problems.borrow().list().len() >= MAX_FOUND {
             return;
         }
         let has = |key: &str| {

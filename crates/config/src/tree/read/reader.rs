@@ -246,7 +246,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
                 continue;
             }
             self.value = Some((key, node));
-            return match seed.deserialize(Name { key }) {
+            return match seed.deserialize(KeyDeserializer { key }) {
                 Ok(name) => Ok(Some(name)),
                 Err(ReadError::UnknownKey { known, .. }) => {
                     self.rounds.unknown_key(self.map, key, node, known);
@@ -280,11 +280,11 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 
 /// Deserializer of a key.
 #[derive(Clone, Copy)]
-struct Name<'a> {
+struct KeyDeserializer<'a> {
     key: &'a Key,
 }
 
-impl<'de> Deserializer<'de> for Name<'_> {
+impl<'de> Deserializer<'de> for KeyDeserializer<'_> {
     type Error = ReadError;
 
     fn deserialize_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {

@@ -106,10 +106,10 @@ pub enum Hashing {
 
 /// A hash in progress.
 #[derive(Clone)]
-pub struct Hasher(Inner);
+pub struct Hasher(KeyHasher);
 
 #[derive(Clone)]
-enum Inner {
+enum KeyHasher {
     Sip(SipHasher13),
     Sha(Box<Context>),
 }
@@ -131,16 +131,16 @@ impl KeyList {
         self.resolve_after(hashing.begin(), ex)
     }
 
-    /// Like [`Self::resolve`], where `begun` already contains what separates the bucket from others
+    /// Like [`Self::resolve`], where `prefix` has what already separates the bucket from others
     /// with the same key.
-    pub fn resolve_after(&self, begun: Hasher, ex: &Exchange<'_>) -> Key {
+    pub fn resolve_after(&self, prefix: Hasher, ex: &Exchange<'_>) -> Key {
         for item in &self.0.0 {
-            let mut hasher = begun.clone();
+            let mut hasher = prefix.clone();
             if item.0.iter().all(|source| source.feed(&mut hasher, ex)) {
                 return hasher.finish();
             }
         }
-        let mut hasher = begun;
+        let mut hasher = prefix;
         Source::ClientIp.feed(&mut hasher, ex);
         hasher.finish()
     }
@@ -234,19 +234,19 @@ impl Source {
         match self {
             Self::Header(name) => {
                 let lines = ex.head.headers.get_all(name).iter();
-                KeyValue::of(lines.map(|line| line.as_bytes().trim_ascii()))
+                KeyValue::read(lines.map(|line| line.as_bytes().trim_ascii()))
             }
-            Self::Cookie(name) => KeyValue::of(query::cookies(&ex.head.headers, name.as_bytes())),
+            Self::Cookie(name) => KeyValue::read(query::cookies(&ex.head.headers, name.as_bytes())),
             Self::Query(name) => {
                 let query = query::query_of(ex.head.raw_path()).unwrap_or_default();
                 let pairs = query.split(|byte| *byte == b'&');
                 // Many parsers read `name[]` and `name[x]` as `name`.
                 let named = pairs.filter(|pair| {
-                    let own = query::name_of(pair);
-                    let rest = own.strip_prefix(name.as_bytes());
+                    let key = query::name_of(pair);
+                    let rest = key.strip_prefix(name.as_bytes());
                     rest.is_some_and(|rest| matches!(rest, [] | [b'[', ..]))
                 });
-                KeyValue::of(named)
+                KeyValue::read(named)
             }
             Self::Claim(path) => {
                 let claims = ex.facts.identity.as_ref().and_then(|it| it.claims.as_ref());
@@ -301,7 +301,7 @@ impl Source {
 }
 
 impl<'e> KeyValue<'e> {
-    fn of(mut values: impl Iterator<Item = &'e [u8]>) -> Self {
+    fn read(mut values: impl Iterator<Item = &'e [u8]>) -> Self {
         match (values.next(), values.next()) {
             (None, _) => Self::Nothing,
             (Some(value), None) if value.len() <= MAX_VALUE => Self::One(value.into()),
@@ -350,8 +350,8 @@ fn host(host: &str) -> &[u8] {
 impl Hashing {
     pub fn begin(self) -> Hasher {
         Hasher(match self {
-            Self::Seeded(a, b) => Inner::Sip(SipHasher13::new_with_keys(a, b)),
-            Self::Shared => Inner::Sha(Box::new(Context::new(&SHA256))),
+            Self::Seeded(a, b) => KeyHasher::Sip(SipHasher13::new_with_keys(a, b)),
+            Self::Shared => KeyHasher::Sha(Box::new(Context::new(&SHA256))),
         })
     }
 }
@@ -387,15 +387,15 @@ impl Hasher {
 
     fn write(&mut self, bytes: &[u8]) {
         match &mut self.0 {
-            Inner::Sip(hasher) => std::hash::Hasher::write(hasher, bytes),
-            Inner::Sha(context) => context.update(bytes),
+            KeyHasher::Sip(hasher) => std::hash::Hasher::write(hasher, bytes),
+            KeyHasher::Sha(context) => context.update(bytes),
         }
     }
 
     pub fn finish(self) -> Key {
         match self.0 {
-            Inner::Sip(hasher) => Key(hasher.finish128().as_u128()),
-            Inner::Sha(context) => {
+            KeyHasher::Sip(hasher) => Key(hasher.finish128().as_u128()),
+            KeyHasher::Sha(context) => {
                 let digest = context.finish();
                 let first = digest.as_ref().first_chunk().copied().unwrap_or_default();
                 Key(u128::from_be_bytes(first))

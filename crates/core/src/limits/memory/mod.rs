@@ -72,7 +72,7 @@ struct SlotSet {
 
 /// State for a successor.
 #[derive(Serialize, Deserialize)]
-struct Exported {
+struct BucketExport {
     /// Time in nanoseconds since 1970.
     at: u64,
     seed: [u64; 2],
@@ -335,7 +335,7 @@ fn wall_nanos(clock: &Clock) -> u64 {
 
 impl Zone for BucketTable {
     fn export(&self) -> Option<Value> {
-        let at = wall_nanos(&self.clock);
+        let now = wall_nanos(&self.clock);
         let buckets = self.emptiest(self.nanos(self.clock.now()));
         if buckets.is_empty() {
             return None;
@@ -345,8 +345,8 @@ impl Zone for BucketTable {
             bytes.extend_from_slice(&key.to_le_bytes());
             bytes.extend_from_slice(&nanos.to_le_bytes());
         }
-        let exported = Exported {
-            at,
+        let exported = BucketExport {
+            at: now,
             seed: self
                 .seed
                 .each_ref()
@@ -357,14 +357,14 @@ impl Zone for BucketTable {
     }
 
     fn import(&self, exported: &Value) {
-        let Ok(Exported { at, seed, buckets }) = Exported::deserialize(exported) else {
+        let Ok(BucketExport { at, seed, buckets }) = BucketExport::deserialize(exported) else {
             return;
         };
         let Ok(bytes) = STANDARD.decode(buckets) else {
             return;
         };
-        for (own, word) in self.seed.iter().zip(seed) {
-            own.store(word, Ordering::Relaxed);
+        for (part, word) in self.seed.iter().zip(seed) {
+            part.store(word, Ordering::Relaxed);
         }
         let now = self.nanos(self.clock.now());
         let since = wall_nanos(&self.clock).saturating_sub(at);

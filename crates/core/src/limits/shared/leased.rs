@@ -134,7 +134,7 @@ impl RedisBuckets {
     async fn return_unspent(&self, limit: &str, unspent: impl IntoIterator<Item = UnspentLease>) {
         let unspent: Vec<UnspentLease> = unspent.into_iter().collect();
         for some in unspent.chunks(RETURN_BATCH) {
-            let given = some.iter().map(|unspent| {
+            let returned = some.iter().map(|unspent| {
                 let demand = Demand {
                     limit,
                     key: unspent.key,
@@ -145,7 +145,7 @@ impl RedisBuckets {
                 };
                 (demand, CapacitySource::FromRedis(unspent.taken))
             });
-            self.give_back(&given.collect::<Vec<_>>()).await;
+            self.give_back(&returned.collect::<Vec<_>>()).await;
         }
     }
 }

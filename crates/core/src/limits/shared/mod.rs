@@ -133,7 +133,7 @@ impl RedisBuckets {
     /// Gives capacity back to the source beside it, for a request that was refused elsewhere.
     /// Capacity that cannot be given back refills in time.
     pub async fn give_back(&self, taken: &[(Demand<'_>, CapacitySource)]) {
-        let given = taken.iter().filter_map(|(demand, taken)| match taken {
+        let returned = taken.iter().filter_map(|(demand, taken)| match taken {
             CapacitySource::FromRedis(at) => Some((demand, *at)),
             CapacitySource::FromLease => {
                 if let Some(leases) = demand.leases {
@@ -142,14 +142,14 @@ impl RedisBuckets {
                 None
             }
         });
-        let given = given.map(|(demand, at)| async move {
+        let returned = returned.map(|(demand, at)| async move {
             let (price, price_sub) = pair(demand.quota.price(demand.cost), demand.quota);
             let key = self.text(demand);
             let args = [u64::from(demand.quota.count), price, price_sub, at];
             let keys = [key.as_bytes()];
             self.redis.eval::<i64>(&self.give_back, &keys, &args).await
         });
-        for outcome in join_all(given).await {
+        for outcome in join_all(returned).await {
             if let Err(error) = outcome {
                 log::debug!(error:%; "tokens of a refused request not given back to a limit");
             }

@@ -17,7 +17,7 @@ fn made(files: &[(&str, &str)]) -> (String, Vec<String>, tempfile::TempDir) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let options = Options {
+    let options = InitOptions {
         folder: folder.path().to_owned(),
         app: None,
         force: false,
@@ -124,7 +124,7 @@ fn an_existing_file_is_replaced_only_by_force() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);
     fs::write(&path, "mine").unwrap();
-    let mut options = Options {
+    let mut options = InitOptions {
         folder: folder.path().to_owned(),
         app: None,
         force: false,
@@ -390,7 +390,7 @@ fn a_site_without_a_server_is_served_from_its_files() {
         for (name, text) in &files {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let mut options = Options {
+        let mut options = InitOptions {
             folder: folder.path().to_owned(),
             app: None,
             force: false,

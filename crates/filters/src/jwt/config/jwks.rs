@@ -73,9 +73,9 @@ impl JwksConfig {
             ("timeout", &self.timeout, Span::millis(10)..=MAX_DEADLINE),
         ] {
             if !bounds.contains(&span.value) {
-                let (least, most) = (bounds.start(), bounds.end());
-                let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
-                let help = format!("write a time such as `{most}`");
+                let (min, max) = (bounds.start(), bounds.end());
+                let message = format!("`{key}: {}` is not between {min} and {max}", span.value);
+                let help = format!("write a time such as `{max}`");
                 cx.at(span.place, CODE).error(message, help);
             }
         }

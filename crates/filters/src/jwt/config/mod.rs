@@ -177,7 +177,7 @@ impl JwtConfig {
                 let secret = self
                     .algorithms
                     .iter()
-                    .find(|alg| alg.value.kind() == keys::Kind::Secret);
+                    .find(|alg| alg.value.kind() == keys::KeyKind::Secret);
                 if let Some(alg) = secret {
                     let message = format!("`{}` needs a secret", alg.value.name());
                     let help = "a fetched JWK set has public keys only: write one of their \
@@ -186,12 +186,12 @@ impl JwtConfig {
                 }
                 if self.algorithms.is_empty() {
                     let kinds = [
-                        keys::Kind::Rsa,
-                        keys::Kind::P256,
-                        keys::Kind::P384,
-                        keys::Kind::Ed25519,
+                        keys::KeyKind::Rsa,
+                        keys::KeyKind::P256,
+                        keys::KeyKind::P384,
+                        keys::KeyKind::Ed25519,
                     ];
-                    return Some(kinds.map(keys::Kind::usual).into());
+                    return Some(kinds.map(keys::KeyKind::usual).into());
                 }
                 return Some(written().collect());
             }
@@ -253,15 +253,15 @@ impl JwtConfig {
                  less",
             );
         }
-        if let Some(most) = &self.max_ttl {
+        if let Some(max) = &self.max_ttl {
             const CODE: &str = "edgeway::jwt::max_ttl";
-            if most.value < Span::secs(1) {
-                let message = format!("no token is valid for `{}`", most.value);
-                cx.at(most.place, CODE)
+            if max.value < Span::secs(1) {
+                let message = format!("no token is valid for `{}`", max.value);
+                cx.at(max.place, CODE)
                     .error(message, "write a time such as `90s`");
             } else if !self.require_exp {
                 let message = "`max_ttl` needs tokens that expire, and `require_exp` is `false`";
-                cx.at(most.place, CODE)
+                cx.at(max.place, CODE)
                     .error(message, "remove `require_exp: false`");
             }
         }
@@ -277,18 +277,18 @@ impl JwtConfig {
                 "write plain ASCII without quotes",
             );
         }
-        let made = |text: String| HeaderValue::try_from(text).expect("it was found to be plain");
+        let header = |text: String| HeaderValue::try_from(text).expect("it was found to be plain");
         // RFC 6750, 3: a request without a token gets no error code.
         let missing = format!("Bearer realm=\"{realm}\"");
         Some(Challenges {
             problems: TokenError::ALL.map(|problem| {
                 let description = problem.description();
-                made(format!(
+                header(format!(
                     "{missing}, error=\"invalid_token\", error_description=\"{description}\""
                 ))
             }),
-            denied: made(format!("{missing}, error=\"insufficient_scope\"")),
-            missing: made(missing),
+            denied: header(format!("{missing}, error=\"insufficient_scope\"")),
+            missing: header(missing),
         })
     }
 }

@@ -67,8 +67,8 @@ impl SourceConfig {
             ("cookie", &self.cookie),
             ("query", &self.query),
         ];
-        let given = all.into_iter();
-        given
+        let names = all.into_iter();
+        names
             .filter_map(|(kind, name)| Some((kind, name.as_deref()?)))
             .collect()
     }

@@ -30,16 +30,16 @@ impl Servers<'_> {
     /// Leaves out addresses of a port that another listener has for all addresses: the system lets
     /// only one of them listen.
     pub(super) fn overlapping(&mut self) {
-        let all = |own: &Listener<'_>| {
-            let address = own.address.as_str();
+        let all = |listener: &Listener<'_>| {
+            let address = listener.address.as_str();
             let any = ["0.0.0.0:", ":"]
                 .iter()
                 .find_map(|any| address.strip_prefix(any));
-            any.map(|port| (port.to_owned(), own.name.clone()))
+            any.map(|port| (port.to_owned(), listener.name.clone()))
         };
         let wide: BTreeMap<String, String> = self.listeners.iter().filter_map(all).collect();
-        let wide_of = |own: &Listener<'_>| {
-            let (host, port) = own.address.rsplit_once(':')?;
+        let wide_of = |listener: &Listener<'_>| {
+            let (host, port) = listener.address.rsplit_once(':')?;
             let is_narrow = !host.is_empty()
                 && host
                     .parse::<Ipv4Addr>()
@@ -49,14 +49,14 @@ impl Servers<'_> {
         let narrow: Vec<(String, String)> = self
             .listeners
             .iter()
-            .filter_map(|own| Some((own.name.clone(), wide_of(own)?)))
+            .filter_map(|listener| Some((listener.name.clone(), wide_of(listener)?)))
             .collect();
         for (name, wide) in narrow {
             for server in &mut self.list {
                 if !server.listeners.contains(&name) {
                     continue;
                 }
-                server.listeners.retain(|own| *own != name);
+                server.listeners.retain(|listener| *listener != name);
                 if server.listeners.contains(&wide) {
                     continue;
                 }
@@ -67,7 +67,7 @@ impl Servers<'_> {
                     .closed("its address is one of another listener, which has all");
                 server.listeners.push(wide.clone());
             }
-            self.listeners.retain(|own| own.name != name);
+            self.listeners.retain(|listener| listener.name != name);
         }
         let others = self.list.iter().filter(|server| !server.is_unreachable);
         let others: BTreeSet<String> = others.flat_map(|server| server.hosts.clone()).collect();

@@ -297,14 +297,14 @@ impl<'a> Servers<'a> {
         let addresses: Vec<String> = self
             .listeners
             .iter()
-            .map(|own| own.address.clone())
+            .map(|known| known.address.clone())
             .collect();
         for address in addresses {
             let Some(port) = address.strip_prefix("[::]:") else {
                 continue;
             };
             let four = format!("0.0.0.0:{port}");
-            let position = |of: &str| self.listeners.iter().position(|own| own.address == of);
+            let position = |of: &str| self.listeners.iter().position(|known| known.address == of);
             let (Some(six), Some(four)) = (position(&address), position(&four)) else {
                 continue;
             };
@@ -314,11 +314,11 @@ impl<'a> Servers<'a> {
             let name = self.listeners[four].name.clone();
             for server in &mut self.list {
                 if server.listeners.contains(&name) {
-                    server.listeners.retain(|own| *own != removed.name);
+                    server.listeners.retain(|known| *known != removed.name);
                 }
-                for own in &mut server.listeners {
-                    if *own == removed.name {
-                        own.clone_from(&name);
+                for known in &mut server.listeners {
+                    if *known == removed.name {
+                        known.clone_from(&name);
                     }
                 }
             }
@@ -369,8 +369,8 @@ impl<'a> Servers<'a> {
                 .iter()
                 .filter(|other| other.directive.id != server.directive.id);
             let mut beside = others.filter(|other| {
-                let mut own = other.listeners.iter();
-                own.any(|name| server.listeners.contains(name))
+                let mut shared = other.listeners.iter();
+                shared.any(|name| server.listeners.contains(name))
             });
             beside.any(|other| {
                 let mut patterns = other.hosts.iter();
@@ -440,9 +440,9 @@ impl<'a> Servers<'a> {
             if !limits.is_empty() {
                 value.insert("limits".to_owned(), limits.clone().into());
             }
-            if let Some(own) = of_default("underscores_in_headers") {
-                own.carried("");
-                if own.arg(0) == "on" {
+            if let Some(directive) = of_default("underscores_in_headers") {
+                directive.carried("");
+                if directive.arg(0) == "on" {
                     value.insert("underscores".to_owned(), "allow".into());
                 }
             }

@@ -94,14 +94,14 @@ fn with_tables(value: &str, scope: &Scope<'_>) -> String {
     let mut text = value.to_owned();
     let mut known = BTreeSet::new();
     let mut at = 0;
-    while let Some(found) = text[at..].find(BEGIN) {
-        at += found + BEGIN.len();
+    while let Some(begin) = text[at..].find(BEGIN) {
+        at += begin + BEGIN.len();
         let Some((name, _)) = text[at..].split_once('}') else {
             break;
         };
         let name = name.to_owned();
-        let own = (!known.contains(&name)).then(|| table(&name, scope));
-        text.extend(own.flatten().map(|table| table.to_string()));
+        let new_table = (!known.contains(&name)).then(|| table(&name, scope));
+        text.extend(new_table.flatten().map(|table| table.to_string()));
         known.insert(name);
     }
     text
@@ -125,8 +125,8 @@ pub(super) fn is_translated(table: &Directive, at: At<'_, '_>) -> bool {
 /// Returns the table of a variable.
 pub(super) fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directive> {
     let tables = all(scope);
-    let mut own = tables.filter(|table| variable_of(table) == Some(variable));
-    own.next_back()
+    let mut matching = tables.filter(|table| variable_of(table) == Some(variable));
+    matching.next_back()
 }
 
 /// Returns the table of a group of the server's name: `$1` only if no other expression can have
@@ -174,9 +174,9 @@ pub(super) fn invalid_referer(scope: &Scope<'_>) -> Option<String> {
     values.insert(String::new(), if has("none") { "" } else { "1" }.into());
     let end = r"(?:[:/?#]|$)";
     let names = scope.one("server_name");
-    let own = names.iter().flat_map(|names| &names.args);
-    let own = own.filter(|_| has("server_names"));
-    for name in args().chain(own) {
+    let hosts = names.iter().flat_map(|names| &names.args);
+    let hosts = hosts.filter(|_| has("server_names"));
+    for name in args().chain(hosts) {
         if ["none", "blocked", "server_names"].contains(&name.as_str()) {
             continue;
         }
@@ -315,20 +315,20 @@ fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
 pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
     let table = table(name, scope)?;
     let default = table.get("default").is_none().then_some("");
-    let mut found = Vec::new();
+    let mut names = Vec::new();
     for result in texts(&table).chain(default) {
         let inner = result
             .strip_prefix("{map.")
             .and_then(|rest| rest.strip_suffix('}'));
         match inner {
-            Some(inner) => found.extend(results(inner, scope, depth.checked_sub(1)?)?),
+            Some(inner) => names.extend(results(inner, scope, depth.checked_sub(1)?)?),
             None if result.is_empty() || result.contains('{') => return None,
-            None => found.push(result.to_owned()),
+            None => names.push(result.to_owned()),
         }
     }
-    found.sort();
-    found.dedup();
-    Some(found)
+    names.sort();
+    names.dedup();
+    Some(names)
 }
 
 /// Returns true if a path has what clients may send beside the path: nginx passes it on as it is, so
@@ -473,15 +473,15 @@ fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static s
 
 /// Returns the tables whose results `uses` holds, itself or by other tables, and marks all tables.
 pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
-    let mut found: Vec<(String, Part)> = Vec::new();
+    let mut parts: Vec<(String, Part)> = Vec::new();
     let mut left: Vec<&Directive> = all(http).collect();
     let mut derived = http.derived.borrow().clone();
     let is_used = |name: &str, uses: &str| uses.contains(&format!("{{map.{name}}}"));
     loop {
-        let own = derived.keys().find(|name| is_used(name, &uses)).cloned();
-        if let Some((name, part)) = own.and_then(|name| derived.remove_entry(&name)) {
+        let next_used = derived.keys().find(|name| is_used(name, &uses)).cloned();
+        if let Some((name, part)) = next_used.and_then(|name| derived.remove_entry(&name)) {
             uses.push_str(&part.value.to_string());
-            found.push((name, part));
+            parts.push((name, part));
             continue;
         }
         let next = left
@@ -517,7 +517,7 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
             }
         }
         uses.push_str(&value.to_string());
-        found.push((name, Part::at(table, value)));
+        parts.push((name, Part::at(table, value)));
     }
     for table in left {
         // Those for WebSockets are needed by nothing here.
@@ -530,7 +530,7 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
             }
         }
     }
-    found
+    parts
 }
 
 #[cfg(test)]

@@ -92,23 +92,23 @@ pub(super) fn take_port(command: &mut [String]) -> Option<u64> {
         && option == "-c"
     {
         let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        let found = take_port_of_words(&mut words);
+        let port = take_port_of_words(&mut words);
         *line = words.join(" ");
-        return found;
+        return port;
     }
     take_port_of_words(command)
 }
 
 fn take_port_of_words(words: &mut [String]) -> Option<u64> {
-    let mut found = None;
+    let mut port = None;
     for at in 0..words.len() {
         let word = words[at].clone();
         if matches!(word.as_str(), "-p" | "--port") {
             if let Some(next) = words.get_mut(at + 1)
-                && let Ok(port) = next.parse()
+                && let Ok(number) = next.parse()
             {
                 PORT.clone_into(next);
-                found = Some(port);
+                port = Some(number);
             }
             continue;
         }
@@ -116,12 +116,12 @@ fn take_port_of_words(words: &mut [String]) -> Option<u64> {
         let split = starts
             .iter()
             .find_map(|start| Some((start, word.strip_prefix(start)?)));
-        if let Some((start, port)) = split
-            && let Ok(port) = port.parse()
+        if let Some((start, digits)) = split
+            && let Ok(number) = digits.parse()
         {
             words[at] = format!("{start}{PORT}");
-            found = Some(port);
+            port = Some(number);
         }
     }
-    found
+    port
 }

@@ -21,8 +21,8 @@ pub(super) struct Keys<'a> {
 impl<'a> Keys<'a> {
     pub(super) fn value(&mut self, names: &[&str]) -> Option<&'a Value> {
         let written = self.written;
-        let found = names.iter().find_map(|name| written.get_key_value(*name));
-        let (key, value) = found?;
+        let entry = names.iter().find_map(|name| written.get_key_value(*name));
+        let (key, value) = entry?;
         self.read.push(key);
         (!value.is_null()).then_some(value)
     }
@@ -82,10 +82,10 @@ fn split(text: &str) -> Vec<String> {
     });
     let mut words = Vec::new();
     let mut end = 0;
-    for found in BETWEEN.captures_iter(text) {
-        let whole = found.get_match();
+    for captures in BETWEEN.captures_iter(text) {
+        let whole = captures.get_match();
         words.push(&text[end..whole.start()]);
-        words.extend(found.iter().skip(1).flatten().map(|word| word.as_str()));
+        words.extend(captures.iter().skip(1).flatten().map(|word| word.as_str()));
         end = whole.end();
     }
     words.push(&text[end..]);

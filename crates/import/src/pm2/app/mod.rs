@@ -36,7 +36,7 @@ pub(super) struct Machine<'a> {
 
 /// Ports and names of the apps before.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct TakenNames {
     /// Ports, each with the name of its app.
     pub(super) ports: Vec<(u16, String)>,
     pub(super) names: Vec<String>,
@@ -100,7 +100,7 @@ impl App {
         written: &Map<String, Value>,
         env: &str,
         machine: &Machine<'_>,
-        taken: &mut Taken,
+        taken: &mut TakenNames,
     ) -> Result<Self, String> {
         let mut keys = Keys {
             written,
@@ -179,19 +179,19 @@ impl App {
         &mut self,
         keys: &mut Keys<'_>,
         machine: &Machine<'_>,
-        Taken {
+        TakenNames {
             ports: taken,
             shift,
             ..
-        }: &mut Taken,
+        }: &mut TakenNames,
     ) -> Result<(), String> {
         let count = instances(keys, machine.cpus)?;
         let by_key = keys.number(&["port"]);
         let by_environment = self.environment.get("PORT");
         let by_environment = by_environment.and_then(|port| port.trim().parse().ok());
         let by_argument = command::take_port(&mut self.command);
-        let found = by_argument.or(by_key).or(by_environment);
-        let shared = match found {
+        let listening = by_argument.or(by_key).or(by_environment);
+        let shared = match listening {
             Some(port) => u16::try_from(port)
                 .ok()
                 .filter(|port| *port != 0)
@@ -478,7 +478,7 @@ fn stem(script: &str) -> String {
 fn unit_name(
     wanted: &str,
     machine: &Machine<'_>,
-    taken: &mut Taken,
+    taken: &mut TakenNames,
     left: &mut Vec<String>,
 ) -> String {
     let mut name = pm2::name_of(wanted);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn planned(app: &Value, taken: &mut Taken) -> Result<App, String> {
+fn planned(app: &Value, taken: &mut TakenNames) -> Result<App, String> {
     let machine = Machine {
         cpus: 4,
         folder: Path::new("/srv/shop"),
@@ -27,7 +27,7 @@ fn planned(app: &Value, taken: &mut Taken) -> Result<App, String> {
     App::plan(app.as_object().unwrap(), "production", &machine, taken)
 }
 
-fn plan(app: &Value, taken: &mut Taken) -> App {
+fn plan(app: &Value, taken: &mut TakenNames) -> App {
     planned(app, taken).unwrap()
 }
 
@@ -49,14 +49,14 @@ fn next_is_seen_behind_a_script_of_the_package() {
         if app["cwd"].is_null() {
             app["cwd"] = json!("../site");
         }
-        let app = plan(&app, &mut Taken::default());
+        let app = plan(&app, &mut TakenNames::default());
         assert_eq!(app.is_next, is_next, "{:?}", app.command);
     }
 }
 
 #[test]
 fn a_cluster_becomes_one_process_for_each_port() {
-    let mut taken = Taken::default();
+    let mut taken = TakenNames::default();
     let web = plan(
         &json!({
             "name": "my shop", "script": "node_modules/next/dist/bin/next", "args": "start -p 3000",
@@ -126,7 +126,7 @@ fn instances_count_as_in_pm2() {
     ] {
         let app = plan(
             &json!({ "script": "a.js", "port": 80, "instances": written }),
-            &mut Taken::default(),
+            &mut TakenNames::default(),
         );
         assert_eq!(app.ports.len(), count, "{written}");
     }
@@ -168,7 +168,7 @@ fn commands_are_those_that_pm2_would_run() {
             "tsx a.ts",
         ),
     ] {
-        let app = plan(&app, &mut Taken::default());
+        let app = plan(&app, &mut TakenNames::default());
         assert_eq!(app.command.join(" "), command);
         let left = app.left.join("\n");
         assert!(app.ports.is_empty() && left.contains("no port is written"));
@@ -183,7 +183,7 @@ fn every_key_is_carried_ignored_with_a_reason_or_named() {
             "cron_restart": "0 0 * * *", "kill_timeout": 1600, "restart_delay": 20, "moon": 1, "time": false,
             "out_file": "logs/100%.log", "error": "/dev/null", "autorestart": false, "user": "web",
         }),
-        &mut Taken::default(),
+        &mut TakenNames::default(),
     );
     assert_eq!(app.folder, Path::new("/srv/api/x"));
     assert_eq!(app.user, "web");
@@ -242,7 +242,7 @@ fn ports_are_found_where_people_write_them() {
             "node a.js",
         ),
     ] {
-        let app = plan(&app, &mut Taken::default());
+        let app = plan(&app, &mut TakenNames::default());
         assert_eq!(
             (&app.ports[..], app.command.join(" ").as_str()),
             (&[4000][..], command)
@@ -251,19 +251,19 @@ fn ports_are_found_where_people_write_them() {
     }
     // A path is no port, and is kept.
     let socket = json!({ "script": "a.js", "env": { "PORT": "/run/a.sock" } });
-    let socket = plan(&socket, &mut Taken::default());
+    let socket = plan(&socket, &mut TakenNames::default());
     assert_eq!(socket.environment["PORT"], "/run/a.sock");
     let last = json!({ "script": "a.js", "port": 65535 });
-    assert_eq!(plan(&last, &mut Taken::default()).ports, [65535]);
+    assert_eq!(plan(&last, &mut TakenNames::default()).ports, [65535]);
     for (port, instances) in [(0, 1), (65536, 1), (65535, 2)] {
         let app = json!({ "script": "a.js", "port": port, "instances": instances });
-        assert!(planned(&app, &mut Taken::default()).is_err(), "{port}");
+        assert!(planned(&app, &mut TakenNames::default()).is_err(), "{port}");
     }
 }
 
 #[test]
 fn no_two_apps_and_no_other_program_share_a_name() {
-    let mut taken = Taken::default();
+    let mut taken = TakenNames::default();
     let mut name = |written: &str| {
         let app = json!({ "name": written, "script": "a.js" });
         plan(&app, &mut taken).name
@@ -307,7 +307,7 @@ fn arguments_are_split_as_pm2_splits_them() {
     let expected: Vec<Vec<String>> = serde_json::from_slice(&ran.stdout).unwrap();
     for (text, expected) in texts.iter().zip(expected) {
         let app = json!({ "script": "x", "interpreter": "none", "args": text });
-        let app = plan(&app, &mut Taken::default());
+        let app = plan(&app, &mut TakenNames::default());
         assert_eq!(app.command[1..], expected, "{text}");
     }
 }
@@ -318,7 +318,7 @@ fn instances_are_counted_in_the_variables_that_pm2_counts_in() {
         "script": "a.js", "port": 4000, "instances": 2, "instance_var": "ID",
         "increment_var": "METRICS", "env": { "METRICS": 9100 },
     });
-    let app = plan(&app, &mut Taken::default());
+    let app = plan(&app, &mut TakenNames::default());
     let counters = [("ID".to_owned(), 0), ("METRICS".to_owned(), 9100)];
     assert_eq!(app.counters, counters.into());
 }
@@ -340,7 +340,7 @@ fn a_unit_that_would_be_replaced_is_reported() {
             None,
         ),
     ] {
-        let plan = plan(&app, &mut Taken::default());
+        let plan = plan(&app, &mut TakenNames::default());
         let line =
             unit.map(|unit| format!("/etc/systemd/system/{unit} exists: `install` replaces it"));
         let found = plan.left.iter().find(|line| line.contains("replaces"));
@@ -351,7 +351,7 @@ fn a_unit_that_would_be_replaced_is_reported() {
 #[test]
 fn an_invalid_number_of_instances_names_its_app() {
     let app = json!({ "name": "shop", "script": "a.js", "port": 80, "instances": "many" });
-    let why = planned(&app, &mut Taken::default()).unwrap_err();
+    let why = planned(&app, &mut TakenNames::default()).unwrap_err();
     assert_eq!(
         why,
         "`shop`: invalid `instances: many`; write a number or `max`"
@@ -367,7 +367,7 @@ fn what_a_unit_cannot_do_is_named() {
             "ports below 1024",
         ),
     ] {
-        let left = plan(&app, &mut Taken::default()).left;
+        let left = plan(&app, &mut TakenNames::default()).left;
         assert!(left.iter().any(|line| line.contains(named)), "{left:?}");
     }
 }

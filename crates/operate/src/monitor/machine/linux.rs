@@ -31,13 +31,13 @@ impl Sample {
     /// # Errors
     ///
     /// If there is no `/proc`, as on a system that is not Linux.
-    pub(in super::super) fn take(at: Instant) -> io::Result<Self> {
+    pub(in super::super) fn take(now: Instant) -> io::Result<Self> {
         let stat = KernelStats::current().map_err(io::Error::other)?;
         let load = LoadAverage::current().map_err(io::Error::other)?;
         let memory = Meminfo::current().map_err(io::Error::other)?;
         Ok(Self {
-            at,
-            cpu: Cpu::of(&stat),
+            at: now,
+            cpu: Cpu::new(&stat),
             load: [load.one, load.five, load.fifteen],
             memory: Memory {
                 total: memory.mem_total,
@@ -57,7 +57,7 @@ impl Sample {
 }
 
 impl Cpu {
-    fn of(stat: &KernelStats) -> Self {
+    fn new(stat: &KernelStats) -> Self {
         let time = &stat.total;
         let waiting = time.iowait.unwrap_or(0);
         let stolen = time.steal.unwrap_or(0);
@@ -112,8 +112,8 @@ fn disks(all: Vec<DiskStat>) -> BTreeMap<String, Disk> {
 }
 
 fn real_disks(all: Vec<DiskStat>, is_whole: impl Fn(&str) -> bool) -> BTreeMap<String, Disk> {
-    let made = ["loop", "ram", "zram", "dm-", "md", "sr", "fd"];
-    let is_real = |name: &str| !made.iter().any(|kind| name.starts_with(kind)) && is_whole(name);
+    let kinds = ["loop", "ram", "zram", "dm-", "md", "sr", "fd"];
+    let is_real = |name: &str| !kinds.iter().any(|kind| name.starts_with(kind)) && is_whole(name);
     let real = all.into_iter().filter(|disk| is_real(&disk.name));
     let counts = real.map(|disk| {
         let counts = Disk {
@@ -145,7 +145,7 @@ fn mounts() -> Vec<Mount> {
         .map(|entry| (entry.mount_point.clone(), entry.mnt_id))
         .collect();
     let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
+    let mut mounts = Vec::new();
     for entry in table {
         if last.get(&entry.mount_point) != Some(&entry.mnt_id) {
             continue;
@@ -163,7 +163,7 @@ fn mounts() -> Vec<Mount> {
             continue;
         }
         seen.insert(entry.majmin);
-        found.push(Mount {
+        mounts.push(Mount {
             path: entry.mount_point,
             total: space.f_blocks * space.f_frsize,
             used: space.f_blocks.saturating_sub(space.f_bfree) * space.f_frsize,
@@ -172,7 +172,7 @@ fn mounts() -> Vec<Mount> {
             free_inodes: space.f_ffree,
         });
     }
-    found
+    mounts
 }
 
 fn processes() -> procfs::ProcResult<BTreeMap<(i32, u64), Process>> {

@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    Gateway, Interrupt, Name, Options, Programs, Progress, RequestFailure, Rollout, RolloutError,
-    Step,
+    Gateway, Interrupt, Name, Programs, Progress, RequestFailure, Rollout, RolloutError,
+    RolloutOptions, RolloutStep,
 };
 use crate::{
     backends::{interrupted, is_drained},
@@ -83,7 +83,7 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
     pub(super) fn new(
         gateway: &'a G,
         programs: &'a P,
-        options: &'a Options,
+        options: &'a RolloutOptions,
         progress: Progress,
         interrupt: Interrupt,
     ) -> Self {
@@ -178,7 +178,7 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
             if is_drained(backend) {
                 self.say(&format!("{name}: is drained, so it is left alone"));
             }
-            Step::of(self.rollout.options, name).map_err(RequestFailure::Refused)?;
+            RolloutStep::new(self.rollout.options, name).map_err(RequestFailure::Refused)?;
         }
         self.say(&format!(
             "watching {} of upstream `{}`, restart at {limits}",
@@ -227,19 +227,19 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
             .collect();
         // The largest first: it is the closest to its end.
         over.sort_by_key(|(bytes, ..)| Reverse(*bytes));
-        let own = upstream.backends.iter().find(|backend| {
+        let out = upstream.backends.iter().find(|backend| {
             let record = self.records.get(&backend.address);
             record.is_some_and(|record| record.is_ours)
         });
-        if let Some(own) = own {
+        if let Some(out) = out {
             // Where one does not come back, another one may not either.
             for (_, backend, excess) in over {
-                let text = format!("{excess}; not restarted while {} is drained", own.address);
+                let text = format!("{excess}; not restarted while {} is drained", out.address);
                 self.obstacle(&name(upstream, backend), Obstacle::Other, &text);
             }
-            let record = self.records.get(&own.address)?;
+            let record = self.records.get(&out.address)?;
             let is_due = record.failures < MAX_FAILURES && !is_ahead(record.retry_at, asked);
-            return is_due.then(|| (name(upstream, own), "it is still drained".to_owned()));
+            return is_due.then(|| (name(upstream, out), "it is still drained".to_owned()));
         }
         for (_, backend, excess) in over {
             let name = name(upstream, backend);
@@ -304,7 +304,7 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
     }
 
     async fn restart(&mut self, name: Name, why: &str) {
-        let step = match Step::of(self.rollout.options, name.clone()) {
+        let step = match RolloutStep::new(self.rollout.options, name.clone()) {
             Ok(step) => step,
             Err(why) => {
                 self.defer(&name, why);

@@ -194,7 +194,7 @@ impl ConnIo {
         let (length, body) = self.request;
         let head = shared_copy(&self.input[..length]);
         self.input.advance(length);
-        self.remainder = BodyRemainder::of(body);
+        self.remainder = BodyRemainder::new(body);
         head
     }
 

@@ -11,12 +11,12 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{ConnIo, READ_BUFFER};
-use crate::edge::websocket::{GOING_AWAY, Outgoing};
+use crate::edge::websocket::{GOING_AWAY, OutgoingFrames};
 
 /// State of a connection that has become a WebSocket.
 #[derive(Debug, Default)]
 pub(super) struct Websocket {
-    outgoing: Outgoing,
+    outgoing: OutgoingFrames,
     progress: CloseProgress,
 }
 

@@ -86,10 +86,10 @@ pub(super) struct Frames {
     has_resets: bool,
     /// Index of the [`SPAN`] of time that the newest counts cover.
     span: u64,
-    counts: [Counts; SPANS],
+    counts: [FrameCounts; SPANS],
     /// Number of frames of each kind that may come in response to those that were sent, and do not
     /// count. It does not expire: a client may read late.
-    responses: Counts,
+    responses: FrameCounts,
 }
 
 /// Frames on their way to the client.
@@ -131,11 +131,11 @@ impl OutgoingFrames {
                 let passed = self.remainder.min(bytes.len());
                 self.remainder -= passed;
                 bytes = &bytes[passed..];
-                let taken = (FRAME_HEADER - self.length).min(bytes.len());
-                self.frame_header[self.length..self.length + taken]
-                    .copy_from_slice(&bytes[..taken]);
-                self.length += taken;
-                bytes = &bytes[taken..];
+                let count = (FRAME_HEADER - self.length).min(bytes.len());
+                self.frame_header[self.length..self.length + count]
+                    .copy_from_slice(&bytes[..count]);
+                self.length += count;
+                bytes = &bytes[count..];
                 if self.length == FRAME_HEADER {
                     let [a, b, c, ..] = self.frame_header;
                     let length = u32::from_be_bytes([0, a, b, c]);
@@ -169,7 +169,7 @@ enum Kind {
     Requests,
 }
 
-type Counts = [u32; Kind::Requests as usize + 1];
+type FrameCounts = [u32; Kind::Requests as usize + 1];
 
 impl Frames {
     /// Returns an odd number while the headers of a request, or the connection preface, have begun
@@ -215,11 +215,11 @@ impl Frames {
                 bytes = &bytes[passed..];
                 self.remainder -= u32::try_from(passed).unwrap_or(self.remainder);
             } else {
-                let taken = (FRAME_HEADER - self.length).min(bytes.len());
-                self.frame_header[self.length..self.length + taken]
-                    .copy_from_slice(&bytes[..taken]);
-                self.length += taken;
-                bytes = &bytes[taken..];
+                let count = (FRAME_HEADER - self.length).min(bytes.len());
+                self.frame_header[self.length..self.length + count]
+                    .copy_from_slice(&bytes[..count]);
+                self.length += count;
+                bytes = &bytes[count..];
                 if self.length < FRAME_HEADER {
                     break;
                 }
@@ -243,7 +243,7 @@ impl Frames {
         let span = now / SPAN;
         let over = span.saturating_sub(self.span).min(SPANS as u64);
         for ended in 1..=over {
-            self.counts[slot(self.span + ended)] = Counts::default();
+            self.counts[slot(self.span + ended)] = FrameCounts::default();
         }
         self.span = self.span.max(span);
     }
@@ -270,8 +270,8 @@ impl Frames {
             }
             // PRIORITY, PRIORITY_UPDATE (RFC 9218, 7.1)
             2 | 0x10 => {
-                let most = self.others();
-                self.count(Kind::Priorities, most, CloseReason::Priorities)
+                let max = self.others();
+                self.count(Kind::Priorities, max, CloseReason::Priorities)
             }
             // RST_STREAM
             3 => {
@@ -289,8 +289,8 @@ impl Frames {
             6 => self.count(Kind::Pings, limits.pings, CloseReason::Pings),
             // WINDOW_UPDATE
             8 => {
-                let most = self.others();
-                self.count(Kind::WindowUpdates, most, CloseReason::WindowUpdates)
+                let max = self.others();
+                self.count(Kind::WindowUpdates, max, CloseReason::WindowUpdates)
             }
             // CONTINUATION
             9 => {
@@ -303,8 +303,8 @@ impl Frames {
             }
             // GOAWAY, and frame types yet to be defined.
             _ => {
-                let most = self.others();
-                self.count(Kind::Unknown, most, CloseReason::UnknownFrames)
+                let max = self.others();
+                self.count(Kind::Unknown, max, CloseReason::UnknownFrames)
             }
         }
     }
@@ -316,14 +316,14 @@ impl Frames {
         }
     }
 
-    fn count(&mut self, kind: Kind, most: u64, reason: CloseReason) -> Result<(), CloseReason> {
+    fn count(&mut self, kind: Kind, max: u64, reason: CloseReason) -> Result<(), CloseReason> {
         let allowed = &mut self.responses[kind as usize];
         if *allowed > 0 {
             *allowed -= 1;
             return Ok(());
         }
         self.add(kind, 1);
-        if self.recent(kind) > most {
+        if self.recent(kind) > max {
             return Err(reason);
         }
         Ok(())

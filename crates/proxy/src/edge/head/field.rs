@@ -100,22 +100,22 @@ impl Fields {
     pub(super) fn read(
         &mut self,
         input: &[u8],
-        at: Range<usize>,
+        line: Range<usize>,
         limits: &HeadLimits,
     ) -> Result<(), HeadError> {
         self.count += 1;
         if self.count > limits.header_count {
             return Err(HeadError::ManyHeaders);
         }
-        let Some(length) = name_length(input, &at) else {
-            return self.odd_name(&input[at.clone()], at, limits);
+        let Some(length) = name_length(input, &line) else {
+            return self.odd_name(&input[line.clone()], line, limits);
         };
-        let colon = at.start + length;
-        let (name, value) = (&input[at.start..colon], &input[colon + 1..at.end]);
+        let colon = line.start + length;
+        let (name, value) = (&input[line.start..colon], &input[colon + 1..line.end]);
         // A head has a dozen names, and hardly any of them matters here.
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match (length, name[0] | 0x20) {
-            (4, b'h') if is(b"host") => self.host(value, at.end),
+            (4, b'h') if is(b"host") => self.host(value, line.end),
             (5, b'r') if is(b"range") => self.single(SingletonHeader::Range),
             (6, b'o') if is(b"origin") => self.single(SingletonHeader::Origin),
             (6, b'e') if is(b"expect") => self.expect(value),

@@ -136,11 +136,11 @@ impl Scanner {
 
     /// Continues at `seen`, line by line, to the end of the head or of the input.
     fn lines(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<Head>, HeadError> {
-        let mut at = self.seen;
-        while at < input.len() {
-            let (mut left, mut next) = special(input, at);
+        let mut index = self.seen;
+        while index < input.len() {
+            let (mut left, mut next) = special(input, index);
             while left != 0 {
-                let mark = at + left.trailing_zeros() as usize;
+                let mark = index + left.trailing_zeros() as usize;
                 left &= left - 1;
                 if !input[mark..].starts_with(b"\r\n") {
                     match input[mark..] {
@@ -164,12 +164,12 @@ impl Scanner {
                     self.fields.read(input, line, limits)?;
                 }
             }
-            at = next.max(self.line);
-            if at + 1 == input.len() && input[at] == CR {
+            index = next.max(self.line);
+            if index + 1 == input.len() && input[index] == CR {
                 break;
             }
         }
-        self.seen = at;
+        self.seen = index;
         self.check_length(input, limits)?;
         Ok(None)
     }

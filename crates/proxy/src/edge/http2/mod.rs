@@ -152,7 +152,7 @@ async fn accept(
     // `h2` counts the streams that are open to the client, but not those that were just reset and
     // are not finished yet.
     let most_streams = usize::try_from(listener.http2.concurrent_streams)
-        .map_or(usize::MAX, |most| most.saturating_mul(2));
+        .map_or(usize::MAX, |max| max.saturating_mul(2));
     // Time of the GOAWAY, and the number of streams until then.
     let mut leaving: Option<(Instant, u32)> = None;
     // Number of streams that `h2` returned, and of those that were malformed.
@@ -217,8 +217,8 @@ async fn accept(
             }
         }
         requests += 1;
-        let most = connection.listener.config().http2.streams;
-        let is_last = requests >= most || connection.is_ending();
+        let max = connection.listener.config().http2.streams;
+        let is_last = requests >= max || connection.is_ending();
         if is_last && leaving.is_none() {
             leaving = Some((Instant::now(), requests));
             frames.graceful_shutdown();

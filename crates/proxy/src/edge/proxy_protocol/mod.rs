@@ -14,7 +14,7 @@ use super::transport::Socket;
 
 /// Source of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum ProxySource {
     /// The load balancer itself, such as for a health check, or without information on the client.
     Peer,
     Client(SocketAddr),
@@ -37,13 +37,13 @@ pub(super) enum ProxyHeaderError {
 const START: usize = 12;
 
 /// Reads the header, and not one byte more.
-pub(super) async fn read(socket: &mut Socket) -> Result<Source, ProxyHeaderError> {
+pub(super) async fn read(socket: &mut Socket) -> Result<ProxySource, ProxyHeaderError> {
     let mut start = [0; START];
     let mut filled = 0;
     while filled < START {
         filled += match socket.read(&mut start[filled..]).await {
             Ok(count @ 1..) => count,
-            Ok(_) | Err(_) if filled == 0 => return Ok(Source::Nobody),
+            Ok(_) | Err(_) if filled == 0 => return Ok(ProxySource::Nobody),
             Ok(_) => return Err(ProxyHeaderError::Missing),
             Err(error) => return Err(error.into()),
         };
@@ -67,7 +67,7 @@ fn is_prefix(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// Reads a line of unknown length: it peeks first, and then reads only the bytes of the line.
-async fn read_v1(socket: &mut Socket, start: &[u8]) -> Result<Source, ProxyHeaderError> {
+async fn read_v1(socket: &mut Socket, start: &[u8]) -> Result<ProxySource, ProxyHeaderError> {
     let mut line = [0; v1::MAX_LEN];
     line[..start.len()].copy_from_slice(start);
     let mut filled = start.len();
@@ -78,17 +78,17 @@ async fn read_v1(socket: &mut Socket, start: &[u8]) -> Result<Source, ProxyHeade
         }
         let count = socket.peek(&mut line[filled..]).await?;
         let come = &line[filled..filled + count];
-        let own = come.iter().position(|byte| *byte == b'\n');
-        let own = own.map_or(count, |end| end + 1);
-        if own == 0 {
+        let len = come.iter().position(|byte| *byte == b'\n');
+        let len = len.map_or(count, |end| end + 1);
+        if len == 0 {
             return Err(ProxyHeaderError::Missing);
         }
-        socket.read_exact(&mut line[filled..filled + own]).await?;
-        filled += own;
+        socket.read_exact(&mut line[filled..filled + len]).await?;
+        filled += len;
     }
 }
 
-async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<Source, ProxyHeaderError> {
+async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<ProxySource, ProxyHeaderError> {
     let mut header = [0; v2::FIXED];
     header[..START].copy_from_slice(&v2::SIGNATURE);
     socket.read_exact(&mut header[START..]).await?;

@@ -31,7 +31,7 @@ fn with_checksum(header: &[u8]) -> Vec<u8> {
 
 /// Reads `bytes`, written in pieces of `piece`. Returns the result and the bytes left on the
 /// socket.
-async fn read_in(bytes: &[u8], piece: usize) -> (Result<Source, ProxyHeaderError>, Vec<u8>) {
+async fn read_in(bytes: &[u8], piece: usize) -> (Result<ProxySource, ProxyHeaderError>, Vec<u8>) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let mut socket = Socket::unix(ours);
     let writer = async {
@@ -53,7 +53,7 @@ async fn read_in(bytes: &[u8], piece: usize) -> (Result<Source, ProxyHeaderError
 /// Checks that the header gives `expected`, and that the bytes after it stay in place, for pieces
 /// of any size.
 #[track_caller]
-fn check(header: &[u8], expected: Option<Source>) {
+fn check(header: &[u8], expected: Option<ProxySource>) {
     const AFTER: &[u8] = b"\nPROXY GET / HTTP/1.1\r\n";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -77,11 +77,11 @@ fn check(header: &[u8], expected: Option<Source>) {
     clippy::unnecessary_wraps,
     reason = "what `check` expects may be nothing"
 )]
-fn client(address: &str) -> Option<Source> {
-    Some(Source::Client(address.parse().unwrap()))
+fn client(address: &str) -> Option<ProxySource> {
+    Some(ProxySource::Client(address.parse().unwrap()))
 }
 
-const PEER: Option<Source> = Some(Source::Peer);
+const PEER: Option<ProxySource> = Some(ProxySource::Peer);
 
 #[test]
 fn a_line_names_the_client() {
@@ -205,7 +205,8 @@ proptest! {
         let written = SocketAddr::new(ip, port);
         let family = if ip.is_ipv4() { "TCP4" } else { "TCP6" };
         let line = format!("PROXY {family} {ip} {ip} {port} {to}\r\n");
-        prop_assert_eq!(v1::parse(line.as_bytes()).unwrap(), ControlFlow::Break(Source::Client(written)));
+        let source = ProxySource::Client(written);
+        prop_assert_eq!(v1::parse(line.as_bytes()).unwrap(), ControlFlow::Break(source));
 
         let (family, octets) = match ip {
             IpAddr::V4(ip) => (0x11, ip.octets().to_vec()),
@@ -213,8 +214,8 @@ proptest! {
         };
         let ports = [port.to_be_bytes(), to.to_be_bytes()].concat();
         let header = v2(0x21, family, &[&octets[..], &octets[..], &ports].concat());
-        prop_assert_eq!(v2::parse(&header).unwrap(), Source::Client(written));
-        prop_assert_eq!(v2::parse(&with_checksum(&header)).unwrap(), Source::Client(written));
+        prop_assert_eq!(v2::parse(&header).unwrap(), ProxySource::Client(written));
+        prop_assert_eq!(v2::parse(&with_checksum(&header)).unwrap(), ProxySource::Client(written));
     }
 
     #[test]

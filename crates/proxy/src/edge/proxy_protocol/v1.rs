@@ -6,7 +6,7 @@ use std::{
     str,
 };
 
-use super::{ProxyHeaderError, Source};
+use super::{ProxyHeaderError, ProxySource};
 
 /// First bytes of every line.
 pub(in crate::edge) const START: &[u8] = b"PROXY ";
@@ -14,7 +14,7 @@ pub(in crate::edge) const START: &[u8] = b"PROXY ";
 pub(in crate::edge) const MAX_LEN: usize = 107;
 
 /// Parses `line` as far as it has arrived. Returns [`ControlFlow::Continue`] if its end is missing.
-pub(in crate::edge) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, ProxyHeaderError> {
+pub(in crate::edge) fn parse(line: &[u8]) -> Result<ControlFlow<ProxySource>, ProxyHeaderError> {
     let Some(text) = line.strip_suffix(b"\n") else {
         if line.len() >= MAX_LEN {
             return Err(ProxyHeaderError::Malformed("a line without an end"));
@@ -31,12 +31,12 @@ pub(in crate::edge) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, ProxyHe
     let mut words = text.split(' ');
     let source = match words.next() {
         // The rest of the line must be ignored.
-        Some("UNKNOWN") => return Ok(ControlFlow::Break(Source::Peer)),
+        Some("UNKNOWN") => return Ok(ControlFlow::Break(ProxySource::Peer)),
         Some("TCP4") => addresses(words, |word| word.parse::<Ipv4Addr>().ok().map(IpAddr::V4)),
         Some("TCP6") => addresses(words, |word| word.parse::<Ipv6Addr>().ok().map(IpAddr::V6)),
         _ => return Err(ProxyHeaderError::Malformed("an unknown protocol")),
     };
-    source.map(|client| ControlFlow::Break(Source::Client(client)))
+    source.map(|client| ControlFlow::Break(ProxySource::Client(client)))
 }
 
 /// Parses source address, destination address, source port, destination port.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{ProxyHeaderError, Source};
+use super::{ProxyHeaderError, ProxySource};
 
 /// First bytes of every header.
 pub(in crate::edge) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -27,7 +27,7 @@ pub(in crate::edge) fn length(fixed: &[u8]) -> Result<usize, ProxyHeaderError> {
 }
 
 /// Parses a complete header.
-pub(in crate::edge) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> {
+pub(in crate::edge) fn parse(header: &[u8]) -> Result<ProxySource, ProxyHeaderError> {
     let Some((&[.., version_command, family, _, _], remainder)) = header.split_at_checked(FIXED)
     else {
         return Err(ProxyHeaderError::Missing);
@@ -47,7 +47,7 @@ pub(in crate::edge) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> 
     };
     if is_local || addresses == 0 {
         // 2.2: the remainder must be ignored, whatever it is.
-        return Ok(Source::Peer);
+        return Ok(ProxySource::Peer);
     }
     let Some((addresses, extensions)) = remainder.split_at_checked(addresses) else {
         return Err(ProxyHeaderError::Malformed(
@@ -57,7 +57,7 @@ pub(in crate::edge) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> 
     check_extensions(header, extensions)?;
     let client = |ip: IpAddr, port: [u8; 2]| {
         let port = u16::from_be_bytes(port);
-        Ok(Source::Client(SocketAddr::new(ip, port)))
+        Ok(ProxySource::Client(SocketAddr::new(ip, port)))
     };
     // Source and destination address, source and destination port.
     match *addresses {
@@ -70,7 +70,7 @@ pub(in crate::edge) fn parse(header: &[u8]) -> Result<Source, ProxyHeaderError> 
             client(Ipv6Addr::from(octets).into(), [high, low])
         }
         // Unix sockets at the balancer, or unspecified addresses.
-        _ => Ok(Source::Peer),
+        _ => Ok(ProxySource::Peer),
     }
 }
 
@@ -85,8 +85,8 @@ fn check_extensions(header: &[u8], mut remainder: &[u8]) -> Result<(), ProxyHead
             let Ok(checksum) = <[u8; 4]>::try_from(value) else {
                 return Err(ProxyHeaderError::Malformed("an invalid checksum"));
             };
-            let at = header.len() - next.len() - checksum.len();
-            if crc32c(header, at..at + checksum.len()) != u32::from_be_bytes(checksum) {
+            let start = header.len() - next.len() - checksum.len();
+            if crc32c(header, start..start + checksum.len()) != u32::from_be_bytes(checksum) {
                 return Err(ProxyHeaderError::Malformed("a wrong checksum"));
             }
         }

@@ -69,7 +69,7 @@ enum Kind {
 impl Kind {
     const ALL: [Self; 4] = [Self::Plain, Self::WithReason, Self::Degraded, Self::Failed];
 
-    fn of(request: &LoggedRequest<'_>) -> Self {
+    fn classify(request: &LoggedRequest<'_>) -> Self {
         if request.fixed.is_failed() {
             Self::Failed
         } else if request.fixed.is_degraded {
@@ -100,28 +100,28 @@ impl RequestHistory {
 
     /// Adds a request that is over.
     pub fn push(&self, request: &LoggedRequest<'_>, redact: &Redactor) {
-        let kind = Kind::of(request);
+        let kind = Kind::classify(request);
         self.lanes.enter().0[kind as usize].push(request, redact);
     }
 
     /// Returns the latest requests that match, one JSON line each, the oldest first.
     pub fn latest(&self, query: &RequestQuery) -> Vec<u8> {
         let number = query.number();
-        let mut found = Vec::new();
+        let mut lines = Vec::new();
         for lane in self.lanes.iter() {
             let lane = lane.lock();
             for (_, ring) in lane.rings(query) {
                 let stored = ring.numbers().rev().map(|number| ring.get(number));
                 let matching = stored.filter(|request| query.matches(request));
-                found.extend(
+                lines.extend(
                     matching
                         .take(number)
-                        .map(|request| HistoryLine::of(&request)),
+                        .map(|request| HistoryLine::new(&request)),
                 );
             }
         }
-        HistoryLine::sort(&mut found, number);
-        found.into_iter().flat_map(|line| line.json).collect()
+        HistoryLine::sort(&mut lines, number);
+        lines.into_iter().flat_map(|line| line.json).collect()
     }
 
     /// Returns by route the most frequent error of the last seconds: its status, reason and backend.
@@ -223,7 +223,7 @@ pub struct HistoryLine {
 }
 
 impl HistoryLine {
-    fn of(request: &LoggedRequest<'_>) -> Self {
+    fn new(request: &LoggedRequest<'_>) -> Self {
         let mut json = Vec::new();
         let line = Line {
             request,
@@ -249,8 +249,8 @@ impl HistoryLine {
     }
 }
 
-fn micros(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -283,7 +283,7 @@ impl Follower {
     /// back continues after the latest one that it knows, whichever ring that was in.
     pub fn take(&mut self) -> FollowedRequests {
         let before = self.before.take();
-        let mut taken = FollowedRequests {
+        let mut followed = FollowedRequests {
             lines: Vec::new(),
             missed: mem::take(&mut self.missed),
         };
@@ -302,25 +302,25 @@ impl Follower {
                     let ring = &lane.0[index];
                     let stored = ring.numbers();
                     if *cursor < stored.start {
-                        taken.missed += stored.start - *cursor;
+                        followed.missed += stored.start - *cursor;
                         *cursor = stored.start;
                     }
                     for number in *cursor..end.min(*cursor + BATCH) {
                         let request = ring.get(number);
                         if micros(request.fixed.ended) > self.after && self.query.matches(&request)
                         {
-                            taken.lines.push(HistoryLine::of(&request));
+                            followed.lines.push(HistoryLine::new(&request));
                         }
                         *cursor = number + 1;
                     }
                 }
             }
         }
-        HistoryLine::sort(&mut taken.lines, before.unwrap_or(usize::MAX));
+        HistoryLine::sort(&mut followed.lines, before.unwrap_or(usize::MAX));
         if before.is_some() {
             // Only those that were there at the beginning may be known.
             self.after = 0;
         }
-        taken
+        followed
     }
 }

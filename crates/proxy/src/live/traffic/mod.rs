@@ -43,10 +43,10 @@ const LATENCIES: Duration = Duration::from_mins(1);
 
 /// Recent history of the traffic of a process. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct Traffic(Arc<Shared>);
+pub struct Traffic(Arc<TrafficState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TrafficState {
     metrics: Metrics,
     clock: Clock,
     /// The oldest record first.
@@ -142,7 +142,7 @@ pub struct RouteTraffic {
 
 impl Traffic {
     pub(super) fn new(metrics: Metrics, clock: Clock) -> Self {
-        let traffic = Self(Arc::new(Shared {
+        let traffic = Self(Arc::new(TrafficState {
             metrics,
             clock,
             history: Mutex::default(),
@@ -188,15 +188,15 @@ impl Traffic {
         let last = self.0.history.lock().back().cloned();
         let Some(last) = last else { return };
         let begin = now.checked_sub(LATENCIES).unwrap_or(now);
-        let mut at = (last.at + INTERVAL).max(begin);
-        while at < now {
+        let mut time = (last.at + INTERVAL).max(begin);
+        while time < now {
             self.push(Record {
-                at,
+                at: time,
                 cpu: last.cpu,
                 routes: Arc::clone(&last.routes),
                 upstreams: Arc::clone(&last.upstreams),
             });
-            at += INTERVAL;
+            time += INTERVAL;
         }
     }
 
@@ -231,7 +231,7 @@ impl Traffic {
         let seconds = now.at.duration_since(recent.at).as_secs_f64();
         let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), seconds);
         let usual = self.0.usual.lock();
-        let at = now.at;
+        let time = now.at;
         let route = |(name, now): (&Arc<str>, &Arc<RouteCounts>)| {
             let then = recent.routes.get(name).cloned().unwrap_or_default();
             let old = older.routes.get(name).cloned().unwrap_or_default();
@@ -249,7 +249,7 @@ impl Traffic {
                 p50_ms: latency.quantile_ms(0.5),
                 p95_ms: latency.quantile_ms(0.95),
                 p99_ms: latency.quantile_ms(0.99),
-                slow: usual.slow(name, at),
+                slow: usual.slow(name, time),
                 most_errors: None,
             };
             (name.to_string(), traffic)
@@ -289,12 +289,12 @@ impl Traffic {
     fn before(&self, now: Instant, window: Duration) -> Option<Arc<Record>> {
         let history = self.0.history.lock();
         let is_old = |record: &&Arc<Record>| now.duration_since(record.at) >= window;
-        let found = history
+        let earlier = history
             .iter()
             .rev()
             .find(is_old)
             .or_else(|| history.front());
-        found.cloned()
+        earlier.cloned()
     }
 }
 
@@ -306,7 +306,7 @@ impl Record {
             let Some(route) = series.get("route") else {
                 return;
             };
-            let counts = of(&mut routes, route);
+            let counts = entry_of(&mut routes, route);
             counts.requests += count;
             match series.get("status").unwrap_or_default().as_bytes() {
                 b"499" => {}
@@ -316,20 +316,20 @@ impl Record {
         });
         metrics.each_counter("edgeway_http_failed_total", |series, count| {
             if let Some(route) = series.get("route") {
-                of(&mut routes, route).server_errors += count;
+                entry_of(&mut routes, route).server_errors += count;
             }
         });
         metrics.each_histogram(
             "edgeway_http_first_byte_seconds",
             |series, buckets, count| {
                 if let Some(route) = series.get("route") {
-                    of(&mut routes, route).latency = Latency::new(buckets, count);
+                    entry_of(&mut routes, route).latency = Latency::new(buckets, count);
                 }
             },
         );
         metrics.each_counter("edgeway_cache_requests_total", |series, count| {
             if let Some(route) = series.get("route") {
-                let counts = of(&mut routes, route);
+                let counts = entry_of(&mut routes, route);
                 match series.get("result") {
                     Some("bypass") => {}
                     Some("hit" | "stale" | "revalidated") => {
@@ -343,7 +343,7 @@ impl Record {
         let mut upstreams: HashMap<String, UpstreamCounts> = HashMap::new();
         metrics.each_counter("edgeway_upstream_requests_total", |series, count| {
             if let Some(upstream) = series.get("upstream") {
-                let counts = of(&mut upstreams, upstream);
+                let counts = entry_of(&mut upstreams, upstream);
                 counts.attempts += count;
                 // A client that left says nothing about the backend, nor does an old connection.
                 if !matches!(series.get("outcome"), Some("ok" | "client_gone" | "stale")) {
@@ -351,7 +351,7 @@ impl Record {
                     if count > 0
                         && let Some(backend) = series.get("backend")
                     {
-                        *of(&mut counts.failures_of, backend) += count;
+                        *entry_of(&mut counts.failures_of, backend) += count;
                     }
                 }
             }
@@ -360,7 +360,7 @@ impl Record {
             "edgeway_upstream_first_byte_seconds",
             |series, buckets, count| {
                 if let Some(upstream) = series.get("upstream") {
-                    of(&mut upstreams, upstream).latency = Latency::new(buckets, count);
+                    entry_of(&mut upstreams, upstream).latency = Latency::new(buckets, count);
                 }
             },
         );
@@ -399,7 +399,7 @@ fn shared<T: PartialEq>(counts: HashMap<String, T>, earlier: Option<&Counts<T>>)
 }
 
 /// Returns the entry of a name, which is allocated only if it is new.
-fn of<'a, T: Default>(map: &'a mut HashMap<String, T>, name: &str) -> &'a mut T {
+fn entry_of<'a, T: Default>(map: &'a mut HashMap<String, T>, name: &str) -> &'a mut T {
     if !map.contains_key(name) {
         map.insert(name.to_owned(), T::default());
     }

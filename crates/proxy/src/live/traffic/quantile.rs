@@ -14,16 +14,16 @@ pub(super) fn quantile(share: f64, bounds: &[f64], cumulative: &[u64], total: u6
     #[allow(clippy::cast_precision_loss, reason = "counts of a minute are small")]
     let float = |count: u64| count as f64;
     let rank = share * float(total);
-    let Some(found) = cumulative.iter().position(|count| float(*count) >= rank) else {
+    let Some(bucket) = cumulative.iter().position(|count| float(*count) >= rank) else {
         return bounds.last().copied();
     };
-    let below = found.checked_sub(1);
+    let below = bucket.checked_sub(1);
     let (low, count_below) = below.map_or((0.0, 0), |at| (bounds[at], cumulative[at]));
-    let within = float(cumulative[found] - count_below);
+    let within = float(cumulative[bucket] - count_below);
     if within == 0.0 {
         return Some(low);
     }
-    Some((bounds[found] - low).mul_add((rank - float(count_below)) / within, low))
+    Some((bounds[bucket] - low).mul_add((rank - float(count_below)) / within, low))
 }
 
 #[cfg(test)]

@@ -175,8 +175,8 @@ impl Latency {
     pub(super) fn add(&mut self, more: &Self) {
         self.count += more.count;
         self.buckets.resize(more.buckets.len(), 0);
-        for (own, more) in self.buckets.iter_mut().zip(&more.buckets) {
-            *own += more;
+        for (bucket, more) in self.buckets.iter_mut().zip(&more.buckets) {
+            *bucket += more;
         }
     }
 }

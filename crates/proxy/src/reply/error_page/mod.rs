@@ -166,8 +166,8 @@ pub(crate) async fn insert(
 /// the response.
 fn time_for(ctx: &Context, page: &PageRequest) -> Duration {
     let upstream = ctx.gateway.upstreams.get(&page.upstream);
-    let own = upstream.filter(|_| is_as_sent(ctx, page));
-    TIMEOUT + own.map_or(Duration::ZERO, |own| own.timeouts.first_byte.0)
+    let upstream = upstream.filter(|_| is_as_sent(ctx, page));
+    TIMEOUT + upstream.map_or(Duration::ZERO, |upstream| upstream.timeouts.first_byte.0)
 }
 
 /// Returns true if the page may be what a filter refused to show: one that another route guards, or
@@ -239,9 +239,9 @@ fn put(
         }
     }
     // What the error itself says counts.
-    let own: Vec<HeaderName> = reply.headers.iter().map(|(name, _)| name.clone()).collect();
+    let names: Vec<HeaderName> = reply.headers.iter().map(|(name, _)| name.clone()).collect();
     for (name, value) in &head.headers {
-        if name == header::SET_COOKIE || !own.contains(name) {
+        if name == header::SET_COOKIE || !names.contains(name) {
             reply.headers.push((name.clone(), value.clone()));
         }
     }

@@ -277,15 +277,15 @@ fn remove_of_connections(headers: &mut HeaderMap) {
 /// Returns the fields of complete header lines, which each thread parses once.
 fn ready_fields(lines: &Arc<[u8]>) -> Arc<HeaderMap> {
     READY.with_borrow_mut(|sets| {
-        let found = sets.iter().position(|(own, _)| Arc::ptr_eq(own, lines));
-        let found = found.unwrap_or_else(|| {
+        let position = sets.iter().position(|(own, _)| Arc::ptr_eq(own, lines));
+        let position = position.unwrap_or_else(|| {
             if sets.len() == READY_SETS {
                 sets.remove(0);
             }
             sets.push((Arc::clone(lines), Arc::new(parse(lines))));
             sets.len() - 1
         });
-        Arc::clone(&sets[found].1)
+        Arc::clone(&sets[position].1)
     })
 }
 

@@ -48,7 +48,7 @@ impl<S: Send + Sync> FromRequest<S> for FormFields {
     async fn from_request(request: Request, state: &S) -> Result<Self, ActionError> {
         const FORM: &str = "application/x-www-form-urlencoded";
         let content_type = extract::content_type(request.headers());
-        if !content_type.is_some_and(|found| found.eq_ignore_ascii_case(FORM)) {
+        if !content_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case(FORM)) {
             let message =
                 "this path is for the forms of the page; programs use the paths below /v1";
             return Err(ActionError::new(415, "content_type", message));

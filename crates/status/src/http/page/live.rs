@@ -90,7 +90,7 @@ impl FollowedPage {
                 let sections = if is_first {
                     rendered::render(&served.source).await
                 } else {
-                    served.sections.of(interval, &served.source).await
+                    served.sections.sections_for(interval, &served.source).await
                 };
                 self.interval = Some(interval);
                 let sections = sections.ok()?;

@@ -137,7 +137,7 @@ fn rendered_page(
     view::rendered(&Page {
         sections: view::sections(&status, served.source.bans(), csrf.as_deref()),
         status: &status,
-        tail: Tail::of(uri, &served.source.history()),
+        tail: Tail::from_uri(uri, &served.source.history()),
         csrf: hidden_csrf(csrf.as_deref()),
         may_leave: admission.session().is_some(),
         result: result.as_deref(),

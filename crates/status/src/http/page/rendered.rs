@@ -49,7 +49,7 @@ impl SharedSections {
     }
 
     /// Returns the sections of an interval, or of a later one if there are such.
-    pub async fn of(
+    pub async fn sections_for(
         &self,
         interval: u64,
         source: &Arc<dyn Source>,

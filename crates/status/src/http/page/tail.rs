@@ -31,7 +31,7 @@ pub(super) struct Tail {
 
 impl Tail {
     /// Reads the filter of the page's own address, and what it lets through.
-    pub(super) fn of(uri: &Uri, history: &RequestHistory) -> Self {
+    pub(super) fn from_uri(uri: &Uri, history: &RequestHistory) -> Self {
         let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         let is_field = |name: &str| {
             [ERRORS, PROBLEMS].contains(&name) || FIELDS.iter().any(|field| field.0 == name)

@@ -17,11 +17,11 @@ const HOUR: usize = 60;
 pub(super) struct Tile {
     pub(super) name: &'static str,
     pub(super) text: String,
-    pub(super) lines: [Line; 2],
+    pub(super) lines: [TileLine; 2],
 }
 
 /// The values of a span of time, with the highest one.
-pub(super) struct Line {
+pub(super) struct TileLine {
     pub(super) span: &'static str,
     pub(super) limit: String,
     pub(super) path: String,
@@ -87,11 +87,11 @@ fn line(
     points: &[TrafficPoint],
     whole: usize,
     now: Option<f64>,
-) -> Line {
+) -> TileLine {
     let values: Vec<_> = points.iter().map(figure.value).collect();
     let all = values.iter().copied().chain([now]).flatten();
     let highest = all.reduce(f64::max);
-    Line {
+    TileLine {
         span,
         limit: (figure.text)(highest),
         path: path(&values, whole, highest.unwrap_or_default().max(figure.top)),

@@ -59,13 +59,13 @@ pub(super) fn sections(
     bans: Vec<BanStatus>,
     csrf: Option<&str>,
 ) -> Vec<(&'static str, String)> {
-    let at = problems::time_of(status).unwrap_or_default();
+    let time = problems::time_of(status).unwrap_or_default();
     let sections = Sections {
         status,
         bans,
         csrf: hidden_csrf(csrf),
-        at,
-        problems: problems::of(status, at),
+        at: time,
+        problems: problems::find(status, time),
     };
     vec![
         ("summary", rendered(&sections.as_summary())),

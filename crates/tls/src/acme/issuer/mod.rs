@@ -25,7 +25,7 @@ use super::{
     managed::{ConfiguredName, ManagedName, OrderOutcome},
     order::{self, OrderError, OrderParameters},
     schedule,
-    store::{NameState, Pem, Store, Stored, seconds},
+    store::{NameState, Pem, Store, StoredCertificate, seconds},
 };
 use crate::{
     base::{clock::Clock, error::chain},
@@ -50,13 +50,13 @@ const WINDOW_AFTER_FAILURE: Duration = Duration::from_hours(6);
 pub(super) struct Issuing {
     pub(super) ca: CaClient,
     pub(super) store: Store,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<IssuerState>,
     pub(super) clock: Clock,
 }
 
 /// State shared by all configurations: the zone of all names.
 #[derive(Debug, SmartDefault)]
-pub(super) struct Shared {
+pub(super) struct IssuerState {
     pub(super) tokens: Arc<Tokens>,
     #[default(Arc::new(Semaphore::new(MAX_ORDERS)))]
     slots: Arc<Semaphore>,
@@ -68,7 +68,7 @@ pub(super) struct Shared {
     orders: Tasks,
 }
 
-impl Zone for Shared {}
+impl Zone for IssuerState {}
 
 impl Issuing {
     /// Manages `name` for as long as it is polled.
@@ -97,14 +97,14 @@ impl Issuing {
             return sleep(LOCKED_RETRY).await;
         };
         let (over, is_over) = oneshot::channel();
-        let (own, name) = (Arc::clone(self), name.clone());
+        let (issuer, name) = (Arc::clone(self), name.clone());
         let title = format!("certificate for {}", name.managed.name);
         self.shared.orders.spawn(title, async move {
             let (_alone, _slot) = (alone, slot);
-            let is_busy = match own.attempt(&name).await {
+            let is_busy = match issuer.attempt(&name).await {
                 Ok(is_done) => !is_done,
                 Err(error) => {
-                    own.failed(&name.managed, &error, None).await;
+                    issuer.failed(&name.managed, &error, None).await;
                     false
                 }
             };
@@ -208,7 +208,7 @@ impl Issuing {
             "certificate issued"
         );
         managed.count(OrderOutcome::Issued);
-        managed.serve(Stored { certificate, state });
+        managed.serve(StoredCertificate { certificate, state });
     }
 
     async fn failed(
@@ -291,6 +291,6 @@ async fn window(
     }
 }
 
-fn shown(at: SystemTime) -> String {
-    httpdate::fmt_http_date(at)
+fn shown(time: SystemTime) -> String {
+    httpdate::fmt_http_date(time)
 }

@@ -126,7 +126,7 @@ struct Setup {
 fn setup(directory: &str) -> Setup {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Metrics::default();
-    let shared = Arc::<Shared>::default();
+    let shared = Arc::<IssuerState>::default();
     let managed = Arc::new(ManagedName::new("shop.example".into(), &metrics));
     let name = ConfiguredName {
         managed: Arc::clone(&managed),

@@ -19,7 +19,7 @@ use crate::base::evidence::{CERTAIN, Events, Evidence, MAX_FAILED_ALONE};
 
 /// Requests of one release in a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(super) struct ReleaseCounts {
     pub(super) requests: u64,
     pub(super) failed: u64,
     pub(super) latencies: Latencies,
@@ -30,8 +30,8 @@ pub(super) struct Counts {
 /// Requests of both releases in the same period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Both {
-    pub(super) new: Counts,
-    pub(super) current: Counts,
+    pub(super) new: ReleaseCounts,
+    pub(super) current: ReleaseCounts,
 }
 
 /// Reason for a rollback.
@@ -189,7 +189,7 @@ impl Judge {
     /// Returns the evidence that the new release fails more often; none while the ratio of the
     /// error ratios is tolerated.
     fn error_evidence(&self) -> f64 {
-        let [new, current] = [&self.total.new, &self.total.current].map(Counts::error_ratio);
+        let [new, current] = [&self.total.new, &self.total.current].map(ReleaseCounts::error_ratio);
         if new > self.tolerance.errors * current {
             self.errors.log()
         } else {
@@ -210,7 +210,7 @@ impl Both {
     }
 }
 
-impl Counts {
+impl ReleaseCounts {
     fn add(&mut self, more: &Self) {
         self.requests += more.requests;
         self.failed += more.failed;
@@ -233,7 +233,7 @@ impl Counts {
 
 /// Adds the requests of a release, and those of them that took longer than `limit`. Whether the
 /// response to a client that left earlier would have taken longer is not known.
-fn add_slow(events: &mut Events, seen: &Counts, limit: Duration) {
+fn add_slow(events: &mut Events, seen: &ReleaseCounts, limit: Duration) {
     let left = seen.left.above(limit);
     events.requests += seen.latencies.count() + left;
     events.events += seen.latencies.above(limit) + left;

@@ -81,7 +81,7 @@ struct Load {
 
 /// Place of one stream on its connection.
 #[derive(Debug)]
-struct Place {
+struct StreamPlace {
     load: Arc<Load>,
     /// Keeps the connection's task alive.
     backend: Arc<Backend>,
@@ -94,7 +94,7 @@ impl Http2Connections {
     fn take(
         &self,
         identity: Option<&TlsIdentity>,
-        place: impl Fn(&Arc<Load>) -> Place,
+        place: impl Fn(&Arc<Load>) -> StreamPlace,
     ) -> Option<BackendStream> {
         self.list.load().iter().find_map(|connection| {
             let SharedConnection { requests, load, .. } = &**connection;
@@ -207,14 +207,14 @@ impl Load {
     }
 }
 
-impl Place {
+impl StreamPlace {
     /// Takes the connection out of use.
     fn retire(&self) {
         self.backend.state.http2.remove(&self.load);
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamPlace {
     fn drop(&mut self) {
         let idle = self.pool.idle(self.backend.state.keep_alive());
         let until = self.backend.shared.clock.now() + idle - self.load.opened;
@@ -264,7 +264,7 @@ impl Upstream {
     ) -> Result<BackendStream> {
         let backend = &lease.backend;
         let identity = backend.tls.as_ref().map(|tls| &tls.identity);
-        let place = |load: &Arc<Load>| Place {
+        let place = |load: &Arc<Load>| StreamPlace {
             load: Arc::clone(load),
             backend: Arc::clone(backend),
             pool: self.pool,

@@ -16,7 +16,7 @@ use h2::{
 use http::{HeaderMap, Request, response};
 use pingora::{Error, ErrorType, Result};
 
-use super::Place;
+use super::StreamPlace;
 
 /// Stream of one request to a backend. If it is dropped before its end, `h2` resets it.
 ///
@@ -33,14 +33,14 @@ pub struct BackendStream {
     local: Option<SocketAddr>,
     is_reused: bool,
     /// The last field, so that `h2` knows that the stream has ended before its place is free.
-    place: Place,
+    place: StreamPlace,
 }
 
 impl BackendStream {
     pub(super) fn new(
         requests: SendRequest<Bytes>,
         local: Option<SocketAddr>,
-        place: Place,
+        place: StreamPlace,
         is_reused: bool,
     ) -> Self {
         Self {

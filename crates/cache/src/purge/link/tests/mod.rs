@@ -235,7 +235,7 @@ impl World {
             effect: PurgeEffect::Hard,
         };
         let running: Running = Box::pin(async move {
-            let begun = link.begin(vec![purge], Source::Admin).await;
+            let begun = link.begin(vec![purge], PurgeSource::Admin).await;
             *into.lock() = Some(begun);
         });
         self.pending.push(PendingPurge {
@@ -450,7 +450,7 @@ async fn a_write_waits_until_redis_has_it() {
             target: PurgeTarget::Written("http://shop/a".into()),
             effect: PurgeEffect::Hard,
         };
-        drop(writer.begin(vec![purge], Source::Write).await);
+        drop(writer.begin(vec![purge], PurgeSource::Write).await);
     });
     for _ in 0..100 {
         assert!(!poll(&mut running), "nobody has sent it");

@@ -16,7 +16,7 @@ use super::{
         Id, Position, Purge,
         log::{
             Entry, EntryContent, Generation, Lease, LogContinuity, LogQuery, LogResponse,
-            Published, PurgeLogStore, draw,
+            PublishResponse, PurgeLogStore, draw,
         },
     },
     GATEWAYS, meanwhile,
@@ -134,11 +134,11 @@ impl Data {
         }
     }
 
-    fn publish(&mut self, drawn: &str, purges: &[Purge], at: Moment) -> Published {
+    fn publish(&mut self, drawn: &str, purges: &[Purge], at: Moment) -> PublishResponse {
         let generation = self.ensure(at);
         let content = EntryContent::Purges(purges.to_vec());
         let id = self.append(at.now, drawn.to_owned(), content);
-        Published {
+        PublishResponse {
             position: Position {
                 id,
                 drawn: drawn.to_owned(),
@@ -250,7 +250,7 @@ impl PurgeLogStore for ModelConnection {
             .await
     }
 
-    async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<Published, Unavailable> {
+    async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<PublishResponse, Unavailable> {
         let command = Command::Publish(drawn.to_owned(), purges.to_vec());
         self.0
             .send(self.1, command, |data, at| data.publish(drawn, purges, at))

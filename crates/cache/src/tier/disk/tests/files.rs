@@ -12,7 +12,7 @@ fn counted(bench: &Bench) -> (usize, usize) {
 #[test]
 fn a_response_from_the_future_has_no_age_and_is_dropped() {
     let bench = bench();
-    let names = [Name::new(&key("/a"), Variance::default())];
+    let names = [FileName::new(&key("/a"), Variance::default())];
     let requested_at = bench.clock.wall();
     for (back, dropped) in [(59, None), (62, Some(RemovalReason::Expired))] {
         assert!(bench.write("/a", 1));

@@ -125,7 +125,7 @@ impl Bench {
     }
 
     fn file(&self, path: &str) -> std::path::PathBuf {
-        let (folder, file) = Name::new(&key(path), Variance::default()).file();
+        let (folder, file) = FileName::new(&key(path), Variance::default()).file();
         self.open.folder.objects().join(folder).join(file)
     }
 }
