@@ -519,6 +519,11 @@ fn packages_are_built_with_the_record_of_load_that_fits() {
         (&[("RELEASE", "1.0.1")], false, "rustc 1.0.0 on here"),
         (&[("HOST", "there")], false, "rustc 1.0.0 on here"),
         (&[("PGO", "off")], false, "without"),
+        (
+            &[("CARGO_PROFILE_DIST_STRIP", "none")],
+            false,
+            "use RUSTFLAGS",
+        ),
         (&[("RUSTFLAGS", "-Cown")], true, ""),
     ] {
         let (asked, messages) = build.run(&["--example", "bare"], other);
