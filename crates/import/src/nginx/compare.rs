@@ -106,8 +106,10 @@ impl Comparison {
                 latest.push(request);
             }
         }
-        let none = "the access log has no GET and no HEAD: name another one with `--log`";
-        (!latest.is_empty()).then_some(()).ok_or(none)?;
+        if latest.is_empty() {
+            let none = "the access log has no GET and no HEAD: name another one with `--log`";
+            return Err(none.to_owned());
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -162,8 +164,10 @@ impl Comparison {
             let host = first();
             logs.extend(path(http).map(|path| Log { path, host }));
         }
-        let none = "the configuration names no access log: name one with `--log`";
-        (!logs.is_empty()).then_some(logs).ok_or(none.to_owned())
+        if logs.is_empty() {
+            return Err("the configuration names no access log: name one with `--log`".to_owned());
+        }
+        Ok(logs)
     }
 }
 

@@ -277,9 +277,10 @@ impl Entry {
     }
 
     fn shown_note(&self) -> &str {
-        Some(&*self.note)
-            .filter(|note| !note.is_empty())
-            .unwrap_or("as it is")
+        match &*self.note {
+            "" => "as it is",
+            note => note,
+        }
     }
 
     /// Returns true if the entry is about a protection.
