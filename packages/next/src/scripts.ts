@@ -190,7 +190,7 @@ return { 1 }
 /** KEYS meta, tags, order, leases, positions; ARGV epoch, the instance, the epoch and version that it applies, '1' if they count for all that it served; without these it ends. */
 export const RENEW = script(`
 -- It changes with each restart and failover: the data may be from before confirmed revalidations.
-local data = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local data = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
 if (redis.call('HGET', KEYS[1], 'data') or data) ~= data then redis.call('DEL', KEYS[1]) end
 ${META}
 redis.call('HSET', KEYS[1], 'data', data)
