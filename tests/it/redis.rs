@@ -326,6 +326,16 @@ async fn a_cluster_loses_a_part_when_a_master_hangs_and_finds_the_one_that_follo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_node_of_a_cluster_has_the_whole_time_of_a_command() {
+    let cluster = Cluster::start().await;
+    let supervised = Supervised::up(patient(Mode::Cluster, &cluster.addresses())).await;
+    for master in cluster.masters() {
+        cluster.0[master].cli(&["CLIENT", "PAUSE", "1000"]);
+    }
+    assert_eq!(supervised.set("test:a", "1").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_say_where_the_master_is_and_where_it_goes() {
     let mut watched = Watched::start().await;
     let addresses: Vec<String> = watched.sentinels.iter().map(Redis::address).collect();

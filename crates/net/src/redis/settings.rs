@@ -246,7 +246,8 @@ impl RedisSettings {
                 let mut builder = ClusterClient::builder(infos?)
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(NODE_TIMEOUT)
-                    .response_timeout(NODE_TIMEOUT)
+                    // The deadline of a command ends it.
+                    .response_timeout(NODE_TIMEOUT.max(self.timeout))
                     .retries(2)
                     .min_retry_wait(2)
                     .max_retry_wait(50);
