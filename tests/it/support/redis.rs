@@ -303,7 +303,7 @@ pub(crate) struct Watched {
     pub(crate) nodes: [Redis; 2],
     pub(crate) sentinels: Vec<Redis>,
     /// Folder that the sentinels write to until they end.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Watched {
@@ -329,22 +329,12 @@ impl Watched {
         let folder = tempfile::tempdir().expect("a folder for the test can be made");
         let mut sentinels = Vec::new();
         for _ in 0..3 {
-            let own = free_ports(1);
-            let file = folder.path().join(format!("{own}.conf"));
-            let text = format!(
-                "port {own}\nsentinel monitor main 127.0.0.1 {port} 2\n\
-                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
-            );
-            fs::write(&file, text).expect("the folder takes files");
-            let file = file.display().to_string();
-            let sentinel = Redis::begin(own, &[&file], &[]);
-            sentinel.ready().await;
-            sentinels.push(sentinel);
+            sentinels.push(sentinel(&folder, &port, "").await);
         }
         let watched = Self {
             nodes: [master, replica],
             sentinels,
-            _folder: folder,
+            folder,
         };
         wait_for("the sentinels know one another", READY_WITHIN, async || {
             let knows_all = |sentinel: &Redis| {
@@ -363,3 +353,31 @@ impl Watched {
         watched
     }
 }
+
+    /// Starts a sentinel that neither knows the others nor is known to them.
+    pub(crate) async fn cut_off(&self) -> Redis {
+        let [master, _] = &self.nodes;
+        for rules in [
+            "alone on >alone ~* &* +@all -info -publish",
+            "default -publish",
+        ] {
+            let rules = format!("ACL SETUSER {rules}");
+            master.cli(&rules.split(' ').collect::<Vec<_>>());
+        }
+        let user = "sentinel auth-user main alone\nsentinel auth-pass main alone\n";
+        sentinel(&self.folder, &master.port().to_string(), user).await
+    }
+}
+
+async fn sentinel(folder: &TempDir, master: &str, more: &str) -> Redis {
+    let own = free_ports(1);
+    let file = folder.path().join(format!("{own}.conf"));
+    let text = format!(
+        "port {own}\nsentinel monitor main 127.0.0.1 {master} 2\n\
+         sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n{more}"
+    );
+    fs::write(&file, text).expect("the folder takes files");
+    let file = file.display().to_string();
+    let sentinel = Redis::begin(own, &[&file], &[]);
+    sentinel.ready().await;
+    sentinel
