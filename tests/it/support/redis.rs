@@ -289,6 +289,35 @@ impl Cluster {
         addresses.join(", ")
     }
 
+    /// Moves the slot of `key` to another master, key by key.
+    pub(crate) fn move_slot(&self, key: &str) {
+        let slot = self.0[0].cli(&["CLUSTER", "KEYSLOT", key]);
+        let ask = |node: &Redis, words: &str| {
+            let words = words.replace("SLOT ", &format!("SLOT {slot} "));
+            node.cli(&words.split(' ').collect::<Vec<_>>())
+        };
+        let masters = self.masters().into_iter().map(|index| &self.0[index]);
+        let (from, to): (Vec<_>, Vec<_>) =
+            masters.partition(|node| node.cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot]) != "0");
+        let ([from], [to, ..]) = (&from[..], &to[..]) else {
+            panic!("one master has the slot, and there are others");
+        };
+        let id = |node: &Redis| node.cli(&["CLUSTER", "MYID"]);
+        ask(to, &format!("CLUSTER SETSLOT IMPORTING {}", id(from)));
+        ask(from, &format!("CLUSTER SETSLOT MIGRATING {}", id(to)));
+        let port = to.port().to_string();
+        loop {
+            let keys = ask(from, "CLUSTER GETKEYSINSLOT 1");
+            if keys.is_empty() {
+                break;
+            }
+            from.cli(&["MIGRATE", "127.0.0.1", &port, &keys, "0", "5000"]);
+        }
+        for node in [to, from] {
+            ask(node, &format!("CLUSTER SETSLOT NODE {}", id(to)));
+        }
+    }
+
     /// Returns the indices of the servers that take writes now.
     pub(crate) fn masters(&self) -> Vec<usize> {
         (0..self.0.len())
@@ -352,7 +381,6 @@ impl Watched {
         .await;
         watched
     }
-}
 
     /// Starts a sentinel that neither knows the others nor is known to them.
     pub(crate) async fn cut_off(&self) -> Redis {
@@ -381,3 +409,4 @@ async fn sentinel(folder: &TempDir, master: &str, more: &str) -> Redis {
     let sentinel = Redis::begin(own, &[&file], &[]);
     sentinel.ready().await;
     sentinel
+}
