@@ -374,6 +374,31 @@ export function onUpstreamRequest(request) {
     assert_eq!(echoed(&passed.json(), "x-role"), None);
 }
 
+/// Only a client that made a condition has what a 304 stands for, and only one that began a handshake
+/// knows its key.
+#[tokio::test]
+async fn a_plugin_makes_no_condition_and_no_handshake_of_its_own() {
+    let origin = EchoOrigin::start().await;
+    let route = "plugins: [{ file: own.js, on_error: continue }]";
+    let gateway = Gateway::start_in(&Front::to(&origin).route(route).yaml(), |folder| {
+        let text = "export function onRequest(request) {
+  request.headers.set('if-none-match', '\"own\"');
+  request.headers.set('sec-websocket-key', 'own');
+}
+";
+        fs::write(folder.join("own.js"), text).unwrap();
+    })
+    .await;
+    for (sent, condition) in [
+        (&[][..], None),
+        (&[("if-none-match", "\"a\"")], Some("\"own\"")),
+    ] {
+        let seen = of(&gateway, "/", sent).await.json();
+        assert_eq!(echoed(&seen, "if-none-match"), condition);
+        assert_eq!(echoed(&seen, "sec-websocket-key"), None);
+    }
+}
+
 #[tokio::test]
 async fn identity_headers_of_a_plugin_are_forged_on_no_route() {
     let origin = EchoOrigin::start().await;

@@ -376,6 +376,29 @@ async fn a_gateway_without_a_lease_is_named_until_it_has_applied_the_purge() {
     assert_eq!(b.toy.get("/x"), None);
 }
 
+/// All times that Redis has stored are then ahead of it.
+#[tokio::test]
+async fn a_clock_of_redis_that_is_set_back_holds_up_no_purge() {
+    const AHEAD: &str = "for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do \
+         local at = name == '#' and '%d+$' or '^%d+' \
+         local ahead = function(time) return string.format('%.0f', time + 3600000) end \
+         local value = string.gsub(redis.call('HGET', KEYS[1], name), at, ahead) \
+         redis.call('HSET', KEYS[1], name, value) end return redis.call('HLEN', KEYS[1])";
+    let redis = Redis::start().await;
+    let [a, b, c] = three(&redis).await;
+    c.tasks.stop();
+    b.fill("/x", 1);
+    let eval = ["EVAL", AHEAD, "1", "test:{purge}:gateways"];
+    assert_eq!(redis.cli(&eval), "4");
+    let receipt = wait_for("a purge is over", PATIENCE, async || {
+        let receipt = a.purge("/x").await;
+        receipt.is_over().then_some(receipt)
+    })
+    .await;
+    assert_eq!(receipt.lapsed, [c.link.name()], "{receipt:?}");
+    assert_eq!(b.toy.get("/x"), None);
+}
+
 /// Redis returns without its data: the gateways that were there before are known all the same.
 #[tokio::test]
 async fn after_a_flush_earlier_gateways_are_waited_for_and_named() {

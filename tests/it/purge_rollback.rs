@@ -99,6 +99,9 @@ impl Store {
                 assert_eq!(reply, "OK");
             }
             Self::Cluster(cluster) => {
+                if random.bool() {
+                    cluster.move_slot("edgeway:{purge}:log");
+                }
                 let replicas = cluster.0.iter().filter(|node| !node.is_master());
                 let mut replicas: Vec<_> = replicas.collect();
                 random.shuffle(&mut replicas);
@@ -432,6 +435,6 @@ async fn a_failover_by_sentinels_to_a_replica_that_lags_undoes_no_purge() {
 }
 
 #[tokio::test]
-async fn takeovers_of_a_cluster_by_replicas_that_lag_undo_no_purge() {
+async fn takeovers_and_moves_of_slots_in_a_cluster_undo_no_purge() {
     drill(Store::Cluster(Cluster::start().await), 100, 50).await;
 }

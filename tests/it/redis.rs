@@ -326,6 +326,16 @@ async fn a_cluster_loses_a_part_when_a_master_hangs_and_finds_the_one_that_follo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_node_of_a_cluster_has_the_whole_time_of_a_command() {
+    let cluster = Cluster::start().await;
+    let supervised = Supervised::up(patient(Mode::Cluster, &cluster.addresses())).await;
+    for master in cluster.masters() {
+        cluster.0[master].cli(&["CLIENT", "PAUSE", "1000"]);
+    }
+    assert_eq!(supervised.set("test:a", "1").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_say_where_the_master_is_and_where_it_goes() {
     let mut watched = Watched::start().await;
     let addresses: Vec<String> = watched.sentinels.iter().map(Redis::address).collect();
@@ -346,6 +356,35 @@ async fn sentinels_say_where_the_master_is_and_where_it_goes() {
         watched.nodes[1].cli(&["ROLE"]).lines().next(),
         Some("master")
     );
+}
+
+/// The old master takes writes as long as no sentinel reaches it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_master_is_left_though_one_sentinel_names_it_and_another_hangs() {
+    let watched = Watched::start().await;
+    let [old, new] = &watched.nodes;
+    let alone = watched.cut_off().await;
+    old.cli(&["ACL", "SETUSER", "default", "-replicaof", "-slaveof"]);
+    let nodes = [&alone, &watched.sentinels[0], &watched.sentinels[1]];
+    let nodes = nodes.map(Redis::address).join(", ");
+    let nodes = format!("{nodes}, {}", watched.sentinels[2].address());
+    let mode = Mode::Sentinel {
+        master: "main".to_owned(),
+        identity: Identity::default(),
+    };
+    let supervised = Supervised::up(patient(mode, &nodes)).await;
+    watched.sentinels[0].pause();
+    let failover = ["SENTINEL", "FAILOVER", "main"];
+    assert_eq!(watched.sentinels[2].cli(&failover), "OK");
+    wait_for("the new master is used", PATIENCE, async || {
+        supervised.set("test:a", "2").await.ok()?;
+        (new.is_master() && new.cli(&["GET", "test:a"]) == "2").then_some(())
+    })
+    .await;
+    assert!(old.is_master());
+    let named = alone.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+    assert!(named.ends_with(&old.port().to_string()), "{named}");
+    watched.sentinels[0].resume();
 }
 
 fn yaml(section: &str) -> String {

@@ -398,6 +398,9 @@ async fn files_of_earlier_releases_need_no_backend() {
         assert_eq!(response.status(), 200, "{file}");
         let kept = response.header("cache-control").expect("it is there");
         assert!(kept.contains("immutable"), "{file}: {kept}");
+        let tag = response.header("etag").expect("a validator");
+        let again = get(file).header("if-none-match", tag);
+        assert_eq!(site.gateway.send(&again).await.status(), 304, "{file}");
     }
 }
 

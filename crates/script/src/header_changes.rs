@@ -10,19 +10,11 @@ use super::{
 /// Returns true if a header belongs to the connection, the framing or the way, which the gateway
 /// controls: changes by plugins are ignored, as browsers ignore forbidden header names.
 pub fn is_ours(name: &HeaderName) -> bool {
-    const OURS: [&str; 10] = [
-        "cdn-loop",
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-    ];
-    OURS.contains(&name.as_str())
+    "cdn-loop connection content-length http2-settings keep-alive proxy-connection \
+     sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-version te \
+     trailer transfer-encoding upgrade"
+        .split(' ')
+        .any(|ours| name == ours)
 }
 
 /// Returns true if a header has one value, of which a second line would make a list. A plugin that
@@ -42,11 +34,16 @@ pub fn apply(changes: &[HeaderChange], headers: &mut HeaderMap) {
     }
 }
 
-/// Applies the changes of a hook to request headers.
+/// Applies the changes of a hook to request headers. Conditions that only the plugin makes are left
+/// out: nobody but the client that made one has what a 304 stands for.
 pub fn apply_to_request(changes: &[HeaderChange], headers: &mut HeaderMap) {
-    let others = |change: &&HeaderChange| !is_ours(change.name()) && *change.name() != header::HOST;
-    for change in changes.iter().filter(others) {
-        change.clone().apply(headers);
+    for change in changes {
+        let name = change.name();
+        let is_condition = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE].contains(name);
+        let is_left_out = *name == header::HOST || is_condition && !headers.contains_key(name);
+        if !is_ours(name) && !is_left_out {
+            change.clone().apply(headers);
+        }
     }
 }
 

@@ -215,8 +215,15 @@ return { epoch, version, 1, redis.call('ZRANGE', KEYS[3], '(' .. ARGV[4], '+inf'
 /** KEYS meta, leases, positions; ARGV version: how many linked instances have not applied it, and how many are cut off. */
 export const INSTANCES = script(`
 local time = redis.call('TIME')
-local since = time[1] * 1000 + math.floor(time[2] / 1000) - ${LEASE}
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local since = now - ${LEASE}
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'since')
+-- The clock was set back: the time of these counts from now on.
+if tonumber(meta[2] or 0) > now then
+  meta[2] = now
+  redis.call('HSET', KEYS[1], 'since', now)
+end
+for _, ahead in ipairs(redis.call('ZRANGE', KEYS[2], '(' .. now, '+inf', 'BYSCORE')) do redis.call('ZADD', KEYS[2], now, ahead) end
 local waiting, applies = 0, {}
 if tonumber(meta[2] or 0) > since then waiting = 1 end
 for _, instance in ipairs(redis.call('ZRANGE', KEYS[3] .. (meta[1] or ''), ARGV[1], '+inf', 'BYSCORE')) do applies[instance] = true end

@@ -74,6 +74,13 @@ test('a server that a signal ends gives its lease back first', async () => {
   assert.equal(await redis.client.zCard('edgeway:next:{signal}:leases'), 0);
 });
 
+test('a clock of Redis that is set back holds up no receipt', async () => {
+  const ahead = Date.now() + 3_600_000;
+  await redis.client.hSet('edgeway:next:{app}:meta', 'since', ahead);
+  await redis.client.zAdd('edgeway:next:{app}:leases', { score: ahead, value: 'killed' });
+  await until(async () => (await revalidateStore(other, { tags: ['t'] })).lapsed === 1, 'it waits for one that is gone');
+});
+
 test('after a receipt an instance serves nothing older, even if it loses Redis then', async () => {
   await render(lost, '/a', 'old', ['t']);
   await render(lost, '/b', 'other', ['u']);

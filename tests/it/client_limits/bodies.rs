@@ -121,7 +121,7 @@ async fn a_client_that_pauses_in_its_body_costs_no_backend_its_place() {
 
 /// Neither may one whose response is complete.
 #[tokio::test]
-async fn a_client_that_pauses_after_its_response_gives_back_its_place() {
+async fn a_client_that_pauses_or_drips_after_its_response_gives_back_its_place() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let limits = "{ body_grace: 1s }, http2: { cleartext: true }";
     let place = ", max_in_flight: { per_backend: 1, wait: 10s }";
@@ -132,6 +132,12 @@ async fn a_client_that_pauses_after_its_response_gives_back_its_place() {
         connection.write(POST).await.unwrap();
         assert_eq!(connection.read_response().await.unwrap().status(), 200);
         assert_eq!(gateway.get("/").await.status(), 200, "the place is free");
+        let mut connection = gateway.connect().await;
+        connection.write(POST).await.unwrap();
+        assert_eq!(connection.read_response().await.unwrap().status(), 200);
+        let dripping = drip(connection, &[b'x'; 100], GAP);
+        let (response, _) = tokio::join!(gateway.get("/"), dripping);
+        assert_eq!(response.status(), 200, "the place is free");
         let client = Client::open(gateway.address()).await;
         let begun = client.begin(http2::request("POST", "/"), false).await;
         let (response, _stream) = begun.unwrap();

@@ -289,6 +289,35 @@ impl Cluster {
         addresses.join(", ")
     }
 
+    /// Moves the slot of `key` to another master, key by key.
+    pub(crate) fn move_slot(&self, key: &str) {
+        let slot = self.0[0].cli(&["CLUSTER", "KEYSLOT", key]);
+        let ask = |node: &Redis, words: &str| {
+            let words = words.replace("SLOT ", &format!("SLOT {slot} "));
+            node.cli(&words.split(' ').collect::<Vec<_>>())
+        };
+        let masters = self.masters().into_iter().map(|index| &self.0[index]);
+        let (from, to): (Vec<_>, Vec<_>) =
+            masters.partition(|node| node.cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot]) != "0");
+        let ([from], [to, ..]) = (&from[..], &to[..]) else {
+            panic!("one master has the slot, and there are others");
+        };
+        let id = |node: &Redis| node.cli(&["CLUSTER", "MYID"]);
+        ask(to, &format!("CLUSTER SETSLOT IMPORTING {}", id(from)));
+        ask(from, &format!("CLUSTER SETSLOT MIGRATING {}", id(to)));
+        let port = to.port().to_string();
+        loop {
+            let keys = ask(from, "CLUSTER GETKEYSINSLOT 1");
+            if keys.is_empty() {
+                break;
+            }
+            from.cli(&["MIGRATE", "127.0.0.1", &port, &keys, "0", "5000"]);
+        }
+        for node in [to, from] {
+            ask(node, &format!("CLUSTER SETSLOT NODE {}", id(to)));
+        }
+    }
+
     /// Returns the indices of the servers that take writes now.
     pub(crate) fn masters(&self) -> Vec<usize> {
         (0..self.0.len())
@@ -303,7 +332,7 @@ pub(crate) struct Watched {
     pub(crate) nodes: [Redis; 2],
     pub(crate) sentinels: Vec<Redis>,
     /// Folder that the sentinels write to until they end.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Watched {
@@ -329,22 +358,12 @@ impl Watched {
         let folder = tempfile::tempdir().expect("a folder for the test can be made");
         let mut sentinels = Vec::new();
         for _ in 0..3 {
-            let own = free_ports(1);
-            let file = folder.path().join(format!("{own}.conf"));
-            let text = format!(
-                "port {own}\nsentinel monitor main 127.0.0.1 {port} 2\n\
-                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
-            );
-            fs::write(&file, text).expect("the folder takes files");
-            let file = file.display().to_string();
-            let sentinel = Redis::begin(own, &[&file], &[]);
-            sentinel.ready().await;
-            sentinels.push(sentinel);
+            sentinels.push(sentinel(&folder, &port, "").await);
         }
         let watched = Self {
             nodes: [master, replica],
             sentinels,
-            _folder: folder,
+            folder,
         };
         wait_for("the sentinels know one another", READY_WITHIN, async || {
             let knows_all = |sentinel: &Redis| {
@@ -362,4 +381,32 @@ impl Watched {
         .await;
         watched
     }
+
+    /// Starts a sentinel that neither knows the others nor is known to them.
+    pub(crate) async fn cut_off(&self) -> Redis {
+        let [master, _] = &self.nodes;
+        for rules in [
+            "alone on >alone ~* &* +@all -info -publish",
+            "default -publish",
+        ] {
+            let rules = format!("ACL SETUSER {rules}");
+            master.cli(&rules.split(' ').collect::<Vec<_>>());
+        }
+        let user = "sentinel auth-user main alone\nsentinel auth-pass main alone\n";
+        sentinel(&self.folder, &master.port().to_string(), user).await
+    }
+}
+
+async fn sentinel(folder: &TempDir, master: &str, more: &str) -> Redis {
+    let own = free_ports(1);
+    let file = folder.path().join(format!("{own}.conf"));
+    let text = format!(
+        "port {own}\nsentinel monitor main 127.0.0.1 {master} 2\n\
+         sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n{more}"
+    );
+    fs::write(&file, text).expect("the folder takes files");
+    let file = file.display().to_string();
+    let sentinel = Redis::begin(own, &[&file], &[]);
+    sentinel.ready().await;
+    sentinel
 }

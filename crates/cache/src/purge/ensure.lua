@@ -23,6 +23,11 @@ if string.match(generation, ':(%x+) ') ~= history then
   redis.call('HSET', gateways, '#', generation)
   redis.call('XADD', log, '*', 'n', ARGV[1])
 end
+if tonumber(string.match(generation, ' (%d+)$')) > now then
+  -- The clock was set back: the log would be young until it shows that time again.
+  generation = string.gsub(generation, '%d+$', string.format('%.0f', now))
+  redis.call('HSET', gateways, '#', generation)
+end
 local function last()
   local entry = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   return entry[1], entry[2][2]
@@ -40,8 +45,14 @@ local function leases()
       if not ends or now - ends > 1200 * lasts then
         redis.call('HDEL', gateways, all[i])
       else
-        local list = ends - now > 0 and named or expired
-        list[#list + 1] = {all[i], ends - now, id, done}
+        local left = ends - now
+        if left > lasts then
+          -- The clock was set back: the lease ends by the new time, or a purge would wait for it.
+          left = lasts
+          redis.call('HSET', gateways, all[i], string.format('%.0f %s %s', now + lasts, id, done))
+        end
+        local list = left > 0 and named or expired
+        list[#list + 1] = {all[i], left, id, done}
       end
     end
   end

@@ -93,8 +93,10 @@ pub fn forwarded_port<'h>(request: &'h RequestHeader, client: &Client) -> Option
     if !client.is_trusted {
         return None;
     }
-    first_element(request, &X_FORWARDED_PORT)
-        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
+    // `+443` and `0443` are numbers too.
+    first_element(request, &X_FORWARDED_PORT).filter(|port| {
+        port.starts_with(|c| ('1'..='9').contains(&c)) && port.parse::<u16>().is_ok()
+    })
 }
 
 /// Returns the first element of a list that proxies append to: the value set by the outermost

@@ -6,12 +6,12 @@ use std::sync::{
 };
 
 use redis::{
-    Cmd, ConnectionAddr, PushKind, RedisError, Value, aio::MultiplexedConnection,
-    cluster_async::ClusterConnection,
+    Client, Cmd, ConnectionAddr, ErrorKind, PushKind, RedisError, Value,
+    aio::MultiplexedConnection, cluster_async::ClusterConnection,
 };
 use tokio::sync::Notify;
 
-use super::settings::{ClientFactory, RedisSettings, connection_config};
+use super::settings::{ClientFactory, RedisSettings, at, connection_config};
 use super::slots::{SLOTS, slot};
 
 /// Failures in a row after which only the supervisor sends commands.
@@ -25,7 +25,7 @@ pub(super) struct Connections {
     links: Box<[RedisConnection]>,
     /// A single part, or [`PARTS`] parts in a cluster.
     pub(super) parts: Box<[RedisNode]>,
-    /// Address that the sentinels named.
+    /// Address of the instance; `None` for a cluster.
     pub(super) master: Option<ConnectionAddr>,
 }
 
@@ -66,19 +66,17 @@ impl Connections {
         lost: &Arc<Notify>,
     ) -> Result<Self, RedisError> {
         let mut maker = settings.maker()?;
-        let master = maker.named_master().await?;
+        let instance = maker.instance().await?;
         let mut links = Vec::with_capacity(settings.connections);
         for _ in 0..settings.connections {
-            links.push(RedisConnection::make(&mut maker, lost).await?);
+            let link = RedisConnection::make(&maker, instance.as_ref(), lost);
+            links.push(link.await?);
         }
-        let parts = match maker {
-            ClientFactory::Cluster(_) => PARTS,
-            ClientFactory::Single(_) | ClientFactory::Sentinel(_) => 1,
-        };
+        let parts = if instance.is_some() { 1 } else { PARTS };
         Ok(Self {
             links: links.into(),
             parts: (0..parts).map(|_| RedisNode::default()).collect(),
-            master,
+            master: instance.as_ref().map(|instance| at(instance).clone()),
         })
     }
 
@@ -106,7 +104,11 @@ impl Connections {
 }
 
 impl RedisConnection {
-    async fn make(maker: &mut ClientFactory, lost: &Arc<Notify>) -> Result<Self, RedisError> {
+    async fn make(
+        maker: &ClientFactory,
+        instance: Option<&Client>,
+        lost: &Arc<Notify>,
+    ) -> Result<Self, RedisError> {
         let lost = Arc::clone(lost);
         let config = connection_config().set_push_sender(move |push: redis::PushInfo| {
             if push.kind == PushKind::Disconnection {
@@ -114,17 +116,12 @@ impl RedisConnection {
             }
             Ok::<_, redis::aio::SendError>(())
         });
-        Ok(match maker {
-            ClientFactory::Single(client) => Self::One(
-                client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await?,
-            ),
-            ClientFactory::Sentinel(client) => {
-                Self::One(client.get_async_connection_with_config(&config).await?)
-            }
-            ClientFactory::Cluster(client) => Self::Cluster(client.get_async_connection().await?),
-        })
+        if let ClientFactory::Cluster(client) = maker {
+            return Ok(Self::Cluster(client.get_async_connection().await?));
+        }
+        let instance = instance.ok_or((ErrorKind::Client, "no instance"))?;
+        let opened = instance.get_multiplexed_async_connection_with_config(&config);
+        Ok(Self::One(opened.await?))
     }
 
     pub(super) async fn send(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {

@@ -3,17 +3,21 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use edgeway_base::secret::Secret;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, TlsMode,
     cluster::ClusterClient,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
+use tokio::time::timeout;
 
 use super::Signer;
 
 /// Time after which the client of a cluster gives up on one node and looks for another.
 const NODE_TIMEOUT: Duration = Duration::from_millis(300);
+/// Time for a sentinel to name the master, and for the master to confirm that it is one.
+const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Commands that may be queued per connection; further ones wait for space in the queue.
 const QUEUE_LEN: usize = 1024;
 const PORT: u16 = 6379;
@@ -189,18 +193,46 @@ impl fmt::Display for Node {
 pub(super) enum ClientFactory {
     Single(Box<Client>),
     Cluster(Box<ClusterClient>),
-    Sentinel(Box<SentinelClient>),
+    /// A client for each sentinel.
+    Sentinels(Vec<SentinelClient>),
 }
 
 impl ClientFactory {
-    /// Returns the address of the master that the sentinels name; `None` without sentinels.
-    pub(super) async fn named_master(&mut self) -> Result<Option<ConnectionAddr>, RedisError> {
-        let Self::Sentinel(client) = self else {
-            return Ok(None);
+    /// Returns the instance to connect to; `None` for a cluster. With sentinels it is the master
+    /// that most of them name: one that is cut off from the others may name an old master, which
+    /// may take writes, and one that hangs delays none.
+    pub(super) async fn instance(&mut self) -> Result<Option<Client>, RedisError> {
+        let sentinels = match self {
+            Self::Single(client) => return Ok(Some(client.as_ref().clone())),
+            Self::Cluster(_) => return Ok(None),
+            Self::Sentinels(sentinels) => sentinels,
         };
-        let client = client.async_get_client().await?;
-        Ok(Some(client.get_connection_info().addr().clone()))
+        let half = sentinels.len() / 2;
+        let asked = sentinels.iter_mut();
+        let asked = asked.map(|sentinel| timeout(SENTINEL_TIMEOUT, sentinel.async_get_client()));
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut named: Vec<(Client, usize)> = Vec::new();
+        let mut failed = (ErrorKind::Io, "no sentinel responds").into();
+        while named.iter().all(|(_, votes)| *votes <= half)
+            && let Some(reply) = asked.next().await
+        {
+            match reply {
+                Ok(Ok(master)) => match named.iter_mut().find(|(n, _)| at(n) == at(&master)) {
+                    Some((_, votes)) => *votes += 1,
+                    None => named.push((master, 1)),
+                },
+                Ok(Err(error)) => failed = error,
+                Err(_elapsed) => {}
+            }
+        }
+        let elected = named.into_iter().max_by_key(|(_, votes)| *votes);
+        elected.map(|(master, _)| Some(master)).ok_or(failed)
     }
+}
+
+/// Returns the address of an instance.
+pub(super) fn at(instance: &Client) -> &ConnectionAddr {
+    instance.get_connection_info().addr()
 }
 
 impl RedisSettings {
@@ -246,7 +278,8 @@ impl RedisSettings {
                 let mut builder = ClusterClient::builder(infos?)
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(NODE_TIMEOUT)
-                    .response_timeout(NODE_TIMEOUT)
+                    // The deadline of a command ends it.
+                    .response_timeout(NODE_TIMEOUT.max(self.timeout))
                     .retries(2)
                     .min_retry_wait(2)
                     .max_retry_wait(50);
@@ -256,33 +289,45 @@ impl RedisSettings {
                 Ok(ClientFactory::Cluster(Box::new(builder.build()?)))
             }
             Mode::Sentinel { master, identity } => {
-                let sentinels = self.nodes.iter().map(|n| n.address(self.tls.as_ref()));
-                let mut builder =
-                    SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)?
-                        .set_client_to_redis_protocol(ProtocolVersion::RESP3)
-                        .set_client_to_redis_db(self.database.into());
-                if let Some(user) = &self.identity.user {
-                    builder = builder.set_client_to_redis_username(user);
-                }
-                if let Some(password) = &self.identity.password {
-                    builder = builder.set_client_to_redis_password(password.reveal());
-                }
-                if let Some(user) = &identity.user {
-                    builder = builder.set_client_to_sentinel_username(user);
-                }
-                if let Some(password) = &identity.password {
-                    builder = builder.set_client_to_sentinel_password(password.reveal());
-                }
-                if let Some(tls) = &self.tls {
-                    builder = builder
-                        .set_client_to_redis_tls_mode(tls.mode())
-                        .set_client_to_redis_certificates(tls.certificates())
-                        .set_client_to_sentinel_tls_mode(tls.mode())
-                        .set_client_to_sentinel_certificates(tls.certificates());
-                }
-                Ok(ClientFactory::Sentinel(Box::new(builder.build()?)))
+                let sentinels = self.nodes.iter();
+                let sentinels = sentinels.map(|node| self.sentinel(node, master, identity));
+                let sentinels: Result<Vec<_>, _> = sentinels.collect();
+                Ok(ClientFactory::Sentinels(sentinels?))
             }
         }
+    }
+
+    /// Returns a client of one sentinel.
+    fn sentinel(
+        &self,
+        node: &Node,
+        master: &str,
+        identity: &Identity,
+    ) -> Result<SentinelClient, RedisError> {
+        let node = [node.address(self.tls.as_ref())];
+        let mut builder = SentinelClientBuilder::new(node, master, SentinelServerType::Master)?
+            .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+            .set_client_to_redis_db(self.database.into());
+        if let Some(user) = &self.identity.user {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = &self.identity.password {
+            builder = builder.set_client_to_redis_password(password.reveal());
+        }
+        if let Some(user) = &identity.user {
+            builder = builder.set_client_to_sentinel_username(user);
+        }
+        if let Some(password) = &identity.password {
+            builder = builder.set_client_to_sentinel_password(password.reveal());
+        }
+        if let Some(tls) = &self.tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(tls.mode())
+                .set_client_to_redis_certificates(tls.certificates())
+                .set_client_to_sentinel_tls_mode(tls.mode())
+                .set_client_to_sentinel_certificates(tls.certificates());
+        }
+        builder.build()
     }
 
     fn info(&self, node: &Node) -> Result<ConnectionInfo, RedisError> {

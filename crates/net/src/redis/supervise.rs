@@ -16,7 +16,7 @@ use super::{
     Mode, Problem, Redis, Span,
     links::{Connections, MAX_FAILURES, RedisConnection},
     patience,
-    settings::ClientFactory,
+    settings::{ClientFactory, at},
     slots::slot,
 };
 
@@ -218,13 +218,11 @@ impl Redis {
     }
 }
 
-/// Returns true if the sentinels name another master than that of these connections.
+/// Returns true if most sentinels name another master than that of these connections.
 async fn has_moved(links: &Connections, maker: Option<&mut ClientFactory>) -> bool {
-    let Some((maker, master)) = maker.zip(links.master.as_ref()) else {
-        return false;
-    };
-    let named = timeout(CONNECT, maker.named_master()).await;
-    matches!(named, Ok(Ok(Some(named))) if named != *master)
+    let Some(maker) = maker else { return false };
+    let named = maker.instance().await.ok().flatten();
+    named.is_some_and(|named| links.master.as_ref() != Some(at(&named)))
 }
 
 /// Sends a command up to three times, with the deadline of a request's command.

@@ -312,6 +312,10 @@ where
         let filtered = filtered.await;
         let lines = mem::take(&mut ctx.facts.lines);
         filtered?;
+        if let Some(cached) = { self.cached.as_ref() }.filter(|cached| cached.fetch.is_storing) {
+            // A filter may have made other conditions.
+            cache::condition(&mut request, cached.fetch.validated());
+        }
         let client = client(self.upload.session);
         if let Some(body) = &ctx.early.replacement {
             client.body.replace(body);

@@ -186,19 +186,24 @@ where
 
     /// Sends the rest of a request whose response is complete already: the backend may want it.
     async fn finish_upload(&mut self, ctx: &mut Box<Context>, wire: &mut Wire) -> Result<()> {
-        // The body has no minimum rate any more, and must not hold the backend's place for ever.
-        let grace = ctx.connection.as_ref().map_or(Duration::MAX, |connection| {
-            connection.listener.config().limits.body_grace.0
-        });
+        // The deadlines have let go of the body, which must not hold the backend's place for ever.
+        let (grace, rate) = ctx
+            .connection
+            .as_ref()
+            .map_or((Duration::MAX, 0), |connection| {
+                let limits = &connection.listener.config().limits;
+                (limits.body_grace.0, limits.body_rate.0)
+            });
         loop {
             let (received, pause) = (self.client().body.received, self.client().pause(grace));
+            let least = rate.saturating_mul(pause.as_secs()).max(1);
             let rest = self.upload.finish(wire, ctx);
             let finished = tokio::time::timeout(pause, rest).await;
             if matches!(finished, Ok(Ok(()))) {
                 break;
             }
             let client = self.client();
-            let goes_on = client.body.received > received
+            let goes_on = client.body.received >= received.saturating_add(least)
                 || client.write_end().await.map_err(error::of_client)?;
             if finished.is_ok() || !goes_on {
                 // Whatever becomes of the request, the client has its response.

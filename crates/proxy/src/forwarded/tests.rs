@@ -202,6 +202,8 @@ fn a_trusted_proxy_speaks_for_its_client() {
                 ("X-Forwarded-For", "10.0.0.1"),
                 ("X-Forwarded-Host", "shop.test"),
                 ("X-Forwarded-Proto", "https"),
+                // Not written as a port.
+                ("X-Forwarded-Port", "0444"),
                 ("X-Forwarded-Prefix", "/shop"),
                 ("Forwarded", "for=203.0.113.9"),
                 ("CF-Connecting-IP", "203.0.113.9"),

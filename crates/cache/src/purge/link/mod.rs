@@ -422,10 +422,8 @@ impl PurgeLink {
                 }
                 None
             }
-            Ok(FollowerAction::Forget(end)) => {
-                self.forget(end).await;
-                None
-            }
+            // A Redis that evicts the log would lose it again at once.
+            Ok(FollowerAction::Forget(end)) => self.forget(end).await.then_some(()),
             Err(error) => {
                 self.state.lock().last_error = Some(error);
                 self.sent.notify_waiters();
@@ -497,11 +495,11 @@ impl PurgeLink {
     }
 
     /// Drops everything after the log has lost this gateway's position, or never had one: stored
-    /// responses are older than purges that are no longer known.
-    async fn forget(&self, end: Position) {
+    /// responses are older than purges that are no longer known. Returns true if the log had one.
+    async fn forget(&self, end: Position) -> bool {
         if self.state.lock().resume.is_some() {
             // Storage has a position of its own by now.
-            return;
+            return false;
         }
         let objects = self.caches.forget().await;
         let mut state = self.state.lock();
@@ -512,6 +510,7 @@ impl PurgeLink {
             self.count_gap();
             warn!(objects; "log of purges lost, whole cache dropped");
         }
+        is_loss
     }
 
     fn count_gap(&self) {

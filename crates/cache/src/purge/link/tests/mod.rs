@@ -20,7 +20,10 @@ use fastrand::Rng;
 
 use self::model::{Data, Model, ModelConnection};
 use super::{
-    super::{PurgeEffect, PurgeTarget, log::EntryContent},
+    super::{
+        PurgeEffect, PurgeTarget,
+        log::{EntryContent, Generation, Id, LogContinuity, LogQuery, PublishResponse, draw},
+    },
     *,
 };
 
@@ -476,4 +479,46 @@ fn a_purge_that_is_in_the_log_twice_has_the_count_of_the_first() {
     }
     assert_eq!(state.counted.len(), MAX_COUNTED);
     assert_eq!(state.count_entry("a", 0), 0);
+}
+
+/// Redis that loses the log after each query, as one that evicts does.
+struct Forgetful;
+
+impl PurgeLogStore for Forgetful {
+    async fn sync(&self, _question: &LogQuery) -> Result<LogResponse, Unavailable> {
+        let drawn = draw();
+        Ok(LogResponse {
+            generation: Generation {
+                name: drawn.clone(),
+                age: LEASE,
+            },
+            leased: None,
+            follows: LogContinuity::Gap(Position {
+                id: Id(1, 0),
+                drawn,
+            }),
+            leases: None,
+            is_there: Vec::new(),
+        })
+    }
+
+    async fn publish(&self, _: &str, _: &[Purge]) -> Result<PublishResponse, Unavailable> {
+        Err(Unavailable::Open)
+    }
+}
+
+#[test]
+fn a_log_that_is_lost_again_and_again_is_queried_no_faster() {
+    let caches = Arc::new(ModelStore::default());
+    let link = PurgeLink::new("a", caches, &Clock::test(), &Metrics::default());
+    let pauses = [(); 3].map(|()| {
+        let mut round = Box::pin(link.round(&Forgetful));
+        loop {
+            let context = &mut Context::from_waker(Waker::noop());
+            if let Poll::Ready(pause) = round.as_mut().poll(context) {
+                break pause;
+            }
+        }
+    });
+    assert_eq!(pauses, [None, Some(POLL), Some(POLL)]);
 }
