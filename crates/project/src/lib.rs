@@ -396,10 +396,11 @@ impl Project {
             dependency: dependency.to_owned(),
             path,
         };
-        if package.depends_on("socket.io") {
-            return Some(library("socket.io", Some("/socket.io/*")));
-        }
-        let others = [
+        let first = |names: &[&'static str]| {
+            let mut names = names.iter().copied();
+            names.find(|name| package.depends_on(name))
+        };
+        let other = first(&[
             "ws",
             "@nestjs/websockets",
             "@fastify/websocket",
@@ -408,8 +409,17 @@ impl Project {
             "koa-websocket",
             "uWebSockets.js",
             "graphql-ws",
-        ];
-        let other = others.into_iter().find(|name| package.depends_on(name));
+            "websocket",
+            "websocket-stream",
+            "aedes-server-factory",
+            "engine.io",
+            "sockjs",
+            "@hocuspocus/server",
+        ]);
+        if let Some(io) = first(&["socket.io", "@nestjs/platform-socket.io"]) {
+            // What another package serves beside it has a path of its own.
+            return Some(library(io, other.is_none().then_some("/socket.io/*")));
+        }
         other.map(|name| library(name, None))
     }
 

@@ -70,6 +70,6 @@ impl RunningApp {
 impl WebSocket {
     /// Returns true for Socket.IO, whose clients begin with several requests to one instance.
     pub fn is_socket_io(&self) -> bool {
-        self.path.is_some()
+        self.dependency.ends_with("socket.io")
     }
 }

@@ -103,11 +103,11 @@ mod tests {
     #[test]
     fn streams_are_as_long_as_they_like() {
         let call = ("content-type", "application/grpc");
-        check(&[], 30, 30, false);
+        check(&[], 60, 60, false);
         check(&[call], 3600, 3600, true);
         check(&[("accept", "text/event-stream")], 3600, 3600, true);
         check(&[call, ("grpc-timeout", "5S")], 6, 0, true);
         check(&[call, ("grpc-timeout", "9H")], 3600, 0, true);
-        check(&[("grpc-timeout", "5S")], 30, 30, false);
+        check(&[("grpc-timeout", "5S")], 60, 60, false);
     }
 }

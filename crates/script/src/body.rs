@@ -35,6 +35,8 @@ pub fn is_read(headers: &HeaderMap) -> bool {
     let kind = kind.trim().to_ascii_lowercase();
     let is_json_or_form = match &*kind {
         "application/json" | "application/x-www-form-urlencoded" => true,
+        // Messages of a call, whose client may wait for a response before it sends the next.
+        "application/connect+json" | "application/grpc+json" | "application/grpc-web+json" => false,
         kind => kind.starts_with("application/") && kind.ends_with("+json"),
     };
     is_plain && is_json_or_form

@@ -294,7 +294,8 @@ pub struct TimeoutsConfig {
     pub connect: Span,
     /// Time from the last byte sent to the end of the response headers, without the time that the
     /// gateway waits for more of the client's body.
-    #[default(Span::secs(30))]
+    // As long as nginx waits, so that a long poll that passes there passes here.
+    #[default(Span::secs(60))]
     pub first_byte: Span,
     /// Time between two chunks of a response. With `protocol: h2` the longer of this and
     /// `first_byte` limits both.

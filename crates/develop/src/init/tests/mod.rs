@@ -209,6 +209,18 @@ fn websockets_pass_where_the_app_has_them() {
         ws.contains("upstream: web\n    # ws is among the dependencies.\n    websocket: true"),
         "{ws}"
     );
+    // Beside Socket.IO, another package has a path of its own.
+    for (io, other) in [
+        ("socket.io", "ws"),
+        ("@nestjs/platform-socket.io", "@nestjs/websockets"),
+    ] {
+        let both = package(&format!(
+            "{{ \"dependencies\": {{ \"{io}\": \"4\", \"{other}\": \"8\" }}, \"main\": \"app.js\" }}"
+        ));
+        assert!(both.contains("path: /* }\n    upstream: web\n"), "{both}");
+        let line = format!("    # {io} is among the dependencies.\n    websocket: true");
+        assert!(both.contains(&line), "{both}");
+    }
     // Controls: a package of the build or the tests is no part of the app.
     for text in [
         "{ \"dependencies\": { \"express\": \"5\" }, \"devDependencies\": { \"ws\": \"8\", \"socket.io\": \"4\" } }",
