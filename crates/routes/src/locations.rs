@@ -298,6 +298,11 @@ impl LocationHit<'_> {
         self.matcher.is_some()
     }
 
+    /// Returns true for `location /`, which takes every path.
+    pub(super) fn is_root(&self) -> bool {
+        self.prefix == Some(1)
+    }
+
     /// Sets the parameters of a match, as ranges of the original path.
     pub(super) fn fill(&self, path: &[u8], names: &ParamNames, params: &mut Params) {
         let text = decoded(path, self.merges_slashes);

@@ -141,7 +141,9 @@ impl Rules {
                 match rule.holds_as_read(read, facts) {
                     Ok(false) => {}
                     Ok(true) => {
-                        let reply = rule.refusal()?.reply_with(&read.exchange(facts), None);
+                        let reply = rule
+                            .refusal()?
+                            .reply_with(&read.exchange(facts), None, false);
                         let route = rule.route.as_ref().map(|(name, _)| Arc::clone(name));
                         return Some((reply, route));
                     }
@@ -203,7 +205,7 @@ impl Rules {
                     let pattern = rule.comparison.as_ref().and_then(Comparison::pattern);
                     // It matched: it was decided.
                     let groups = groups.or_else(|| pattern?.groups(&value).ok().flatten());
-                    let reply = response.reply_with(&ex, groups.as_ref());
+                    let reply = response.reply_with(&ex, groups.as_ref(), rule.path.is_some());
                     let route = route.cloned().or(lead);
                     return Ok(RuleCourse::Reply(Box::new(reply), route));
                 }

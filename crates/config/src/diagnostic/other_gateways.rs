@@ -33,6 +33,7 @@ edgeway_base::enum_table! {
         Headers = ("headers", "", "response"),
         BasicAuth = ("basic_auth", "", "users"),
         Jwt = ("jwt", "", "jwks"),
+        Files = ("files", "", "precompressed"),
     }
 }
 

@@ -185,9 +185,10 @@ impl<'a> Routes<'a, '_> {
             }
         }
         let otherwise = if let Some(code) = last.strip_prefix('=') {
-            let code = code.parse::<u16>();
-            code.map(|code| json!({ "status": code }))
-                .map_err(|_| format!("`{last}` is no status: 404"))
+            let code = code.parse::<u16>().ok();
+            code.filter(|code| (400..600).contains(code))
+                .map(|code| json!({ "status": code }))
+                .ok_or_else(|| format!("`{last}` is no status of an error: 404"))
         } else if let Some(name) = last.strip_prefix('@') {
             let mut named = place.named.iter();
             let target = named.find(|known| known.name == name);

@@ -378,7 +378,8 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
         filters.keys.insert("compression".to_owned(), false.into());
         return;
     }
-    let note = "backends get `Accept-Encoding: identity`, so that nothing is compressed twice";
+    let note = "backends get `Accept-Encoding: identity`, so that nothing is compressed twice; \
+                `Accept-Encoding: *` takes gzip";
     gzip.changed(note);
     let mut types: BTreeSet<String> = ["text/html".to_owned()].into();
     if let Some(written) = scope.one("gzip_types") {

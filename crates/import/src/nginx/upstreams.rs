@@ -330,8 +330,8 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
     let mut value = Map::new();
     let mut backends = Vec::new();
     let mut balance = "round_robin".to_owned();
-    let (mut fails, mut fail_timeout, mut most) = (u64::MAX, None, None);
-    let mut is_never_out = Vec::new();
+    let (mut fail_timeout, mut most) = (None, None);
+    let mut failures = Vec::new();
     for directive in block.children() {
         match directive.name.as_str() {
             "server" => {
@@ -343,12 +343,10 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
                 let weight = parameter(directive, "weight").and_then(|text| text.parse().ok());
                 let is_backup = directive.args.iter().any(|arg| arg == "backup");
                 backends.push(backend(directive.arg(0), weight, is_backup));
-                let failures =
-                    parameter(directive, "max_fails").and_then(|n| n.parse::<u64>().ok());
-                if failures == Some(0) {
-                    is_never_out.push(directive);
-                } else {
-                    fails = fails.min(failures.unwrap_or(1));
+                let limit = parameter(directive, "max_fails").and_then(|n| n.parse::<u64>().ok());
+                // Backups that say nothing do not decide for the others.
+                if limit.is_some() || !is_backup {
+                    failures.push((directive, limit.unwrap_or(1)));
                 }
                 fail_timeout =
                     fail_timeout.or(parameter(directive, "fail_timeout").and_then(milliseconds));
@@ -417,7 +415,7 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
     } else {
         // A server that dies is noticed before a request is lost.
         value.insert("health".to_owned(), true.into());
-        ejection((fails, fail_timeout), &is_never_out)
+        ejection(&failures, fail_timeout)
     };
     value.insert("eject".to_owned(), eject);
     if let Some(most) = most {
@@ -522,20 +520,27 @@ fn retry(scope: &Scope<'_>) -> Option<Value> {
     Some(retry)
 }
 
-/// Returns when a server leaves rotation: after that many failures, for that many milliseconds.
-fn ejection((fails, time): (u64, Option<u64>), is_never_out: &[&Directive]) -> Value {
-    let note = if fails == u64::MAX {
-        "a server that fails five times in a row leaves rotation in spite of `max_fails=0`; \
-         `eject: { errors: 0 }` keeps it"
-    } else {
-        "its failures count as those of the others, in spite of `max_fails=0`"
-    };
-    for directive in is_never_out {
-        directive.changed(note);
+/// Returns when a server leaves rotation: after the fewest failures that one of them may have, for
+/// that many milliseconds.
+fn ejection(failures: &[(&Directive, u64)], time: Option<u64>) -> Value {
+    let counts = failures.iter().map(|(_, own)| *own);
+    let fewest = counts.filter(|own| *own > 0).min();
+    for (directive, own) in failures {
+        match fewest {
+            None => directive.changed(
+                "a server that fails five times in a row leaves rotation in spite of `max_fails=0`; \
+                 `eject: { errors: 0 }` keeps it",
+            ),
+            Some(_) if *own == 0 => directive
+                .changed("its failures count as those of the others, in spite of `max_fails=0`"),
+            Some(fewest) if *own != fewest => {
+                directive.changed(format!("`max_fails={fewest}`, as of another server"));
+            }
+            Some(_) => {}
+        }
     }
-    let errors = if fails == u64::MAX { 5 } else { fails };
     let time = duration(time.unwrap_or(10_000).max(1_000));
-    json!({ "errors": errors, "for": time, "max": time })
+    json!({ "errors": fewest.unwrap_or(5), "for": time, "max": time })
 }
 
 fn hash_key(key: &str, http: &Scope<'_>) -> Option<String> {

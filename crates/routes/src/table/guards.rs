@@ -181,6 +181,7 @@ impl Guards {
             let fit = self.folded.routes[route].predicates.fit(target, head);
             !matches!(fit, PredicateResult::No(_))
         };
+        let mut is_of_host = false;
         let _end = self
             .folded
             .walk(reading, &holds, &mut |hit: RouteCandidate<'_>| {
@@ -197,6 +198,15 @@ impl Guards {
                     PredicateResult::Unclear { .. } => false,
                     PredicateResult::Yes => true,
                 };
+                // A route that refuses all other hosts protects nothing of a host that has a route
+                // for every path.
+                if hit.takes_every_path(reading.path) {
+                    let is_for_all = self.folded.routes[route].hosts.is_empty();
+                    if is_of_host && is_for_all && !self.of[route].reaches_apps() {
+                        return ControlFlow::Continue(());
+                    }
+                    is_of_host |= is_certain && !is_for_all;
+                }
                 if !is_skipped && !self.has_all(literal, route) {
                     visit(&hit);
                 }

@@ -366,6 +366,15 @@ impl<'a> RouteCandidate<'a> {
         }
     }
 
+    /// Returns true if its pattern is `/*`, or its location `/`.
+    fn takes_every_path(&self, path: &[u8]) -> bool {
+        match &self.matched {
+            PathMatch::Pattern(captures) => captures.rest == 1 && path.len() > 1,
+            PathMatch::Regex(_) => false,
+            PathMatch::Location(hit) => hit.is_root(),
+        }
+    }
+
     fn fill(&self, path: &[u8], names: &ParamNames, params: &mut Params) {
         params.clear();
         if let Some((regex, host)) = self.host

@@ -25,7 +25,7 @@ fn guarding(letters: &str) -> RouteProtection {
 }
 
 /// Compiles routes with the guards of each.
-fn guarded(yaml: &str, guards: &[&str]) -> Compiled {
+pub(super) fn guarded(yaml: &str, guards: &[&str]) -> Compiled {
     let mut compiled = compile(yaml);
     let mut diagnostics = Diagnostics::default();
     let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
@@ -57,7 +57,7 @@ fn taken(compiled: &Compiled, line: &str, params: &mut Params) -> Option<(usize,
 }
 
 #[track_caller]
-fn check(compiled: &Compiled, cases: &[(&str, usize, &[usize])]) {
+pub(super) fn check(compiled: &Compiled, cases: &[(&str, usize, &[usize])]) {
     for (line, route, also) in cases {
         let found = taken(compiled, line, &mut Params::default());
         assert_eq!(found, Some((*route, also.to_vec())), "{line}");

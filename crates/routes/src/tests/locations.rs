@@ -1,6 +1,9 @@
 //! Tests of locations: nginx's order, decoded paths, parameters, and what a host may mix.
 
-use super::*;
+use super::{
+    guards::{check, guarded},
+    *,
+};
 
 /// Returns the value of a parameter of the route found.
 #[track_caller]
@@ -237,4 +240,23 @@ fn the_same_location_twice_is_reported() {
     assert_eq!(other.diagnostics.list()[0].code, "edgeway::route::conflict");
     let method = compile("[{ location: '~ a', method: POST }, { location: '~ a' }]");
     assert_eq!(method.diagnostics.list(), []);
+}
+
+#[test]
+fn what_refuses_other_hosts_guards_no_host_that_takes_every_path() {
+    for (others, also) in [("c>", &[1][..]), ("c", &[1, 0])] {
+        let all = guarded(
+            "[{ location: / }, { location: /u/ }, { host: a.test, location: / },
+              { host: [a.test, b.test], location: /_next/image }]",
+            &[others, "d>", ">", ""],
+        );
+        check(
+            &all,
+            &[
+                ("GET a.test/_next/image?url=/a.png", 3, &also[1..]),
+                ("GET a.test/_next/image?url=/u/a.png", 3, also),
+                ("GET b.test/_next/image?url=/a.png", 3, &[0]),
+            ],
+        );
+    }
 }

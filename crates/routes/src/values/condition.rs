@@ -284,11 +284,17 @@ impl ConditionResponse {
             }
             _ => None,
         };
-        self.reply_with(ex, groups.as_ref())
+        self.reply_with(ex, groups.as_ref(), false)
     }
 
-    /// Returns the response to a request with these groups of the expression that matched.
-    pub fn reply_with(&self, ex: &Exchange<'_>, groups: Option<&Groups<'_>>) -> Reply {
+    /// Returns the response to a request with these groups of the expression that matched, which may
+    /// be those of its path without percent-encoding.
+    pub fn reply_with(
+        &self,
+        ex: &Exchange<'_>,
+        groups: Option<&Groups<'_>>,
+        has_groups_of_path: bool,
+    ) -> Reply {
         let mut reply = Reply::empty(self.status);
         // Nobody has the page of an error, whose status is another one.
         let sent = ex.facts.page_status().unwrap_or(self.status);
@@ -302,11 +308,12 @@ impl ConditionResponse {
             body,
         };
         // `{status}` is that of the error whose page it is, or of this response.
-        let values = if ex.facts.is_page() {
+        let mut values = if ex.facts.is_page() {
             Values::of_request(ex)
         } else {
             Values::of_status(ex, self.status)
         };
+        values.has_groups_of_path = has_groups_of_path;
         match &self.then {
             ConditionReply::ByStatus if self.refuses() => {
                 reply = Reply::refuse(self.status, "condition");

@@ -136,6 +136,20 @@ impl Encoding {
             Self::Query | Self::QueryValue => escape(value, IN_QUERY, text),
         }
     }
+
+    /// Appends a value without percent-encoding, which a path would have decoded once more.
+    pub(crate) fn write_decoded(self, value: &str, text: &mut String) {
+        let is_path = match self {
+            Self::UrlPath | Self::UrlStart { .. } | Self::Link => true,
+            Self::Authority { is_end } => is_end && value.starts_with('/'),
+            _ => false,
+        };
+        if is_path {
+            self.write(&value.replace('%', "%25"), text);
+        } else {
+            self.write(value, text);
+        }
+    }
 }
 
 fn write_markup(value: &str, text: &mut String) {

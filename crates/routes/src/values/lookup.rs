@@ -294,7 +294,9 @@ impl Lookup {
         let (result, regex) = entry.unwrap_or((&self.default, None));
         // The expression matched: it was decided.
         let groups = regex.and_then(|regex| regex.groups(&value).ok().flatten());
-        let written = result.write_with(values, groups.as_ref(), text);
+        let mut values = *values;
+        values.has_groups_of_path = false;
+        let written = result.write_with(&values, groups.as_ref(), text);
         entry.and(written)
     }
 

@@ -482,7 +482,12 @@ impl Template {
                 }
                 Piece::Group(index, encoding) => {
                     let group = groups.map_or("", |groups| groups.get(*index));
-                    encoding.within(values.encoding).write(group, text);
+                    let encoding = encoding.within(values.encoding);
+                    if values.has_groups_of_path {
+                        encoding.write_decoded(group, text);
+                    } else {
+                        encoding.write(group, text);
+                    }
                 }
             }
         }

@@ -23,6 +23,8 @@ pub struct Values<'a, 'e> {
     pub(super) ex: &'a Exchange<'e>,
     response: Option<(StatusCode, Option<&'a HeaderMap>)>,
     pub(super) encoding: Encoding,
+    /// True if groups are those of a path without percent-encoding.
+    pub(super) has_groups_of_path: bool,
     /// Path in place of the request's.
     path: Option<&'a [u8]>,
 }
@@ -33,6 +35,7 @@ impl<'a, 'e> Values<'a, 'e> {
             ex,
             response: None,
             encoding: Encoding::Text,
+            has_groups_of_path: false,
             path: None,
         }
     }
@@ -217,11 +220,9 @@ impl Variable {
             (Self::Path, Encoding::Query | Encoding::QueryValue) => {
                 text.push_str(&plain.replace('&', "%26").replace('+', "%2B"));
             }
-            // A path would have it decoded once more.
-            (
-                Self::PathDecoded | Self::PathSent | Self::QueryValue(_),
-                Encoding::UrlPath | Encoding::UrlStart { .. } | Encoding::Link,
-            ) => encoding.write(&plain.replace('%', "%25"), text),
+            (Self::PathDecoded | Self::PathSent | Self::QueryValue(_), _) => {
+                encoding.write_decoded(&plain, text);
+            }
             _ => encoding.write(&plain, text),
         }
         written

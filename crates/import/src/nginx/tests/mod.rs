@@ -344,6 +344,8 @@ fn several_servers_are_checked_and_leave_rotation() {
         "{upstream}"
     );
     assert!(of(two, "proxy_next_upstream off;").contains("attempts: 1"));
+    let three = "server 127.0.0.1:3000 max_fails=3; server 127.0.0.1:3001";
+    assert!(of(&format!("{three} backup;"), "").contains("errors: 3"));
     let alone = of("server 127.0.0.1:3000;", "");
     assert!(
         alone.contains("errors: 0") && !alone.contains("health"),

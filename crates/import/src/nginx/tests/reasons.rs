@@ -170,18 +170,26 @@ fn all_types_are_a_list_that_the_gateway_takes() {
 #[test]
 fn reasons_are_those_of_the_file() {
     let (yaml, report) = imported(
-        "http { map $uri $unused { a b; } server { listen 8080; root /srv;
+        "http { map $uri $unused { a b; }
+         upstream u { server 127.0.0.1:1 max_fails=3; server 127.0.0.1:2; }
+         server { listen 8080; root /srv;
          location / { try_files maint.html $uri @app; } location /r { return 307; }
          location /v { return 200 $ssl_client_s_dn; }
-         location @app { proxy_pass http://127.0.0.1:3000; } } }",
+         location /n { try_files $uri =204; max_ranges 0; } location /u { proxy_pass http://u; }
+         location @app { proxy_pass http://127.0.0.1:3000; proxy_ignore_client_abort on; } } }",
     );
     assert!(yaml.contains(r#"try: ["{path.decoded}"]"#), "{yaml}");
     assert!(yaml.contains("otherwise: { route: \"@app\" }"), "{yaml}");
+    assert!(yaml.contains("otherwise: { status: 404 }"), "{yaml}");
     for line in [
         "try_files: `maint.html` does not begin with a slash: left out",
+        "try_files: `=204` is no status of an error: 404",
+        "max_ranges: files have one range",
+        "proxy_ignore_client_abort: a request whose client has left ends",
         "return: a redirect without a target has no counterpart; its requests get 503",
         "return: `$ssl_client_s_dn` has no counterpart: the text is sent without it",
         "map: not needed: nothing uses its variable",
+        "server: `max_fails=1`, as of another server",
     ] {
         assert!(report.contains(line), "{line}: {report}");
     }

@@ -245,7 +245,7 @@ impl App {
         taken.extend(self.ports.iter().map(|port| (*port, self.name.clone())));
         if count > 1 {
             self.carried.push(format!(
-                "{count} instances, which shared port {shared}: one process each on {start} to {last}",
+                "{count} instances: one process each on {start} to {last}",
             ));
         } else {
             self.carried.push(format!("port {last}"));
