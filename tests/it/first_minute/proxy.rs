@@ -120,6 +120,14 @@ async fn several_apps_share_requests_and_a_cache_stores_their_responses() {
     }
     let counts = apps.each_ref().map(|app| app.counts().requests());
     assert_eq!(counts, [4, 4]);
+    // A client of Socket.IO stays with one of them.
+    let package = r#"{ "dependencies": { "socket.io": "4" } }"#;
+    super::write(&home.project(), &[("package.json", package)]);
+    for (to, is_sticky) in [(&*to, true), ("3000", false)] {
+        let (_, yaml, _) = home.run(&["proxy", "--to", to, "--print"]);
+        let is_written = yaml.contains("sticky: { cookie: instance }");
+        assert_eq!(is_written, is_sticky, "{yaml}");
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ const NAME: &str = "edgeway dev";
 
 /// Deadline of a stop: a page that is open in a browser has a WebSocket that never ends by itself.
 const DRAIN: &str = "drain: { announce: 0s, idle: 100ms, deadline: 1s }\n";
+/// The script compiles each page at its first request.
+const SLOW_PAGES: &str = "timeouts: { first_byte: 5min }";
 /// The script writes a line for each request already.
 const QUIET: &str = "access_log: false\n";
 
@@ -146,7 +148,7 @@ fn prepare(options: &DevOptions) -> Result<PreparedRun, Refused> {
         hosts: Vec::new(),
         cache: false,
         more: DRAIN.to_owned(),
-        is_slow: true,
+        settings: SLOW_PAGES,
     };
     let path = options.config.clone().or_else(|| {
         let path = PathBuf::from(FILE);

@@ -145,7 +145,7 @@ mod tests {
             hosts: Vec::new(),
             cache: false,
             more: super::super::DRAIN.to_owned(),
-            is_slow: true,
+            settings: super::super::SLOW_PAGES,
         }
     }
 

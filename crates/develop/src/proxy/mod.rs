@@ -26,6 +26,9 @@ use super::{
 const PORT: u16 = 8080;
 const HTTPS_PORT: u16 = 8443;
 
+/// A client of Socket.IO begins with several requests to one instance.
+const STICKY: &str = "sticky: { cookie: instance }";
+
 /// Name of the configuration in messages: it is no file.
 const NAME: &str = "edgeway proxy";
 
@@ -172,6 +175,7 @@ fn plan(options: &ProxyOptions) -> Result<Plan, String> {
         (None, None)
     };
     let backends = options.to.iter().map(|to| to.backend(foreground::listens));
+    let is_sticky = options.to.len() > 1 && project.websocket().is_some_and(|it| it.is_socket_io());
     let yaml = ProxyYaml {
         comment: "Made by `edgeway proxy`; serve it with `edgeway run --config FILE`.".to_owned(),
         listen,
@@ -189,7 +193,7 @@ fn plan(options: &ProxyOptions) -> Result<Plan, String> {
         hosts: options.host.clone(),
         cache: options.cache,
         more: String::new(),
-        is_slow: false,
+        settings: if is_sticky { STICKY } else { "" },
     };
     let hello = hello(
         options,

@@ -7,6 +7,7 @@ use edgeway_gateway::{self as gateway, World};
 
 use super::{
     super::{ca::LeafFiles, project::App},
+    STICKY,
     address::{AppAddress, ListenAddress},
     check, tls_to_backends,
     yaml::{Https, ProxyYaml},
@@ -72,7 +73,7 @@ fn every_combination_of_options_is_a_valid_configuration() {
             hosts: served.iter().map(|host| (*host).to_owned()).collect(),
             cache: bit(1),
             more: String::new(),
-            is_slow: bit(6),
+            settings: if bit(6) { STICKY } else { "" },
         }
         .to_string();
         let loaded = gateway::load_text("proxy", &text);
@@ -116,7 +117,7 @@ fn an_option_that_makes_an_error_is_named() {
             hosts: vec![host.to_owned()],
             cache: false,
             more: String::new(),
-            is_slow: false,
+            settings: "",
         };
         let refused = check(&yaml.to_string()).err();
         match (&refused, expected) {

@@ -26,10 +26,10 @@ pub(crate) struct ProxyYaml {
     pub tls: bool,
     pub hosts: Vec<String>,
     pub cache: bool,
+    /// Further settings of the upstream, each a line.
+    pub settings: &'static str,
     /// Further top-level sections.
     pub more: String,
-    /// An app that compiles each page at its first request.
-    pub is_slow: bool,
 }
 
 pub(crate) struct Https {

@@ -1,9 +1,8 @@
 //! Validated connection settings of Redis, and their conversion for the `redis` crate.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, future::poll_fn, path::PathBuf, str::FromStr, task::Poll, time::Duration};
 
 use edgeway_base::secret::Secret;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, TlsMode,
@@ -210,12 +209,17 @@ impl ClientFactory {
         let half = sentinels.len() / 2;
         let asked = sentinels.iter_mut();
         let asked = asked.map(|sentinel| timeout(SENTINEL_TIMEOUT, sentinel.async_get_client()));
-        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut asked: Vec<_> = asked.map(Box::pin).collect();
         let mut named: Vec<(Client, usize)> = Vec::new();
         let mut failed = (ErrorKind::Io, "no sentinel responds").into();
-        while named.iter().all(|(_, votes)| *votes <= half)
-            && let Some(reply) = asked.next().await
-        {
+        while !asked.is_empty() && named.iter().all(|(_, votes)| *votes <= half) {
+            let first = poll_fn(|cx| {
+                let polled = asked.iter_mut().enumerate();
+                let mut polled = polled.map(|(nth, one)| one.as_mut().poll(cx).map(|it| (nth, it)));
+                polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
+            });
+            let (nth, reply) = first.await;
+            drop(asked.swap_remove(nth));
             match reply {
                 Ok(Ok(master)) => match named.iter_mut().find(|(n, _)| at(n) == at(&master)) {
                     Some((_, votes)) => *votes += 1,
