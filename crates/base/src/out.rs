@@ -225,7 +225,8 @@ pub fn printable_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-fn is_obeyed(c: char) -> bool {
+/// Returns true for a character that a terminal obeys.
+pub fn is_obeyed(c: char) -> bool {
     let changes_direction = matches!(
         c,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'

@@ -65,8 +65,11 @@ pub(crate) fn decode(
     // SAFETY: the input is a slice, and the output a buffer of the size that its fields say; both
     // outlive the call, and the decoder allocates no output of its own.
     let status = unsafe { sys::WebPDecode(bytes.as_ptr(), bytes.len(), &raw mut config) };
-    if status != sys::VP8StatusCode::VP8_STATUS_OK {
-        return Err(ImageError::Decode);
+    match status {
+        sys::VP8StatusCode::VP8_STATUS_OK => {}
+        // More than `WEBP_MAX_ALLOCABLE_MEMORY`, which `.cargo/config.toml` sets.
+        sys::VP8StatusCode::VP8_STATUS_OUT_OF_MEMORY => return Err(ImageError::Pixels),
+        _ => return Err(ImageError::Decode),
     }
     Ok(Pixels {
         width,

@@ -11,7 +11,7 @@ use super::{
     host::{MAX_LINE_LEN, State, add, level},
     usv_string::UsvString,
 };
-use crate::base::user_metrics::UserKind;
+use crate::base::{out::printable, secret::without_shapes, user_metrics::UserKind};
 
 /// Most fields of a line of `ctx.log`.
 const MAX_FIELDS: usize = 16;
@@ -151,19 +151,9 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
     Ok(fields)
 }
 
-/// Escapes control characters: client input in the text must not look like lines of its own.
+/// Redacts credentials and escapes what a terminal obeys: client input in the text must not look
+/// like lines of its own.
 pub(super) fn one_line(text: &str) -> String {
     let text = &text[..text.floor_char_boundary(MAX_LINE_LEN)];
-    if !text.contains(char::is_control) {
-        return text.to_owned();
-    }
-    let mut line = String::with_capacity(text.len() + 16);
-    for letter in text.chars() {
-        if letter.is_control() {
-            line.extend(letter.escape_default());
-        } else {
-            line.push(letter);
-        }
-    }
-    line
+    printable(&without_shapes(text))
 }

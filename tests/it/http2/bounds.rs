@@ -24,6 +24,9 @@ use crate::support::{
     wait::{pass, wait_for},
 };
 
+/// A field of 38 bytes, in the table of every connection (RFC 7541, appendix A).
+const ACCEPT: [u8; 1] = [0x93];
+
 #[tokio::test]
 async fn an_idle_connection_gets_goaway() {
     let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
@@ -287,7 +290,14 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
     let request = |n: u32, flags| frame(HEADERS, flags, 2 * n + 1, &get);
     let reset = |n: u32| frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]);
     let whole = END_HEADERS | END_STREAM;
-    let floods: [(&str, u32, Flood<'_>); 8] = [
+    // Longer than what is read of a request: each has a 431.
+    let long = [&get[..], &ACCEPT.repeat(3000)].concat();
+    let floods: [(&str, u32, Flood<'_>); 9] = [
+        (
+            "h2_calm",
+            15,
+            Box::new(|n| frame(HEADERS, whole, 2 * n + 1, &long)),
+        ),
         (
             "h2_resets",
             15,
@@ -386,6 +396,13 @@ async fn malformed_requests_end_the_connection_when_they_are_many() {
         assert_eq!(code, ENHANCE_YOUR_CALM);
     }
     until_refused(&gateway, "h2_malformed").await;
+    // No more fields of a malformed one are decoded than of any other.
+    let mut frames = Frames::open(gateway.address()).await;
+    let get = block("GET", "/");
+    let bad = [&ACCEPT[..], &get, &ACCEPT.repeat(10_000)].concat();
+    frames.write(&frame(HEADERS, whole, 1, &bad)).await.unwrap();
+    assert_eq!(frames.goaways().await, [ENHANCE_YOUR_CALM]);
+    until_refused(&gateway, "h2_calm").await;
     assert_eq!(origin.counts().requests(), 0);
 }
 

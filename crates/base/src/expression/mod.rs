@@ -4,9 +4,7 @@
 //! The engine for look-around limits its steps back, and may look at all of the text between two of
 //! them. So the limit is computed from the expression and the length of the text.
 
-use std::sync::OnceLock;
-
-use fancy_regex::{Assertion, Expr, LookAround, Regex, RegexBuilder};
+use fancy_regex::{Assertion, CompileError, Error, Expr, LookAround, Regex, RegexBuilder};
 
 /// Bytes that one evaluation looks at, at most; some milliseconds.
 const MAX_WORK: usize = 1 << 20;
@@ -24,13 +22,10 @@ pub struct Undecided;
 #[derive(Clone, Debug)]
 pub struct Expression {
     text: Box<str>,
-    ignores_case: bool,
     /// True for one without look-around and back-references, which needs no limit.
     is_plain: bool,
-    /// False if each match begins where the text does.
-    is_searched: bool,
-    /// Limits of steps back by length, and what is compiled with them once it is needed.
-    by_length: Box<[(usize, OnceLock<Regex>); LENGTHS.len()]>,
+    /// Limits of steps back by length, and what is compiled with them: no request waits for that.
+    by_length: Box<[(usize, Regex)]>,
 }
 
 /// Groups of an expression that matched a text.
@@ -51,8 +46,14 @@ impl Expression {
     /// # Errors
     /// Returns the reason, in one line.
     pub fn new(text: &str, ignores_case: bool) -> Result<Self, String> {
-        Self::parse(text, ignores_case).map_err(|error| {
-            regex::Regex::new(text).map_or_else(|error| reason_of(&error), |_| reason_of(&error))
+        Self::parse(text, ignores_case).map_err(|error| match regex::Regex::new(text) {
+            Err(plain) if Expr::parse_tree(text).is_err() => reason_of(&plain),
+            _ => match *error {
+                Error::CompileError(error) if matches!(*error, CompileError::InnerError(_)) => {
+                    "it is too large: repeat less, or `[a-z]` in place of `\\w`".to_owned()
+                }
+                error => reason_of(&error),
+            },
         })
     }
 
@@ -73,47 +74,38 @@ impl Expression {
     pub fn parse(text: &str, ignores_case: bool) -> Result<Self, Box<fancy_regex::Error>> {
         let expr = Expr::parse_tree(text)?.expr;
         let is_searched = !is_anchored(&expr);
-        let parsed = Self {
+        // The next place where a match may begin can be at the end of the text.
+        let is_far = is_searched && is_open(&expr);
+        let is_plain = is_plain(&expr);
+        let mut by_length = Vec::new();
+        for length in &LENGTHS[..if is_plain { 1 } else { LENGTHS.len() }] {
+            let search = if is_far { *length } else { 1 };
+            let steps = MAX_WORK / reach(&expr, *length).saturating_add(search);
+            if steps == 0 && !by_length.is_empty() {
+                break;
+            }
+            let mut builder = RegexBuilder::new(text);
+            builder.case_insensitive(ignores_case);
+            // Only where a match may begin, steps are taken.
+            builder.seek(is_searched).backtrack_limit(steps);
+            by_length.push((steps, builder.build()?));
+        }
+        Ok(Self {
             text: text.into(),
-            ignores_case,
-            is_plain: is_plain(&expr),
-            is_searched,
-            by_length: Box::new(LENGTHS.map(|length| {
-                // The next place where a match may begin can be at the end of the text.
-                let is_far = is_searched && is_open(&expr);
-                let search = if is_far { length } else { 1 };
-                let each = reach(&expr, length).saturating_add(search);
-                (MAX_WORK / each, OnceLock::new())
-            })),
-        };
-        let (steps, shortest) = &parsed.by_length[0];
-        let compiled = parsed.compile(*steps)?;
-        shortest.get_or_init(|| compiled);
-        Ok(parsed)
-    }
-
-    fn compile(&self, steps: usize) -> Result<Regex, Box<fancy_regex::Error>> {
-        let mut builder = RegexBuilder::new(&self.text);
-        builder.case_insensitive(self.ignores_case);
-        // Only where a match may begin, steps are taken.
-        builder.seek(self.is_searched).backtrack_limit(steps);
-        builder.build().map_err(Box::new)
+            is_plain,
+            by_length: by_length.into(),
+        })
     }
 
     /// Returns the expression with the limit for this text.
     fn regex(&self, text: &str) -> Result<&Regex, Undecided> {
         let fits = |length: &usize| self.is_plain || text.len() <= *length;
         let class = LENGTHS.iter().position(fits).ok_or(Undecided)?;
-        let (steps, compiled) = &self.by_length[class];
-        if *steps == 0 {
+        match self.by_length.get(class) {
+            Some((1.., regex)) => Ok(regex),
             // The way to the first step back may be too long.
-            return Err(Undecided);
+            _ => Err(Undecided),
         }
-        if let Some(regex) = compiled.get() {
-            return Ok(regex);
-        }
-        let regex = self.compile(*steps).map_err(|_| Undecided)?;
-        Ok(compiled.get_or_init(|| regex))
     }
 
     /// Returns the expression without regard to case, or as it is if that would be too large.
@@ -141,11 +133,7 @@ impl Expression {
 
     /// Returns the name of each group, if it has one.
     pub fn names(&self) -> Vec<Option<&str>> {
-        let shortest = self.by_length[0].1.get();
-        shortest
-            .into_iter()
-            .flat_map(Regex::capture_names)
-            .collect()
+        self.by_length[0].1.capture_names().collect()
     }
 
     /// Returns the number of a group, named or numbered.

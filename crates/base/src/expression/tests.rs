@@ -246,4 +246,7 @@ fn groups_are_found_with_and_without_look_around() {
         assert_eq!((own.group("1"), own.group("2")), (Some(1), None));
     }
     assert_eq!(Expression::new("(", false).unwrap_err(), "unclosed group");
+    // Not that look-around is unknown.
+    let large = Expression::new(r"^(?!.*\.\.)[\w .-]{1,255}$", false).unwrap_err();
+    assert!(large.starts_with("it is too large"), "{large}");
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::out::is_obeyed;
 use edgeway_net::log_file::put_thousandths;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -72,12 +73,9 @@ fn put_json_slowly(out: &mut Vec<u8>, text: &[u8]) {
             match c {
                 '"' => out.extend_from_slice(b"\\\""),
                 '\\' => out.extend_from_slice(b"\\\\"),
-                // C1 controls too: a terminal may obey them.
-                c if c.is_control() => {
-                    let code = c as u32;
-                    out.extend_from_slice(b"\\u00");
-                    out.push(HEX[(code >> 4) as usize & 15]);
-                    out.push(HEX[code as usize & 15]);
+                // Writing to a Vec cannot fail.
+                c if is_obeyed(c) => {
+                    let _infallible = write!(out, "\\u{:04x}", u32::from(c));
                 }
                 c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
@@ -180,6 +178,7 @@ mod tests {
             (b"a\"b\\c", r#"a\"b\\c"#, r"a\x22b\x5Cc"),
             (b"a\n\x1b[2J", r"a\u000a\u001b[2J", r"a\x0A\x1B[2J"),
             ("é\u{9b}".as_bytes(), "é\\u009b", r"\xC3\xA9\xC2\x9B"),
+            ("\u{202e}x".as_bytes(), r"\u202ex", r"\xE2\x80\xAEx"),
             (b"\xff!", "\u{fffd}!", r"\xFF!"),
             (b"\x7f!", r"\u007f!", r"\x7F!"),
             (b"", "", ""),

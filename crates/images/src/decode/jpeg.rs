@@ -14,8 +14,10 @@ use crate::{Bounds, ImageError, Pixels, exif::Orientation};
 /// Longest side that the format can tell.
 const MAX_SIDE: usize = 65_535;
 
-/// Scans of an image; each costs as much as the image.
-const MAX_SCANS: usize = 100;
+/// Scans of an image; each costs as much as the image, so that all have at most five times the
+/// pixels of the largest one.
+const MAX_SCANS: u64 = 100;
+const MAX_SCANNED: u64 = 5;
 
 /// Segments with the second and later parts of metadata (XMP). The decoder sorts them again for
 /// each segment that follows.
@@ -47,12 +49,12 @@ enum Profile {
     Found(Vec<u8>),
 }
 
-fn options() -> DecoderOptions {
+fn options(scans: u64) -> DecoderOptions {
     DecoderOptions::new_safe()
         .set_strict_mode(true)
         .set_max_width(MAX_SIDE)
         .set_max_height(MAX_SIDE)
-        .jpeg_set_max_scans(MAX_SCANS)
+        .jpeg_set_max_scans(usize::try_from(scans).unwrap_or(usize::MAX))
         .jpeg_set_out_colorspace(ColorSpace::RGBA)
 }
 
@@ -61,7 +63,7 @@ impl Header {
         if memmem::find_iter(bytes, PART).count() > MAX_PARTS {
             return Err(ImageError::Decode);
         }
-        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options());
+        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options(MAX_SCANS));
         decoder.decode_headers().map_err(|_| ImageError::Decode)?;
         let info = decoder.info().ok_or(ImageError::Decode)?;
         if !matches!(info.components, 1 | 3) {
@@ -112,9 +114,11 @@ pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<RawIma
         orientation: header.orientation,
     };
     let mut data = vec![0; Pixels::size_of(header.width, header.height)];
+    let pixels = u64::from(header.width) * u64::from(header.height);
+    let scans = MAX_SCANS.min(bounds.pixels * MAX_SCANNED / pixels);
     // The decoder has checks that panic where a damaged file fails them.
     let decoded = catch_unwind(AssertUnwindSafe(|| {
-        JpegDecoder::new_with_options(ZCursor::new(bytes), options()).decode_into(&mut data)
+        JpegDecoder::new_with_options(ZCursor::new(bytes), options(scans)).decode_into(&mut data)
     }));
     if !matches!(decoded, Ok(Ok(()))) {
         return Err(ImageError::Decode);

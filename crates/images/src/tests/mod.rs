@@ -257,6 +257,61 @@ fn frequencies_that_are_kept_count_as_memory() {
     assert_eq!(made, Err(ImageError::Pixels));
 }
 
+/// Invariant: an image that is larger is read in fewer scans; those of each cost as much as it.
+#[test]
+fn scans_are_bounded_by_the_size_of_the_image() {
+    let last = memchr::memmem::rfind(PROGRESSIVE, b"\xff\xda").expect("a scan");
+    let end = PROGRESSIVE.len() - 2;
+    let mut bytes = PROGRESSIVE[..end].to_vec();
+    bytes.extend(PROGRESSIVE[last..end].repeat(4));
+    bytes.extend(&PROGRESSIVE[end..]);
+    for (times, expected) in [(2, None), (1, Some(ImageError::Decode))] {
+        let pixels = 37 * 21 * times;
+        let bounds = Bounds { pixels, ..BOUNDS };
+        let made = transform(Kind::Jpeg, &bytes, wanted(9), &bounds, soon());
+        assert_eq!(made.err(), expected);
+    }
+}
+
+/// Invariant: no file has tables that take more memory than the largest image. Each area of 4 × 4
+/// pixels names tables of its own, of 9 KiB.
+#[test]
+fn tables_of_a_lossless_image_are_bounded() {
+    let made = |tables: u64| {
+        let (mut bits, mut bytes, mut used) = (0, Vec::new(), 0);
+        let mut put = |value: u64, count: u32| {
+            bits |= value << used;
+            used += count;
+            while used >= 8 {
+                bytes.push(bits as u8);
+                bits >>= 8;
+                used -= 8;
+            }
+        };
+        put(0x2f | 999 << 8 | 999 << 22, 40);
+        // No transforms and no cache of colours; tables for each area, whose numbers follow.
+        put(0b100, 7);
+        for symbols in [280, 256] {
+            // Of the lengths, 0 and 8 have codes of one bit: 256 symbols have 8 bits.
+            put(8 << 1 | 1 << 11 | 1 << 38, 42);
+            (0..symbols).for_each(|symbol| put(u64::from(symbol < 256), 1));
+        }
+        put(0x111, 12);
+        for area in 0..250 * 250 {
+            put(area % tables, 16);
+        }
+        put(0, 64);
+        let mut file = b"RIFF\0\0\0\0WEBPVP8L".to_vec();
+        file.extend((bytes.len() as u32).to_le_bytes());
+        file.extend(bytes);
+        let size = file.len() as u32 - 8;
+        file[4..8].copy_from_slice(&size.to_le_bytes());
+        make(&file, 9)
+    };
+    assert_eq!(made(1000), Err(ImageError::Decode));
+    assert_eq!(made(250 * 250), Err(ImageError::Pixels));
+}
+
 /// Invariant: no file keeps the decoder busy with parts of metadata.
 #[test]
 fn parts_of_metadata_are_bounded() {

@@ -118,7 +118,7 @@ pub(super) fn run(options: &NginxOptions) -> Result<(), Failure> {
     }
     let (yaml, report) = import(&options.file, &wishes).map_err(|why| unusable(&why))?;
     let text = match options.report {
-        Form::Text => report.text(options.verbose),
+        Form::Text => out::printable_lines(&report.text(options.verbose)),
         Form::Json => report.json(),
     };
     // The report goes where the configuration does not.
@@ -127,7 +127,7 @@ pub(super) fn run(options: &NginxOptions) -> Result<(), Failure> {
         out::data(&out::hints(&text));
     } else {
         out::data(&yaml);
-        out::note(&out::printable_lines(&text));
+        out::note(&text);
     }
     out::note(&out::printable_lines(&report.summary()));
     if let Some(file) = &options.pm2 {

@@ -14,6 +14,8 @@ const BESIDE: &str = "files beside the configuration";
 
 /// Depth of files that include each other, as a guard against circles.
 const MAX_DEPTH: usize = 16;
+/// Blocks within each other: each takes some of the stack.
+const MAX_BLOCKS: usize = 64;
 
 /// Maximum number of files, as a guard against patterns that match a whole disk.
 const MAX_FILES: usize = 2_000;
@@ -95,17 +97,18 @@ struct Reader {
 impl Reader {
     fn text(&mut self, text: &str, file: &str, depth: usize) -> Result<Vec<Directive>, String> {
         let mut tokens = Tokens::new(text, file);
-        let list = self.block(&mut tokens, depth, false)?;
+        let list = self.block(&mut tokens, depth, 0)?;
         Ok(list)
     }
 
-    /// Reads directives up to the end of the file, or of the block.
+    /// Reads directives up to the end of the file, or of the block within `outer` others.
     fn block(
         &mut self,
         tokens: &mut Tokens<'_>,
         depth: usize,
-        is_inner: bool,
+        outer: usize,
     ) -> Result<Vec<Directive>, String> {
+        let is_inner = outer > 0;
         let mut list = Vec::new();
         loop {
             let mut words = Vec::new();
@@ -143,7 +146,10 @@ impl Reader {
                     tokens.skip_code()?;
                     Some(Vec::new())
                 }
-                Token::Open => Some(self.block(tokens, depth, true)?),
+                Token::Open if outer == MAX_BLOCKS => {
+                    return Err(tokens.error(line, "blocks are nested more than 64 deep"));
+                }
+                Token::Open => Some(self.block(tokens, depth, outer + 1)?),
                 _ => None,
             };
             let directive = Directive {
@@ -421,6 +427,10 @@ mod tests {
             ("a {\n b;", "nginx.conf:2: a block has no `}`"),
             ("a\nb", "nginx.conf:1: `a` does not end in `;`"),
             ("a;\n}", "nginx.conf:2: a directive has no name"),
+            (
+                &"a {".repeat(20_000),
+                "nginx.conf:1: blocks are nested more than 64 deep",
+            ),
             ("a \"b", "nginx.conf:1: a quoted text has no end"),
             (
                 "a \"b\"c;",

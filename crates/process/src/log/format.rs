@@ -7,7 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-use edgeway_base::clock::rfc3339;
+use edgeway_base::{
+    clock::rfc3339,
+    out::{is_obeyed, printable},
+};
 use edgeway_filters::access_log::put_json_text;
 use env_logger::fmt::{Formatter, default_kv_format};
 use log::{
@@ -136,7 +139,7 @@ fn put_quoted(line: &mut Vec<u8>, text: &str) {
 /// Adds `name=value` by the rules of go-logfmt: a value is quoted as in JSON if it has a space, a
 /// control, `=`, `"` or U+FFFD; such characters are left out of a name.
 fn put_logfmt(line: &mut Vec<u8>, name: &str, value: &FieldValue) {
-    let is_special = |c: char| c <= ' ' || c.is_control() || matches!(c, '=' | '"' | '\u{fffd}');
+    let is_special = |c: char| c <= ' ' || is_obeyed(c) || matches!(c, '=' | '"' | '\u{fffd}');
     let start = line.len();
     let plain = name.chars().filter(|c| !is_special(*c));
     plain.for_each(|c| line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()));
@@ -156,18 +159,11 @@ fn put_logfmt(line: &mut Vec<u8>, name: &str, value: &FieldValue) {
 
 /// Returns text without characters that end its line or that a terminal obeys.
 pub(super) fn one_line(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
+    if text.contains(is_obeyed) {
+        Cow::Owned(printable(text))
+    } else {
+        Cow::Borrowed(text)
     }
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    Cow::Owned(line)
 }
 
 /// Fields of a record whose values are each one line.
@@ -201,7 +197,7 @@ struct Collected {
 impl<'kvs> VisitSource<'kvs> for Collected {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         let text = value.to_string();
-        self.has_controls |= text.contains(char::is_control);
+        self.has_controls |= text.contains(is_obeyed);
         let pair = (key.as_str().to_owned(), one_line(&text).into_owned());
         self.fields.push(pair);
         Ok(())
@@ -289,14 +285,14 @@ mod tests {
 
     #[test]
     fn every_byte_stays_in_its_line() {
-        for byte in 0..=255u8 {
-            let text = format!("a{}level=error b", char::from(byte));
+        for byte in (0..=0x2070).filter_map(char::from_u32) {
+            let text = format!("a{byte}level=error b");
             for format in [LogFormat::Json, LogFormat::Logfmt] {
                 let line = line(format, &text, &[("value", Value::from(text.as_str()))]);
                 let inside = line.strip_suffix('\n').unwrap();
-                assert!(!inside.contains(char::is_control), "{byte}: {line:?}");
+                assert!(!inside.contains(is_obeyed), "{byte}: {line:?}");
             }
-            assert!(!one_line(&text).contains(char::is_control), "{byte}");
+            assert!(!one_line(&text).contains(is_obeyed), "{byte}");
         }
     }
 

@@ -575,7 +575,7 @@ async fn kv_and_env_exist_if_they_were_granted() {
 #[tokio::test]
 async fn thrown_errors_are_reported_in_one_bounded_line() {
     for thrown in [
-        "new Error('a\\nINFO b\\u001b' + 'é'.repeat(9000))",
+        "new Error('a\\nINFO b\\u001b\\u202e Bearer of-a-client ' + 'é'.repeat(9000))",
         "'a\\nINFO b\\u001b' + 'é'.repeat(9000)",
         "Object.assign(new Error('x'), { stack: 'at a\\u001b' + 'é'.repeat(9000) })",
     ] {
@@ -585,7 +585,8 @@ async fn thrown_errors_are_reported_in_one_bounded_line() {
         let failure = loaded.request().await.unwrap_err();
         assert!(failure.message.len() <= 4096 && failure.stack.len() <= 4096);
         let line = failure.to_string();
-        assert!(!line.contains(char::is_control), "{line}");
+        assert!(!line.contains(crate::base::out::is_obeyed), "{line}");
         assert!(line.contains("\\u{1b}"), "{line}");
+        assert!(!line.contains("of-a-client"), "{line}");
     }
 }

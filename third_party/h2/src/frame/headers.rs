@@ -937,6 +937,11 @@ impl HeaderBlock {
         let res = decoder.decode(&mut cursor, |header| {
             use crate::hpack::Header::*;
 
+            if malformed {
+                // What follows is decoded as well, so it counts.
+                headers_size += header.len();
+                return check_size!();
+            }
             match header {
                 Field { name, value } => {
                     // Connection level header fields are not supported and must

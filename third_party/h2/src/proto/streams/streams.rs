@@ -554,6 +554,14 @@ impl Inner {
                     Ok(()) => Ok(()),
                     Err(RecvHeaderBlockError::Oversize) => {
                         if peer.is_server() {
+                            // Its block was decoded to the end, like that of a stream error.
+                            if !counts.can_inc_num_local_error_resets() {
+                                return Err(Error::library_go_away_data(
+                                    Reason::ENHANCE_YOUR_CALM,
+                                    "too_many_internal_resets",
+                                ));
+                            }
+                            counts.inc_num_local_error_resets();
                             let mut resp = frame::Headers::new(
                                 stream.id,
                                 frame::Pseudo::response(
