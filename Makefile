@@ -59,10 +59,11 @@ test-all: test ## the same, and what takes longer or needs rights: older version
 doc: setup ## build the documentation of the code; a broken link is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --lib --locked
 
+# Cargo cannot reach the job server of a make that runs several targets, and would warn of that.
 .PHONY: build-tests
 build-tests:
 	$(CARGO) fmt --all --check
-	scripts/part build scripts/linted test --workspace --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
+	MAKEFLAGS= scripts/part build scripts/linted test --workspace --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
 
 .PHONY: setup
 setup: ## check the tools and install missing Debian packages
