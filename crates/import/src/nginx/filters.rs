@@ -379,7 +379,7 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
         return;
     }
     let note = "backends get `Accept-Encoding: identity`, so that nothing is compressed twice; \
-                `Accept-Encoding: *` takes gzip";
+                `Accept-Encoding: *` takes gzip, and a request with `Range` nothing compressed";
     gzip.changed(note);
     let mut types: BTreeSet<String> = ["text/html".to_owned()].into();
     if let Some(written) = scope.one("gzip_types") {

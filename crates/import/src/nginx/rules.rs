@@ -387,6 +387,8 @@ fn led_to<'s>(
 /// Returns the rule for a `return`, or the reason why it has none.
 fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Result<Value, String> {
     let (status, rest) = match directive.arg(0).parse::<u16>() {
+        // It closes the connection, too.
+        Ok(499) if directive.args.len() == 1 => (444, None),
         Ok(status) => (status, directive.args.get(1)),
         Err(_) => (302, directive.args.first()),
     };

@@ -173,7 +173,7 @@ fn reasons_are_those_of_the_file() {
         "http { map $uri $unused { a b; }
          upstream u { server 127.0.0.1:1 max_fails=3; server 127.0.0.1:2; }
          server { listen 8080; root /srv;
-         location / { try_files maint.html $uri @app; } location /r { return 307; }
+         location / { try_files maint.html $uri @app; } location /r { return 307; } location /c { return 499; }
          location /v { return 200 $ssl_client_s_dn; }
          location /n { try_files $uri =204; max_ranges 0; } location /u { proxy_pass http://u; }
          location @app { proxy_pass http://127.0.0.1:3000; proxy_ignore_client_abort on; } } }",
@@ -181,6 +181,7 @@ fn reasons_are_those_of_the_file() {
     assert!(yaml.contains(r#"try: ["{path.decoded}"]"#), "{yaml}");
     assert!(yaml.contains("otherwise: { route: \"@app\" }"), "{yaml}");
     assert!(yaml.contains("otherwise: { status: 404 }"), "{yaml}");
+    assert!(yaml.contains("444") && !yaml.contains("499"), "{yaml}");
     for line in [
         "try_files: `maint.html` does not begin with a slash: left out",
         "try_files: `=204` is no status of an error: 404",
