@@ -372,7 +372,7 @@ async fn an_old_master_is_left_though_one_sentinel_names_it_and_another_hangs() 
         master: "main".to_owned(),
         identity: Identity::default(),
     };
-    let supervised = Supervised::up(patient(mode, &nodes)).await;
+    let supervised = Supervised::up(patient(mode.clone(), &nodes)).await;
     watched.sentinels[0].pause();
     let failover = ["SENTINEL", "FAILOVER", "main"];
     assert_eq!(watched.sentinels[2].cli(&failover), "OK");
@@ -384,6 +384,24 @@ async fn an_old_master_is_left_though_one_sentinel_names_it_and_another_hangs() 
     assert!(old.is_master());
     let named = alone.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
     assert!(named.ends_with(&old.port().to_string()), "{named}");
+    // Of two that disagree, none outvotes the other: the master that is used stays.
+    let two = [&alone, &watched.sentinels[2]]
+        .map(Redis::address)
+        .join(", ");
+    let torn = Supervised::up(patient(mode, &two)).await;
+    torn.set("test:b", "0").await.expect("it is up");
+    let has = |node: &Redis, n: &str| node.cli(&["GET", "test:b"]) == n;
+    let is_old = has(old, "0");
+    for n in 1..8 {
+        // The sentinels are asked each second.
+        pass(Duration::from_secs(1)).await;
+        let n = n.to_string();
+        wait_for("it takes commands", PATIENCE, async || {
+            torn.set("test:b", &n).await.ok()
+        })
+        .await;
+        assert_eq!((has(old, &n), has(new, &n)), (is_old, !is_old), "{n}");
+    }
     watched.sentinels[0].resume();
 }
 

@@ -66,7 +66,7 @@ impl Connections {
         lost: &Arc<Notify>,
     ) -> Result<Self, RedisError> {
         let mut maker = settings.maker()?;
-        let instance = maker.instance().await?;
+        let instance = maker.instance(None).await?;
         let mut links = Vec::with_capacity(settings.connections);
         for _ in 0..settings.connections {
             let link = RedisConnection::make(&maker, instance.as_ref(), lost);

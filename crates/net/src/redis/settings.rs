@@ -199,8 +199,11 @@ pub(super) enum ClientFactory {
 impl ClientFactory {
     /// Returns the instance to connect to; `None` for a cluster. With sentinels it is the master
     /// that most of them name: one that is cut off from the others may name an old master, which
-    /// may take writes, and one that hangs delays none.
-    pub(super) async fn instance(&mut self) -> Result<Option<Client>, RedisError> {
+    /// may take writes, and one that hangs delays none. Of two that as many name it is `current`.
+    pub(super) async fn instance(
+        &mut self,
+        current: Option<&ConnectionAddr>,
+    ) -> Result<Option<Client>, RedisError> {
         let sentinels = match self {
             Self::Single(client) => return Ok(Some(client.as_ref().clone())),
             Self::Cluster(_) => return Ok(None),
@@ -229,7 +232,9 @@ impl ClientFactory {
                 Err(_elapsed) => {}
             }
         }
-        let elected = named.into_iter().max_by_key(|(_, votes)| *votes);
+        let elected = named
+            .into_iter()
+            .max_by_key(|(n, votes)| (*votes, current == Some(at(n))));
         elected.map(|(master, _)| Some(master)).ok_or(failed)
     }
 }

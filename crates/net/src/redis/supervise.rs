@@ -221,8 +221,9 @@ impl Redis {
 /// Returns true if most sentinels name another master than that of these connections.
 async fn has_moved(links: &Connections, maker: Option<&mut ClientFactory>) -> bool {
     let Some(maker) = maker else { return false };
-    let named = maker.instance().await.ok().flatten();
-    named.is_some_and(|named| links.master.as_ref() != Some(at(&named)))
+    let current = links.master.as_ref();
+    let named = maker.instance(current).await.ok().flatten();
+    named.is_some_and(|named| current != Some(at(&named)))
 }
 
 /// Sends a command up to three times, with the deadline of a request's command.
