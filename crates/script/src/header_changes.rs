@@ -10,11 +10,23 @@ use super::{
 /// Returns true if a header belongs to the connection, the framing or the way, which the gateway
 /// controls: changes by plugins are ignored, as browsers ignore forbidden header names.
 pub fn is_ours(name: &HeaderName) -> bool {
-    "cdn-loop connection content-length http2-settings keep-alive proxy-connection \
-     sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-version te \
-     trailer transfer-encoding upgrade"
-        .split(' ')
-        .any(|ours| name == ours)
+    const OURS: [&str; 14] = [
+        "cdn-loop",
+        "connection",
+        "content-length",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "sec-websocket-accept",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    OURS.contains(&name.as_str())
 }
 
 /// Returns true if a header has one value, of which a second line would make a list. A plugin that
