@@ -6,7 +6,7 @@
 
 use fancy_regex::{Assertion, CompileError, Error, Expr, LookAround, Regex, RegexBuilder};
 
-/// Bytes that one evaluation looks at, at most; some milliseconds.
+/// Bytes that one evaluation looks at, at most: some milliseconds, rarely 0.1 s.
 const MAX_WORK: usize = 1 << 20;
 
 /// Lengths of texts up to which an expression has the same limit of steps. No longer text is
