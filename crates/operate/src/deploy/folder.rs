@@ -227,11 +227,20 @@ impl ReleaseFolder {
         state_file::write(&self.state_path(), &state)
     }
 
+    /// Creates a folder below that of the releases, and not that one: the process that ends releases
+    /// works on while somebody removes it.
+    pub(super) fn make(&self, below: &str) -> io::Result<()> {
+        match fs::create_dir(self.root.join(below)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes a lock for as long as the file is open.
     pub(super) fn lock(&self, name: &str, busy: &str) -> Result<File, String> {
         let path = self.own(name).with_extension("lock");
         let failed = |error: io::Error| format!("cannot lock `{}`: {error}", path.display());
-        fs::create_dir_all(path.parent().unwrap_or(&self.root)).map_err(failed)?;
+        self.make(".state").map_err(failed)?;
         let mut open = OpenOptions::new();
         // It has the process id of the one that holds the lock.
         let open = open.create(true).truncate(false).write(true);
@@ -254,6 +263,8 @@ impl ReleaseFolder {
     /// Keeps other deploys out. `gateway` is the file of the configuration that the gateway serves:
     /// two gateways would stop and remove the releases of each other.
     pub(super) fn begin_deploy(&self, gateway: &str) -> Result<File, String> {
+        let cannot_make = |error| format!("cannot create `{}`: {error}", self.root.display());
+        fs::create_dir_all(&self.root).map_err(cannot_make)?;
         let alone = self.lock("deploy", "another deploy of this upstream has not ended")?;
         let path = self.own("gateway");
         let failed = |error: io::Error| format!("cannot use `{}`: {error}", path.display());
@@ -311,7 +322,6 @@ impl ReleaseFolder {
         let failed =
             |what: &str, error: io::Error| format!("cannot {what} `{}`: {error}", new.display());
         remove(&new).map_err(|error| failed("remove", error))?;
-        fs::create_dir_all(&self.root).map_err(|error| failed("create", error))?;
         copy_content(from, &new)?;
         let build = new.join(".next");
         if build.is_symlink() {

@@ -67,7 +67,7 @@ impl ReleaseFolder {
     /// for another one.
     fn take_out(&self, path: &Path) -> io::Result<()> {
         let removed = self.own(REMOVED);
-        fs::create_dir_all(&removed)?;
+        self.make(&format!(".state/{REMOVED}"))?;
         let number = fs::read_dir(&removed)?.count();
         fs::rename(path, removed.join(format!("{}-{number}", now())))
     }

@@ -86,14 +86,8 @@ async fn retire(
         outage.pause(&interrupt).await;
     };
     let folder = ReleaseFolder::new(&config);
-    let lock = |_| {
-        // It would be made again where it was removed.
-        let is_there = config.folder.exists();
-        is_there
-            .then(|| folder.lock("retire", "another process ends releases").ok())
-            .flatten()
-    };
-    let Some(mut alone) = (0..ATTEMPTS).find_map(lock) else {
+    let lock = || folder.lock("retire", "another process ends releases").ok();
+    let Some(mut alone) = (0..ATTEMPTS).find_map(|_| lock()) else {
         return Ok(());
     };
     // For an operator who looks for it.
@@ -163,7 +157,6 @@ impl Settled {
             if *interrupt.borrow() {
                 return Ok(None);
             }
-            // The lock would make it again.
             if !place.exists() {
                 return Err(format!("`{}` is gone", place.display()));
             }
