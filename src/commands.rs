@@ -11,8 +11,9 @@ use edgeway_cli::{
     ban, check, completions, explain, hash, logs, man, page, preset, profile, purge, reload, run,
     schema, status, upgrade,
 };
+use edgeway_core::registry::{self, CustomFilter};
 use edgeway_develop::{ca, demo, dev, init, plugin, proxy};
-use edgeway_filters::custom::CustomFilter;
+use edgeway_filters::FILTERS;
 use edgeway_import as import;
 use edgeway_operate::{
     deploy, doctor, drain, healthcheck, monitor, rollout, scale, upstream, uptime, warm,
@@ -186,15 +187,6 @@ enum Command {
 const NEED_LINUX: &str = "rollout deploy rollback switch resume supervise-instance \
     retire-releases scale healthcheck monitor upgrade";
 
-/// Same as [`main`], for a program with filters of its own beside the built-in ones.
-pub fn main_with(filters: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
-    if let Err(error) = edgeway_filters::custom::register(filters) {
-        out::note(&format!("edgeway: {error}"));
-        return ExitCode::FAILURE;
-    }
-    main()
-}
-
 /// Adds to the error of `edgeway check FILE` how a configuration is given.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)
@@ -209,6 +201,15 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
+    main_with([])
+}
+
+/// Same as [`main`], for a program with filters of its own beside the built-in ones.
+pub fn main_with(filters: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
+    if let Err(error) = registry::register(FILTERS, filters) {
+        out::note(&format!("edgeway: {error}"));
+        return ExitCode::FAILURE;
+    }
     // Usage lines begin with the command as its user types it.
     let command = Arguments::command().bin_name(out::program());
     let matches = command.try_get_matches();

@@ -11,7 +11,7 @@ mod commands;
 pub mod testkit;
 
 pub use edgeway_base::VERSION;
-pub use edgeway_filters::custom::CustomFilter;
+pub use edgeway_core::registry::CustomFilter;
 
 pub use self::commands::{main, main_with};
 

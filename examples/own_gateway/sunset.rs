@@ -37,7 +37,6 @@ pub(crate) struct Sunset {
 impl FilterKind for Sunset {
     const NAME: &'static str = "sunset";
     type Config = SunsetConfig;
-    type Filter = Self;
 
     fn compile(config: SunsetConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let at = DateTime::parse_from_rfc3339(&config.at.value).map_err(|error| {

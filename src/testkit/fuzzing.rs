@@ -6,11 +6,12 @@ use edgeway_cache::{policy, tier};
 use edgeway_config::diagnostic::Style;
 use edgeway_core::chain::{Client, Scheme, host::public_host};
 use edgeway_filters::jwt;
-use edgeway_gateway as gateway;
 use edgeway_proxy::{edge, forwarded};
 use edgeway_routes as routes;
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
+
+use super::gateway;
 
 /// The check that a target runs on an input.
 pub type Check = fn(&[u8]);

@@ -14,7 +14,7 @@ use crate::support::certificates::files_of_examples;
 /// Modules within a crate by layer; each may import those of lower layers. Between crates cargo keeps
 /// the order. What the list does not name is the rest of its crate.
 const LAYERS: &[(&str, &[&[&str]])] = &[
-    ("core", &[&["zones", "chain"], &["limits"]]),
+    ("core", &[&["zones", "chain"], &["limits", "registry"]]),
     ("routes", &[&["values"], &["routes"]]),
     (
         "proxy",
@@ -182,6 +182,51 @@ fn imports_point_down() {
     assert!(seen > 100, "only {seen} imports were found");
 }
 
+/// Crates of commands.
+const COMMANDS: [&str; 6] = ["cli", "develop", "import", "operate", "project", "top"];
+
+/// Returns the crates of ours that are compiled before each one, tests aside.
+fn crates_below() -> BTreeMap<String, BTreeSet<String>> {
+    let mut below = BTreeMap::new();
+    for file in files(&root().join("crates"), "Cargo.toml") {
+        let text = fs::read_to_string(&file).expect("a manifest is UTF-8");
+        let manifest: toml::Table = text.parse().expect("it is TOML");
+        let all = manifest["dependencies"].as_table();
+        let own = |name: &str| name.strip_prefix("edgeway-").map(str::to_owned);
+        let all = all.into_iter().flat_map(|all| all.keys());
+        let name = manifest["package"]["name"].as_str().and_then(own);
+        let all: BTreeSet<String> = all.filter_map(|name| own(name)).collect();
+        below.insert(name.expect("a crate of ours"), all);
+    }
+    for _ in 0..below.len() {
+        let before = below.clone();
+        for all in below.values_mut() {
+            let further: Vec<_> = all.iter().flat_map(|name| &before[name]).cloned().collect();
+            all.extend(further);
+        }
+    }
+    below
+}
+
+/// Invariant: an edit of a filter compiles no command, and an edit of a command no data plane.
+#[test]
+fn an_edit_compiles_what_it_concerns() {
+    let below = crates_below();
+    let above = |name: &str| -> Vec<&str> {
+        let all = below.iter().filter(|(_, below)| below.contains(name));
+        all.map(|(above, _)| &**above).collect()
+    };
+    assert_eq!(above("filters"), [""; 0], "only the package at the top");
+    for command in COMMANDS {
+        let others = above(command);
+        let others = others.iter().filter(|name| !COMMANDS.contains(name));
+        assert_eq!(others.count(), 0, "{command}: {:?}", above(command));
+    }
+    // The control: what every crate is made with is below all others.
+    assert_eq!(above("base").len(), below.len() - 2);
+    assert!(above("core-filters").contains(&"proxy"));
+}
+
 /// Crates whose modules form no circle: what two of them share lies below both.
 const WITHOUT_CIRCLES: [&str; 1] = ["proxy"];
 
@@ -248,17 +293,19 @@ fn modules_form_no_circle() {
     }
 }
 
+/// Folders of the filters.
+const FILTER_FOLDERS: [&str; 2] = ["crates/core-filters/src", "crates/filters/src"];
+
 #[test]
 fn a_filter_imports_no_other_filter() {
     let mut wrong = Vec::new();
     for (file, text) in sources() {
-        let Some((own, _)) = file
-            .strip_prefix("crates/filters/src/")
-            .and_then(|rest| rest.split_once('/'))
-        else {
+        let mut folders = FILTER_FOLDERS.iter();
+        let below = folders.find_map(|folder| file.strip_prefix(folder)?.strip_prefix('/'));
+        let Some((own, _)) = below.and_then(|rest| rest.split_once('/')) else {
             continue;
         };
-        for import in imports(&text) {
+        for import in imports(&text.replace("edgeway_core_filters::", "crate::")) {
             if import != own && FILTERS.iter().any(|entry| entry.name == import) {
                 wrong.push(format!("{file} imports {import}"));
             }
@@ -331,11 +378,9 @@ fn every_filter_has_its_folder_its_page_and_its_example() {
             })
             .collect()
     };
-    let folders: BTreeSet<String> = stems("crates/filters/src", "")
-        .into_iter()
-        .filter(|name| !name.contains('.'))
-        .collect();
-    assert_eq!(folders, names, "crates/filters/src/");
+    let folders = FILTER_FOLDERS.iter().flat_map(|folder| stems(folder, ""));
+    let folders: BTreeSet<String> = folders.filter(|name| !name.contains('.')).collect();
+    assert_eq!(folders, names, "{FILTER_FOLDERS:?}");
     assert_eq!(stems("docs/filters", ".md"), names, "docs/filters/");
     let examples = stems("conf/examples", ".yaml");
     assert!(

@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod limits;
 pub mod open_headers;
+pub mod registry;
 pub mod zones;
 
 use edgeway_base as base;

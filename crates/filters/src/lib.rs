@@ -1,47 +1,24 @@
-//! Registry of every kind of filter, in the order in which requests meet them.
+//! Filters that no other part of the gateway looks into, and the list of all kinds, in the order in
+//! which requests meet them.
 //!
 //! A new filter is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
 
-/// Makes `$filter` a [`FilterKind`](edgeway_core::chain::FilterKind) whose configuration compiles
-/// itself; `None` means that it cannot.
-macro_rules! filter_kind {
-    ($filter:ty: $config:ty = $name:literal $(, on_by_default = $is_on:literal)?) => {
-        impl edgeway_core::chain::FilterKind for $filter {
-            const NAME: &'static str = $name;
-            $(const ON_BY_DEFAULT: bool = $is_on;)?
-            type Config = $config;
-            type Filter = Self;
-
-            fn compile(
-                config: $config,
-                cx: &mut edgeway_core::chain::CompileContext<'_>,
-            ) -> Option<Self> {
-                config.compile(cx).into()
-            }
-        }
-    };
-}
+#[macro_use(filter_kind)]
+extern crate edgeway_core;
 
 pub mod access;
-pub mod access_log;
 pub mod api_key;
 pub mod basic_auth;
 pub mod body_limit;
-pub mod cache;
 pub mod cache_control;
 pub mod client_cert;
-pub mod compression;
 pub mod conditions;
 pub mod cors;
 pub mod csrf;
-pub mod custom;
-pub mod error_pages;
 pub mod forward_auth;
-pub mod headers;
 pub mod in_flight;
 pub mod jwt;
 pub mod methods;
-pub mod plugins;
 pub mod rate_limit;
 pub mod request_id;
 pub mod response_rewrite;
@@ -51,70 +28,21 @@ mod tests;
 pub mod timing;
 pub mod upstream_by;
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use edgeway_base::named_file;
-use edgeway_config::{
-    diagnostic::Diagnostics,
-    tree::{self, Node, Spanned},
+use edgeway_config::tree::Spanned;
+use edgeway_core::{
+    chain::CompileContext,
+    registry::{self, Entry},
 };
-use edgeway_core::chain::{CompileContext, CompiledFilter, FilterKind};
-use schemars::{Schema, SchemaGenerator};
-
-/// A kind of filter with its types erased.
-#[derive(Clone, Copy)]
-pub struct Entry {
-    pub name: &'static str,
-    pub on_by_default: bool,
-    /// True if filters with the same settings are alike on every route, so that routes may share one.
-    pub is_shareable: bool,
-    /// Reads and compiles the filter; `None` means that problems were reported.
-    pub compile: fn(&Node, &mut CompileContext<'_>) -> Option<CompiledFilter>,
-    /// Returns the query parameters whose values a configuration declares secret; none if it cannot
-    /// be read, which [`Self::compile`] reports.
-    pub secret_names: fn(&Node) -> Vec<String>,
-    /// Returns the configuration with every default filled in; `None` if it cannot be read, which
-    /// [`Self::compile`] reports.
-    pub print: fn(&Node) -> Option<serde_json::Value>,
-    pub schema: fn(&mut SchemaGenerator) -> Schema,
-}
-
-impl Entry {
-    pub const fn new<K: FilterKind>() -> Self {
-        Self {
-            name: K::NAME,
-            on_by_default: K::ON_BY_DEFAULT,
-            is_shareable: false,
-            compile: |node, cx| {
-                let config = tree::read_value::<K::Config>(K::NAME, None, node, cx.diagnostics)?;
-                let filter = cx.checked(|cx| K::compile(config, cx))??;
-                Some(CompiledFilter::new(K::NAME, Arc::new(filter)))
-            },
-            secret_names: |node| {
-                let config = tree::read::<K::Config>(node, &mut Diagnostics::default());
-                config.map_or_else(Vec::new, |config| K::secret_names(&config))
-            },
-            print: |node| {
-                let config: K::Config = tree::read(node, &mut Diagnostics::default())?;
-                serde_json::to_value(config).ok()
-            },
-            schema: |generator| generator.subschema_for::<K::Config>(),
-        }
-    }
-
-    /// Returns this kind as one whose filters routes may share: it makes no use of the route's name,
-    /// and keeps nothing of one route.
-    const fn shareable(mut self) -> Self {
-        self.is_shareable = true;
-        self
-    }
-}
+use edgeway_core_filters::{access_log, cache, compression, error_pages, headers, plugins};
 
 /// Every built-in kind of filter. The list's order is the chain's order on requests.
 pub const FILTERS: &[Entry] = &[
     Entry::new::<request_id::RequestId>().shareable(),
     Entry::new::<timing::Timing>().shareable(),
-    Entry::new::<access_log::AccessLogKind>().shareable(),
+    Entry::new::<access_log::AccessLog>().shareable(),
     Entry::new::<plugins::Plugins>(),
     // Before all that guards, as nginx looks at its own conditions first.
     Entry::new::<conditions::Conditions>().shareable(),
@@ -143,9 +71,9 @@ pub const FILTERS: &[Entry] = &[
     Entry::new::<error_pages::ErrorPages>().shareable(),
 ];
 
-/// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.
-pub fn all() -> &'static [Entry] {
-    custom::all()
+/// Hands the built-in filters over, unless this process has its filters already: for tests.
+pub fn register() {
+    let _is_there = registry::register(FILTERS, []);
 }
 
 /// Reads a file of `what`, and reports a problem with it.

@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use edgeway_base::{clock::Clock, metrics::Metrics};
-use edgeway_config::diagnostic::Place;
+use edgeway_config::{
+    diagnostic::{Diagnostics, Place},
+    tree,
+};
+use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use super::*;
@@ -219,8 +223,13 @@ fn what_routes_share_knows_no_route() {
             }
         }
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folders = ["filters/src", "core-filters/src"].map(|folder| crates.join(folder));
     for entry in FILTERS.iter().filter(|entry| entry.is_shareable) {
-        check(entry, &folder.join(entry.name));
+        let mut own = folders.iter().map(|folder| folder.join(entry.name));
+        check(
+            entry,
+            &own.find(|folder| folder.is_dir()).expect("a folder"),
+        );
     }
 }

@@ -22,7 +22,7 @@ use edgeway_config::{
     tree::{Key, Spanned},
 };
 use edgeway_core::{chain::Chain, limits::key::Source};
-use edgeway_filters::{
+use edgeway_core_filters::{
     cache::{CompiledCache, RequestValues},
     compression::CompressionRules,
 };

@@ -21,8 +21,9 @@ use edgeway_config::{
 use edgeway_core::{
     chain::{ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Shared},
     limits::Bans,
+    registry::Entry,
 };
-use edgeway_filters::{Entry, access_log::Redactor, error_pages::ErrorPages};
+use edgeway_core_filters::{access_log::Redactor, error_pages::ErrorPages};
 use edgeway_routes::{Action, HostHeader, RouteProtection, RouteTable, Slashes};
 use edgeway_script::kv::Owners;
 use edgeway_upstreams::{Protocol, Upstream};

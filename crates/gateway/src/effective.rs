@@ -6,7 +6,9 @@ use edgeway_config::{
     model::File,
     tree::{Key, Node, Value},
 };
-use edgeway_filters::{self as filters, Entry};
+use edgeway_core::registry::Entry;
+
+use super::filter_kinds;
 
 /// Returns the filters of a route with the settings `own`, in the registry's order. An empty `own`
 /// means requests that match no route. `place` is used for filters that are not written in the
@@ -16,7 +18,7 @@ pub(super) fn filters<'a>(
     place: Place,
     written: &'a [(Key, Node)],
 ) -> impl Iterator<Item = (&'static Entry, Node)> + use<'a> {
-    filters::all()
+    filter_kinds()
         .iter()
         .filter_map(move |entry| Some((entry, node(file, place, entry, written)?)))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use edgeway_filters::error_pages::ErrorPages;
+use edgeway_core_filters::error_pages::ErrorPages;
 
 use super::compile::Compiler;
 

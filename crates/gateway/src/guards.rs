@@ -12,8 +12,8 @@ use edgeway_config::{
     tree::{Key, Node, Spanned},
 };
 use edgeway_core::chain::{AnyOf, Chain, CompiledFilter, Guard, Phase, Reply, RequestFacts};
+use edgeway_core_filters::error_pages::ErrorPages;
 use edgeway_files::Files;
-use edgeway_filters::error_pages::ErrorPages;
 use edgeway_routes::{
     Action, GuardSearchResult, LiteralMatch, Otherwise, Params, Respond, RouteProtection,
     RouteTable, Rules, Slashes, Target, action_of,

@@ -69,17 +69,18 @@ use edgeway_config::{
 use edgeway_core::{
     chain::{BackgroundWork, Chain},
     limits::Bans,
+    registry::{self, Entry},
     zones::Zones,
 };
-use edgeway_filters::{
-    self as filters, access_log::Redactor, error_pages::ErrorPages, plugins::manual::ManualSettings,
-};
+use edgeway_core_filters::{access_log::Redactor, error_pages::ErrorPages, plugins};
 use edgeway_net::{redis::Redis, tasks::Tasks};
 use edgeway_routes::{Action, RouteProtection, RouteTable, Rules, Slashes};
 use edgeway_tls::acme::Acme;
 use edgeway_tracing::Exporters;
 use edgeway_upstreams::{DecisionStore, Upstream};
 use http::HeaderName;
+
+pub use edgeway_core_filters::plugins::manual::ManualSettings;
 
 pub use self::compile::compile;
 use self::metrics::RouteMetrics;
@@ -280,10 +281,17 @@ pub fn load_text(name: &str, text: &str) -> Loaded {
     read(source::load_text(name, text))
 }
 
+/// Returns the filters of the process; unit tests have the built-in ones.
+fn filter_kinds() -> &'static [Entry] {
+    #[cfg(test)]
+    edgeway_filters::register();
+    registry::all()
+}
+
 fn read(
     (sources, tree, mut diagnostics): (Sources, Option<edgeway_config::tree::Node>, Diagnostics),
 ) -> Loaded {
-    let names: Vec<&str> = filters::all().iter().map(|entry| entry.name).collect();
+    let names: Vec<&str> = filter_kinds().iter().map(|entry| entry.name).collect();
     let file = tree.and_then(|tree| File::read(&tree, &names, &mut diagnostics));
     diagnostics.is_partial = file.is_none();
     let (flawed, file) = if diagnostics.has_errors() {
@@ -319,8 +327,8 @@ pub fn plugin_settings(
 ) -> Option<Result<ManualSettings, String>> {
     let node = file.routes.iter().find(|node| node.name == route)?;
     let mut filters = effective::filters(file, node.place, &node.filters);
-    let (_, plugins) = filters.find(|(entry, _)| entry.name == "plugins")?;
-    filters::plugins::manual::settings(&plugins, folder, path)
+    let (_, written) = filters.find(|(entry, _)| entry.name == "plugins")?;
+    plugins::manual::settings(&written, folder, path)
 }
 
 impl Gateway {

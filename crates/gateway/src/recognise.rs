@@ -18,7 +18,7 @@ use edgeway_core::chain::{
     Certificate, Chain, Exchange, KeyBuilder, Phase,
     host::{forwarded_port, public_host, requested_host},
 };
-use edgeway_filters::{cache::RequestValues, plugins::has_returned_key};
+use edgeway_core_filters::{cache::RequestValues, plugins::has_returned_key};
 use edgeway_routes::Target;
 use http::{HeaderMap, Method, header};
 

@@ -11,10 +11,9 @@ use edgeway_config::{
     model::{RouteNode, UnderscoresConfig},
     tree::{Key, Node, Spanned, Value},
 };
-use edgeway_filters as filters;
 use http::{HeaderName, header};
 
-use super::{Listener, Route, compile::Compiler};
+use super::{Listener, Route, compile::Compiler, filter_kinds};
 
 /// Credential headers of HTTP itself: a route may write them for its backend, and filters may read
 /// them.
@@ -83,7 +82,7 @@ impl Compiler<'_> {
         let shared = file.rate_limits.iter().chain(&file.maps);
         let mut shared = shared.chain(&file.access_log);
         // A filter registered by the program itself may read all headers.
-        let is_open = filters::all().len() != filters::FILTERS.len();
+        let is_open = filter_kinds().iter().any(|entry| entry.is_custom);
         is_open
             || predicates.any(names_a_written_header)
             || shared.any(|(_, node)| names_one(node))

@@ -9,7 +9,7 @@ use edgeway_config::{
     diagnostic::{Place, closest},
     model::RouteNode,
 };
-use edgeway_filters::error_pages::ErrorPages;
+use edgeway_core_filters::error_pages::ErrorPages;
 use edgeway_routes::{Action, Otherwise, Rules};
 
 use super::{

@@ -8,10 +8,11 @@ use edgeway_config::model::{
     RouteConfig, SiteConfig, TracingConfig, UpstreamConfig, WatchConfig,
 };
 use edgeway_core::limits::config::LimitConfig;
-use edgeway_filters as filters;
 use edgeway_routes::values::MapConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value, json};
+
+use super::filter_kinds;
 
 // The keys of a file. Those of any type depend on the filters that there are. This is no doc comment:
 // the schema would have it.
@@ -235,7 +236,7 @@ fn has_type(schema: &Value, name: &str) -> bool {
 
 /// Returns each filter's key and its allowed values: its own form, or a switch.
 fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
-    filters::all()
+    filter_kinds()
         .iter()
         .map(|entry| {
             let config = (entry.schema)(generator);

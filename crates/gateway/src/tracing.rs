@@ -9,7 +9,7 @@ use edgeway_config::{
     model::{TraceTrust, TracingConfig, TracingProtocol},
     tree::Spanned,
 };
-use edgeway_filters::access_log::{self, Redactor};
+use edgeway_core_filters::access_log::{self, Redactor};
 use edgeway_tracing::{ExportSettings, ParentTrust, SamplingRules, Tracing, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 

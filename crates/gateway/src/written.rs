@@ -5,7 +5,7 @@ use edgeway_core::{
     chain::{Chain, Exchange, KeyBuilder},
     limits::key::Source,
 };
-use edgeway_filters::headers::Changes;
+use edgeway_core_filters::headers::Changes;
 use edgeway_routes::{Action, HostHeader, values::Template};
 use http::{HeaderName, header};
 

@@ -189,7 +189,10 @@ fn the_page_of_routes_names_every_guard() {
     let (_, list) = page.split_once("because of its path: ").expect("the list");
     let listed = names(list.split(" or rules").next().unwrap_or_default());
     let guards = Regex::new(r"Guard::(Access|Identity|Limit)\b").expect("it is valid");
-    let sources = files("crates/filters/src", "mod.rs").into_iter();
+    let folders = ["crates/core-filters/src", "crates/filters/src"];
+    let sources = folders
+        .into_iter()
+        .flat_map(|folder| files(folder, "mod.rs"));
     let found = sources.filter(|source| guards.is_match(&read(source)));
     let folder = |source: String| {
         source

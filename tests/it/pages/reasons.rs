@@ -67,7 +67,8 @@ const CACHE_RULES: [&str; 3] = [
     "crates/cache/src/route/",
 ];
 /// Crates whose assignments to `reason` and `degraded` end up in the log.
-const OF_REQUESTS: [&str; 6] = [
+const OF_REQUESTS: [&str; 7] = [
+    "crates/core-filters/src/",
     "crates/filters/src/",
     "crates/gateway/src/",
     "crates/process/src/",

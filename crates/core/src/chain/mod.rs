@@ -146,7 +146,7 @@ impl Guard {
 }
 
 /// A kind of filter: its YAML key, its configuration as written, and its compilation.
-pub trait FilterKind: 'static {
+pub trait FilterKind: Filter + Sized {
     /// The YAML key, such as `body_limit`.
     const NAME: &'static str;
 
@@ -160,8 +160,6 @@ pub trait FilterKind: 'static {
     /// same configuration.
     type Config: DeserializeOwned + Serialize + JsonSchema;
 
-    type Filter: Filter;
-
     /// Returns the names of query parameters and headers whose values this configuration declares
     /// secret. The access log of the route omits these values.
     fn secret_names(_config: &Self::Config) -> Vec<String> {
@@ -171,7 +169,7 @@ pub trait FilterKind: 'static {
     /// Checks and compiles the configuration. Problems are reported to `cx` (which continues with
     /// the next filter); `None` means that one was reported, and a filter that reported an error is
     /// dropped.
-    fn compile(config: Self::Config, cx: &mut CompileContext<'_>) -> Option<Self::Filter>;
+    fn compile(config: Self::Config, cx: &mut CompileContext<'_>) -> Option<Self>;
 }
 
 /// A compiled filter of a route.

@@ -14,8 +14,13 @@ pub mod memory;
 pub mod shared;
 mod strikes;
 
+use edgeway_base::units::ByteSize;
+
 pub use self::{
     address::Address,
     bans::{Ban, BanOrigin, Bans},
     strikes::StrikeRule,
 };
+
+/// Maximum size of a request's body where `body_limit` says nothing else.
+pub const DEFAULT_BODY_LIMIT: ByteSize = ByteSize(1 << 20);

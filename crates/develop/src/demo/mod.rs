@@ -226,6 +226,7 @@ mod tests {
         let file = plugin.0.join("plugin.js");
         let socket = Path::new("/run/a b.sock");
         let text = yaml(&options, &DemoApps::sample(), &file, socket);
+        edgeway_filters::register();
         let loaded = gateway::load_text("demo.yaml", &text);
         let json = edgeway_config::diagnostic::Style::Json;
         let report = loaded.diagnostics.render(&loaded.sources, json);
@@ -250,6 +251,7 @@ mod tests {
             text.starts_with('#') && !text.contains("{listen}"),
             "{text}"
         );
+        edgeway_filters::register();
         let loaded = gateway::load_text("demo.yaml", &text);
         let file = loaded.file.unwrap();
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

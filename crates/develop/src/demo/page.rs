@@ -127,6 +127,7 @@ mod tests {
     fn the_smallest_configuration_of_the_page_is_one() {
         let (_, text) = PAGE.split_once("id=\"smallest\">").unwrap();
         let (text, _) = text.split_once("</pre>").unwrap();
+        edgeway_filters::register();
         let loaded = gateway::load_text("smallest.yaml", text);
         let file = loaded.file.unwrap();
         let (gateway, found) = gateway::compile(&file, Path::new(""), &World::default());

@@ -129,6 +129,7 @@ mod tests {
     };
 
     fn file(yaml: &str) -> File {
+        edgeway_filters::register();
         gateway::load_text("t.yaml", yaml).file.unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path};
 use askama::Template;
 use edgeway_base::units::ByteSize;
 use edgeway_config::scalar;
-use edgeway_filters::body_limit;
+use edgeway_core::limits::DEFAULT_BODY_LIMIT;
 
 use crate::project::{App, RunningApp, gateway_port};
 
@@ -166,7 +166,7 @@ impl AppText<'_> {
 
     fn body_limit(&self) -> Option<ByteSize> {
         let limit = self.app.body_limit;
-        limit.filter(|limit| *limit > body_limit::DEFAULT)
+        limit.filter(|limit| *limit > DEFAULT_BODY_LIMIT)
     }
 }
 

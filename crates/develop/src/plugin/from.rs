@@ -3,9 +3,8 @@
 
 use std::path::Path;
 
-use edgeway_filters::plugins::manual::ManualSettings;
 use edgeway_gateway::{
-    self as gateway,
+    self as gateway, ManualSettings,
     explain::{ExplainRequest, ExplainScope, explain},
 };
 

@@ -76,6 +76,7 @@ fn every_combination_of_options_is_a_valid_configuration() {
             settings: if bit(6) { STICKY } else { "" },
         }
         .to_string();
+        edgeway_filters::register();
         let loaded = gateway::load_text("proxy", &text);
         let report = loaded
             .diagnostics
@@ -119,6 +120,7 @@ fn an_option_that_makes_an_error_is_named() {
             more: String::new(),
             settings: "",
         };
+        edgeway_filters::register();
         let refused = check(&yaml.to_string()).err();
         match (&refused, expected) {
             (None, None) => {}

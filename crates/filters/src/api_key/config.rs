@@ -63,6 +63,11 @@ struct KeyConfig {
 }
 
 impl ApiKeyConfig {
+    /// Returns the header that carries keys.
+    pub(super) fn secret_names(&self) -> Vec<String> {
+        vec![self.header.value.clone()]
+    }
+
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ApiKey> {
         let errors = cx.diagnostics.errors();
         // One table for all routes: a key has one budget, on whatever route it is used.

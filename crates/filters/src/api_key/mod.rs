@@ -13,8 +13,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use edgeway_base::{clock::Clock, credential::ApiKeyHash, gateway_headers::GatewayHeaders};
 use edgeway_core::{
     chain::{
-        AuthMetrics, CompileContext, Credential, CredentialPlace, Exchange, Filter, FilterKind,
-        Guard, Leniency, Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
+        AuthMetrics, Credential, CredentialPlace, Exchange, Filter, Guard, Leniency, Outcome,
+        Phases, Reply, RequestChanges, Traits, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -75,19 +75,7 @@ enum PresentedKey<'a> {
 /// Name of the key that let the request pass, for the backend.
 struct VerifiedKey(HeaderValue);
 
-impl FilterKind for ApiKey {
-    const NAME: &'static str = "api_key";
-    type Config = config::ApiKeyConfig;
-    type Filter = Self;
-
-    fn secret_names(config: &config::ApiKeyConfig) -> Vec<String> {
-        vec![config.header.value.clone()]
-    }
-
-    fn compile(config: config::ApiKeyConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(ApiKey: config::ApiKeyConfig = "api_key"; secret_names);
 
 impl Filter for ApiKey {
     fn traits(self: Arc<Self>) -> Traits {

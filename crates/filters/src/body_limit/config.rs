@@ -2,12 +2,12 @@
 
 use edgeway_base::units::ByteSize;
 use edgeway_config::tree::short::{self, Short, short_form};
-use edgeway_core::chain::CompileContext;
+use edgeway_core::{chain::CompileContext, limits::DEFAULT_BODY_LIMIT};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::{BodyLimit, DEFAULT};
+use super::BodyLimit;
 
 /// Maximum size of a request body: a size, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
@@ -15,7 +15,7 @@ use super::{BodyLimit, DEFAULT};
 #[schemars(transform = or_size)]
 pub struct BodyLimitConfig {
     /// Longer bodies get 413.
-    #[default(DEFAULT)]
+    #[default(DEFAULT_BODY_LIMIT)]
     max: ByteSize,
 }
 

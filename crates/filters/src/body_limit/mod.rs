@@ -7,7 +7,7 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use edgeway_base::{http::has, units::ByteSize};
+use edgeway_base::http::has;
 use edgeway_core::chain::{Body, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict};
 use http::{StatusCode, header};
 
@@ -23,9 +23,6 @@ struct ReceivedBytes {
     /// Attempt at a backend that they belong to. Another attempt sends the same body again.
     attempt: u32,
 }
-
-/// Limit where the configuration has none.
-pub const DEFAULT: ByteSize = ByteSize(1 << 20);
 
 filter_kind!(BodyLimit: config::BodyLimitConfig = "body_limit", on_by_default = true);
 

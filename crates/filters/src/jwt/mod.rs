@@ -21,8 +21,8 @@ use std::{
 
 use edgeway_base::{clock::Clock, gateway_headers::GatewayHeaders, recent_values::RecentValues};
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Credential, CredentialPlace, Exchange,
-    Filter, FilterKind, Guard, Leniency, Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
+    AsyncFilter, AuthMetrics, BoxFuture, Credential, CredentialPlace, Exchange, Filter, Guard,
+    Leniency, Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -105,19 +105,7 @@ impl From<Result<Arc<Verified>, TokenError>> for TokenVerdict {
     }
 }
 
-impl FilterKind for Jwt {
-    const NAME: &'static str = "jwt";
-    type Config = config::JwtConfig;
-    type Filter = Self;
-
-    fn secret_names(config: &config::JwtConfig) -> Vec<String> {
-        config.secret_names()
-    }
-
-    fn compile(config: config::JwtConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Jwt: config::JwtConfig = "jwt"; secret_names);
 
 impl Filter for Jwt {
     fn traits(self: Arc<Self>) -> Traits {

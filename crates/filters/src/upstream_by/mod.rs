@@ -44,7 +44,6 @@ pub struct UpstreamBy {
 impl FilterKind for UpstreamBy {
     const NAME: &'static str = "upstream_by";
     type Config = UpstreamByConfig;
-    type Filter = Self;
 
     fn compile(config: UpstreamByConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let Spanned { value: text, place } = &config.0;

@@ -13,13 +13,12 @@ use edgeway_config::{
     tree::{self, Key, Node, Spanned},
 };
 use edgeway_core::limits::config::LimitConfig;
-use edgeway_filters as filters;
 use edgeway_routes::Action;
 use edgeway_upstreams::Upstream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Gateway, ListenAddress, Route, effective, maps};
+use super::{Gateway, ListenAddress, Route, effective, filter_kinds, maps};
 
 /// Filter whose shared settings have a section of their own.
 const ACCESS_LOG: &str = "access_log";
@@ -236,7 +235,7 @@ fn filters(file: &File, written: &[(Key, Node)], hidden: &[Place]) -> Map<String
             Some((entry.name.to_owned(), printed))
         })
         .collect();
-    let always = filters::all().iter().filter(|entry| entry.on_by_default);
+    let always = filter_kinds().iter().filter(|entry| entry.on_by_default);
     let shared = of(&[]).map(|(entry, _)| entry).chain(always);
     for entry in shared {
         on.entry(entry.name).or_insert(Value::Bool(false));

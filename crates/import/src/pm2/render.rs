@@ -393,6 +393,7 @@ mod tests {
                 apps.len(),
                 "{text}"
             );
+            edgeway_filters::register();
             let loaded = edgeway_gateway::load_text("t", &text);
             let file = loaded.file.unwrap();
             assert!(loaded.diagnostics.list().is_empty(), "{text}");

@@ -11,7 +11,7 @@ use edgeway_base::{
     clock::rfc3339,
     out::{is_obeyed, printable},
 };
-use edgeway_filters::access_log::put_json_text;
+use edgeway_core_filters::access_log::put_json_text;
 use env_logger::fmt::{Formatter, default_kv_format};
 use log::{
     Record,

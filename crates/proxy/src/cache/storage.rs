@@ -11,7 +11,7 @@ use edgeway_cache::{
     unusual_request::unusual_headers,
 };
 use edgeway_core::chain::{CacheOutcome, RequestFacts};
-use edgeway_filters::plugins::FailedResponseHook;
+use edgeway_core_filters::plugins::FailedResponseHook;
 use edgeway_gateway::RouteCache;
 use edgeway_routes::{Params, Target};
 use http::{HeaderMap, StatusCode, header};

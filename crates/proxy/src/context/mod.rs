@@ -15,7 +15,7 @@ use edgeway_config::model::TimeoutsConfig;
 use edgeway_core::chain::{
     Chain, Exchange, HookProgress, KeptApart, Reply, RequestFacts, RouteRequest, UpstreamFacts,
 };
-use edgeway_filters::{access_log::Redactor, error_pages::ErrorPages};
+use edgeway_core_filters::{access_log::Redactor, error_pages::ErrorPages};
 use edgeway_gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics};
 use edgeway_routes::Params;
 use edgeway_upstreams::{BackendId, Lease, TrialRequest, Upstream};

@@ -20,7 +20,7 @@ use edgeway_core::{
     chain::{AuditNote, RequestFacts},
     limits::Ban,
 };
-use edgeway_filters::access_log::Redactor;
+use edgeway_core_filters::access_log::Redactor;
 use serde::Serialize;
 
 use super::Live;
@@ -412,6 +412,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
                     routes: [{ match: {}, respond: ok }]\naudit_log: { file: audit.log }\n";
+        edgeway_core::registry::register(&[], []).ok();
         let file = load_text("t.yaml", yaml).file.unwrap();
         let world = World::default();
         let (gateway, _) = compile(&file, Path::new(folder.path()), &world);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use edgeway_base::clock::Clock;
 use edgeway_core::chain::{Chain, Exchange, ReadyLines, Reply, ReplyBody};
 use edgeway_core::open_headers::OpenResponseHeaders;
-use edgeway_filters::error_pages::{HtmlPage, PageRequest};
+use edgeway_core_filters::error_pages::{HtmlPage, PageRequest};
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::{
     Result,

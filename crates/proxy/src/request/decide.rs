@@ -6,7 +6,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use edgeway_cache::nextjs::MAX_BEGINNING;
 use edgeway_core::chain::{Body, HookProgress};
-use edgeway_filters::error_pages::ErrorPages;
+use edgeway_core_filters::error_pages::ErrorPages;
 use futures_util::FutureExt as _;
 use pingora::http::RequestHeader;
 

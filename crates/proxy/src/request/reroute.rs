@@ -8,7 +8,7 @@ use edgeway_cache::budget::RenderPermit;
 use edgeway_core::chain::{
     Exchange, HookProgress, ReadyLines, Reply, ReplyBody, RouteRequest, RouteTarget,
 };
-use edgeway_filters::error_pages::KEPT_WITH_PAGE;
+use edgeway_core_filters::error_pages::KEPT_WITH_PAGE;
 use edgeway_gateway::Route;
 use edgeway_routes::{Action, RuleCourse, move_to, normalise};
 use http::{Method, header};

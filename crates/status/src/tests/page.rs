@@ -1,7 +1,7 @@
 //! Tests of the status page with browsers, their cookies, and pages of other sites.
 
 use edgeway_core::chain::{FixedFields, LoggedRequest, Text};
-use edgeway_filters::access_log::Redactor;
+use edgeway_core_filters::access_log::Redactor;
 use tokio::net::TcpStream;
 
 use super::*;

@@ -22,6 +22,7 @@ fn made(files: &[(&str, &str)]) -> (String, Vec<String>, tempfile::TempDir) {
         app: None,
         force: false,
     };
+    edgeway_filters::register();
     run(&options).unwrap();
     let path = folder.path().join(FILE);
     let checked = check::load(&path);
@@ -407,6 +408,7 @@ fn a_site_without_a_server_is_served_from_its_files() {
             app: None,
             force: false,
         };
+        edgeway_filters::register();
         run(&options).unwrap();
         let path = folder.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap();

@@ -5,14 +5,19 @@ use super::*;
 mod as_nginx;
 mod reasons;
 
+#[track_caller]
+fn assert_valid(yaml: &str) {
+    edgeway_filters::register();
+    assert_eq!(problems(yaml, None), None, "{yaml}");
+}
+
 /// Returns the configuration, and the report as text.
 fn imported(text: &str) -> (String, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nginx.conf");
     fs::write(&path, text).unwrap();
     let (yaml, report) = import(&path, &Wishes::default()).unwrap();
-    let problems = problems(&yaml, None);
-    assert_eq!(problems, None, "{yaml}");
+    assert_valid(&yaml);
     (yaml, report.text(true))
 }
 
@@ -373,7 +378,7 @@ fn apps_of_pm2_are_the_upstreams_at_their_ports() {
         ..Wishes::default()
     };
     let (yaml, _) = import(&path, &wishes).unwrap();
-    assert_eq!(problems(&yaml, None), None, "{yaml}");
+    assert_valid(&yaml);
     let upstreams = yaml.split_once("upstreams:").unwrap().1;
     let of = |name: &str| {
         let rest = upstreams.split_once(&format!("\n  {name}:")).unwrap().1;
@@ -423,7 +428,7 @@ fn an_app_of_pm2_whose_port_moves_keeps_its_requests() {
         ..Wishes::default()
     };
     let (yaml, report) = import(&path, &wishes).unwrap();
-    assert_eq!(problems(&yaml, None), None, "{yaml}");
+    assert_valid(&yaml);
     let of = |name: &str| {
         let rest = yaml.split_once(&format!("\n  {name}: #")).unwrap().1;
         rest.split("timeouts:").next().unwrap().to_owned()

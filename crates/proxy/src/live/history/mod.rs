@@ -19,7 +19,7 @@ use std::{
 
 use edgeway_base::lanes::Lanes;
 use edgeway_core::chain::{LoggedRequest, Text};
-use edgeway_filters::access_log::{Line, Redactor};
+use edgeway_core_filters::access_log::{Line, Redactor};
 use edgeway_net::log_file::TimestampCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 

@@ -3,7 +3,7 @@
 use std::{ops::Range, slice, time::SystemTime};
 
 use edgeway_core::chain::{FixedFields, LoggedRequest, Text};
-use edgeway_filters::access_log::Redactor;
+use edgeway_core_filters::access_log::Redactor;
 use smart_default::SmartDefault;
 
 /// Maximum length of a name of the configuration.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use edgeway_core::chain::RequestChanges;
-use edgeway_filters::error_pages::{PageRequest, PageStatus};
+use edgeway_core_filters::error_pages::{PageRequest, PageStatus};
 use edgeway_routes::normalise;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::RequestHeader;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edgeway_core::chain::{Body, Exchange, Phase, Reply, ReplyBody, host::public_host, is_whole};
-use edgeway_filters::error_pages::{PageRequest, PageStatus, page_in_place_of};
+use edgeway_core_filters::error_pages::{PageRequest, PageStatus, page_in_place_of};
 use edgeway_routes::Action;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::{

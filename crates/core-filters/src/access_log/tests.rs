@@ -8,7 +8,7 @@ use edgeway_core::chain::{
     testkit::{check, refused},
 };
 
-use super::{AccessLogKind, fields::Field, line::LineFormat};
+use super::{AccessLog, fields::Field, line::LineFormat};
 
 /// Longer than any wait of a test that passes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,11 +103,11 @@ fn line_with(yaml: &str, secret_names: &[String], more: (&'static str, &str)) ->
     std::fs::read_to_string(&path).unwrap()
 }
 
-fn compile(yaml: &str) -> (super::AccessLog, Clock, Metrics) {
+fn compile(yaml: &str) -> (AccessLog, Clock, Metrics) {
     compile_beside(yaml, &[])
 }
 
-fn compile_beside(yaml: &str, secret_names: &[String]) -> (super::AccessLog, Clock, Metrics) {
+fn compile_beside(yaml: &str, secret_names: &[String]) -> (AccessLog, Clock, Metrics) {
     use edgeway_config::{
         diagnostic::{Diagnostics, Place},
         tree,
@@ -117,7 +117,7 @@ fn compile_beside(yaml: &str, secret_names: &[String]) -> (super::AccessLog, Clo
     let mut diagnostics = Diagnostics::default();
     let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
     let config = tree::read(&node, &mut diagnostics).unwrap();
-    let filter = AccessLogKind::compile(
+    let filter = AccessLog::compile(
         config,
         &mut CompileContext {
             place: Place::default(),
@@ -262,7 +262,7 @@ fn a_request_that_got_nowhere_has_a_complete_line_too() {
 fn each_request_through_the_chain_has_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
-    let checked = check::<AccessLogKind>(&format!("{{ file: {} }}", path.display()))
+    let checked = check::<AccessLog>(&format!("{{ file: {} }}", path.display()))
         .get("/one")
         .request("POST", "/two")
         .expect([200, 200]);
@@ -277,7 +277,7 @@ fn each_request_through_the_chain_has_its_line() {
 fn nothing_is_opened_before_the_first_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
-    let _checked = check::<AccessLogKind>(&format!("{{ file: {} }}", path.display()));
+    let _checked = check::<AccessLog>(&format!("{{ file: {} }}", path.display()));
     assert!(!path.exists());
 }
 
@@ -297,7 +297,7 @@ fn mistakes_are_refused_with_a_remedy() {
         "{ headers: { request: [\"a b\"] } }",
         "{ sample: { 2xy: 10% } }",
     ] {
-        seen.push_str(&refused::<AccessLogKind>(yaml).join("\n"));
+        seen.push_str(&refused::<AccessLog>(yaml).join("\n"));
         seen.push('\n');
     }
     insta::assert_snapshot!(seen, @"

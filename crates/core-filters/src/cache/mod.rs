@@ -38,7 +38,6 @@ pub struct CompiledCache {
 impl FilterKind for Cache {
     const NAME: &'static str = "cache";
     type Config = config::RouteCacheConfig;
-    type Filter = Self;
 
     fn compile(config: config::RouteCacheConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let values = cx.checked(|cx| RequestValues::compile(&config, cx))?;

@@ -19,8 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use edgeway_base::clock::Clock;
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, HeaderUse, LateFields, LoggedRequest,
-    Phases, Traits,
+    Exchange, Filter, Guard, HeaderUse, LateFields, LoggedRequest, Phases, Traits,
 };
 use edgeway_net::log_file::{
     LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle,
@@ -60,21 +59,7 @@ const ACCESS_LOG: LogKind = LogKind {
     ),
 };
 
-/// The filter kind; see `docs/filters/access_log.md`.
-pub struct AccessLogKind;
-
-impl FilterKind for AccessLogKind {
-    const NAME: &'static str = "access_log";
-    const ON_BY_DEFAULT: bool = true;
-    type Config = AccessLogConfig;
-    type Filter = AccessLog;
-
-    fn compile(config: AccessLogConfig, cx: &mut CompileContext<'_>) -> Option<AccessLog> {
-        config.compile(cx)
-    }
-}
-
-/// The compiled filter.
+/// The compiled filter; see `docs/filters/access_log.md`.
 pub struct AccessLog {
     layout: Layout,
     sample: Option<Sample>,
@@ -87,6 +72,8 @@ pub struct AccessLog {
     /// reason, open no file and change no rotation.
     writer: OnceLock<Arc<WriterHandle>>,
 }
+
+filter_kind!(AccessLog: AccessLogConfig = "access_log", on_by_default = true);
 
 impl Filter for AccessLog {
     fn traits(self: Arc<Self>) -> Traits {
