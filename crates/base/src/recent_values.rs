@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, hash::Hasher as _};
 
 use ahash::RandomState;
 use parking_lot::Mutex;
-use ring::rand::{SecureRandom, SystemRandom};
+use ring::rand::{SystemRandom, generate};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 const SHARDS: usize = 16;
@@ -42,11 +42,10 @@ impl<V> Default for Shard<V> {
 impl<V: Clone> RecentValues<V> {
     /// Creates a memory that keeps at least half of `max` values and never more than `max`.
     pub fn new(max: usize) -> Self {
-        let mut seed = [0; 16];
-        let filled = SystemRandom::new().fill(&mut seed);
-        filled.expect("the system has randomness: TLS could not do without it either");
+        let seed = generate(&SystemRandom::new());
+        let seed = seed.expect("the system has randomness: TLS could not do without it either");
         Self {
-            seed,
+            seed: seed.expose(),
             max: (max / 2 / SHARDS).max(1),
             shards: std::array::from_fn(|_| Mutex::default()),
         }

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
     digest::{SHA256, digest},
-    rand::{SecureRandom as _, SystemRandom},
+    rand::{SystemRandom, generate},
 };
 use subtle::ConstantTimeEq as _;
 
@@ -73,8 +73,7 @@ impl fmt::Debug for ApiKeyHash {
 /// # Errors
 /// Fails when the system has no random bits.
 pub fn new_api_key() -> Result<String, ring::error::Unspecified> {
-    let mut bits = [0; 32];
-    SystemRandom::new().fill(&mut bits)?;
+    let bits: [u8; 32] = generate(&SystemRandom::new())?.expose();
     Ok(format!("ek_{}", URL_SAFE_NO_PAD.encode(bits)))
 }
 

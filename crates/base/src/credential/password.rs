@@ -10,7 +10,7 @@ use argon2::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::{
     digest::SHA1_FOR_LEGACY_USE_ONLY,
-    rand::{SecureRandom as _, SystemRandom},
+    rand::{SystemRandom, generate},
 };
 use subtle::ConstantTimeEq as _;
 
@@ -148,12 +148,10 @@ impl fmt::Debug for PasswordHash {
 /// # Errors
 /// Fails when the system has no random bits, or when the password is longer than argon2 accepts.
 pub fn hash_password(password: &[u8]) -> Result<String, String> {
-    let mut salt = [0; 16];
-    SystemRandom::new()
-        .fill(&mut salt)
-        .map_err(|_| "the system has no random bits".to_owned())?;
+    let salt = generate::<[u8; 16]>(&SystemRandom::new());
+    let salt = salt.map_err(|_| "the system has no random bits".to_owned())?;
     let hash: phc::PasswordHash = Argon2::default()
-        .hash_password_with_salt(password, &salt)
+        .hash_password_with_salt(password, &salt.expose())
         .map_err(|error| error.to_string())?;
     Ok(hash.to_string())
 }
