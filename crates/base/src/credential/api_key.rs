@@ -1,9 +1,10 @@
 //! Hashes of API keys. A key is 256 random bits and cannot be guessed, so one round of SHA-256 is
 //! as good as a slow hash.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use derive_more::{Debug, Display};
 use ring::{
     digest::{SHA256, digest},
     rand::{SystemRandom, generate},
@@ -16,7 +17,9 @@ const SCHEME: &str = "sha256:";
 const HELP: &str = "write `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it";
 
 /// The SHA-256 of an API key, written `sha256:` and 64 hexadecimal digits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Display)]
+#[debug("{self}")]
+#[display("{SCHEME}{}", hex::encode(_0))]
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
@@ -52,19 +55,6 @@ impl FromStr for ApiKeyHash {
         hex::decode_to_slice(digits, &mut bytes)
             .map_err(|_| bad("invalid API key hash: expected 64 hexadecimal digits"))?;
         Ok(Self(bytes))
-    }
-}
-
-impl fmt::Display for ApiKeyHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(SCHEME)?;
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for ApiKeyHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

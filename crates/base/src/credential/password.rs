@@ -1,13 +1,14 @@
 //! Hashes of passwords: argon2 in the PHC string format, bcrypt as `htpasswd -B` writes it, and the
 //! weak ones of older files.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use argon2::{
     Argon2, Params,
     password_hash::{PasswordHasher as _, PasswordVerifier as _, phc},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use derive_more::Debug;
 use ring::{
     digest::SHA1_FOR_LEGACY_USE_ONLY,
     rand::{SystemRandom, generate},
@@ -25,15 +26,19 @@ const MAX_PASSES: u32 = 20;
 const MAX_COST: u32 = 14;
 
 /// A password hash to verify against.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum PasswordHash {
     /// `$argon2id$…`, `$argon2i$…` or `$argon2d$…`.
+    #[debug("argon2")]
     Argon2(Box<phc::PasswordHash>),
     /// `$2a$…`, `$2b$…`, `$2x$…` or `$2y$…`.
+    #[debug("bcrypt")]
     Bcrypt(Box<str>),
     /// `$apr1$…`, as `htpasswd -m` writes it.
+    #[debug("apr1")]
     Apr1(Box<str>),
     /// `{SHA}…`, as `htpasswd -s` writes it: a digest without salt.
+    #[debug("SHA-1")]
     Sha1(Box<str>, [u8; 20]),
 }
 
@@ -128,17 +133,6 @@ impl FromStr for PasswordHash {
             }
             _ => Err(bad("invalid password hash".to_owned())),
         }
-    }
-}
-
-impl fmt::Debug for PasswordHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Argon2(_) => "argon2",
-            Self::Bcrypt(_) => "bcrypt",
-            Self::Apr1(_) => "apr1",
-            Self::Sha1(..) => "SHA-1",
-        })
     }
 }
 
