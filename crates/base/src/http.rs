@@ -17,8 +17,18 @@ pub const ABOUT_COPIES: [HeaderName; 6] = [
 /// Splits one comma-separated field value into its members, trimmed, without empty ones.
 ///
 /// A comma inside a quoted string does not separate members.
-pub fn list(value: &[u8]) -> ListItems<'_> {
-    ListItems { rest: value }
+pub fn list(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = unquoted(rest, b',').unwrap_or(rest.len());
+            let member = rest[..end].trim_ascii();
+            rest = rest.get(end + 1..).unwrap_or_default();
+            if !member.is_empty() {
+                return Some(member);
+            }
+        }
+        None
+    })
 }
 
 /// Splits a list of entity tags. A `\` is no escape in a tag (RFC 9110, 8.8.3), so that [`list`]
@@ -109,28 +119,6 @@ pub fn write_header_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// Returns true for bytes of a token (RFC 9110, 5.6.2).
 pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// The iterator that [`list`] returns.
-#[derive(Clone, Debug)]
-pub struct ListItems<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for ListItems<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        while !self.rest.is_empty() {
-            let end = unquoted(self.rest, b',').unwrap_or(self.rest.len());
-            let member = self.rest[..end].trim_ascii();
-            self.rest = self.rest.get(end + 1..).unwrap_or_default();
-            if !member.is_empty() {
-                return Some(member);
-            }
-        }
-        None
-    }
 }
 
 /// Splits a member of a list at its semicolons outside of quoted strings: its name, then its

@@ -10,15 +10,11 @@ pub fn is_loopback_host(host: &str) -> bool {
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    if let Ok(ip) = name.parse() {
-        return is_loopback(ip);
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return ip.to_canonical().is_loopback();
     }
     let tail = name.rsplit('.').next().unwrap_or_default();
     tail.eq_ignore_ascii_case("localhost")
-}
-
-fn is_loopback(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback()
 }
 
 #[cfg(test)]

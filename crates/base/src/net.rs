@@ -291,7 +291,8 @@ pub fn parse_hop(entry: &[u8]) -> Option<IpAddr> {
 }
 
 /// The text of an address, formatted without an allocation.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, derive_more::Debug)]
+#[debug("{}", self.as_str())]
 pub struct IpText {
     bytes: [u8; Self::MAX],
     length: u8,
@@ -355,12 +356,6 @@ impl fmt::Write for IpText {
             .copy_from_slice(piece.as_bytes());
         self.length = u8::try_from(end).map_err(|_| fmt::Error)?;
         Ok(())
-    }
-}
-
-impl fmt::Debug for IpText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -1,11 +1,12 @@
 //! A bounded memory of recently computed values, found by a keyed hash of their inputs.
 
-use std::{collections::HashMap, fmt, hash::Hasher as _};
+use std::{collections::HashMap, hash::Hasher as _};
 
 use ahash::RandomState;
 use parking_lot::Mutex;
-use ring::rand::{SecureRandom, SystemRandom};
+use ring::rand::{SystemRandom, generate};
 use siphasher::sip128::{Hasher128, SipHasher24};
+use smart_default::SmartDefault;
 
 const SHARDS: usize = 16;
 
@@ -18,6 +19,8 @@ pub struct Fingerprint(u128);
 
 /// The most recent values. Reading one takes the lock of its shard, one of 16; values not read for
 /// two generations are forgotten.
+#[derive(derive_more::Debug)]
+#[debug("Recent {{ .. }}")]
 pub struct RecentValues<V> {
     seed: [u8; 16],
     /// Limit on the values in one generation of one shard.
@@ -25,28 +28,19 @@ pub struct RecentValues<V> {
     shards: [Mutex<Shard<V>>; SHARDS],
 }
 
+#[derive(SmartDefault)]
 struct Shard<V> {
     young: HashMap<Fingerprint, V, RandomState>,
     old: HashMap<Fingerprint, V, RandomState>,
 }
 
-impl<V> Default for Shard<V> {
-    fn default() -> Self {
-        Self {
-            young: HashMap::default(),
-            old: HashMap::default(),
-        }
-    }
-}
-
 impl<V: Clone> RecentValues<V> {
     /// Creates a memory that keeps at least half of `max` values and never more than `max`.
     pub fn new(max: usize) -> Self {
-        let mut seed = [0; 16];
-        let filled = SystemRandom::new().fill(&mut seed);
-        filled.expect("the system has randomness: TLS could not do without it either");
+        let seed = generate(&SystemRandom::new());
+        let seed = seed.expect("the system has randomness: TLS could not do without it either");
         Self {
-            seed,
+            seed: seed.expose(),
             max: (max / 2 / SHARDS).max(1),
             shards: std::array::from_fn(|_| Mutex::default()),
         }
@@ -105,12 +99,6 @@ impl<V: Clone> RecentValues<V> {
 
     fn shard(&self, of: Fingerprint) -> &Mutex<Shard<V>> {
         &self.shards[(of.0 as usize) % SHARDS]
-    }
-}
-
-impl<V> fmt::Debug for RecentValues<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recent").finish_non_exhaustive()
     }
 }
 

@@ -1,10 +1,10 @@
 //! Secret texts: redacted in `Debug`, in dumps and in `edgeway check --print`. Some are recognized
 //! by their type, others by the name next to them.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range, path::Path, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path, sync::LazyLock};
 
 use regex::Regex;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
@@ -178,7 +178,10 @@ pub const FILE: &str = "$edgeway::file";
 pub struct TextOrFile(pub String);
 
 /// A password, key or token; written in YAML as `file:PATH` or `${NAME}`.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug, JsonSchema)]
+#[debug("{REDACTED}")]
+#[schemars(with = "String")]
+#[schemars(description = "A secret: `file:PATH` or `${NAME}` from the environment.")]
 pub struct Secret {
     text: String,
     /// Path of a `file:PATH`, which is not secret.
@@ -213,12 +216,6 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(REDACTED)
-    }
-}
-
 impl<'de> Deserialize<'de> for Secret {
     /// Reads the file of a `file:PATH`, trailing line ends removed.
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -245,19 +242,6 @@ impl Serialize for Secret {
             Some(path) => s.collect_str(&format_args!("file:{path}")),
             None => s.serialize_str(REDACTED),
         }
-    }
-}
-
-impl JsonSchema for Secret {
-    fn schema_name() -> Cow<'static, str> {
-        "Secret".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "description": "A secret: `file:PATH` or `${NAME}` from the environment."
-        })
     }
 }
 

@@ -19,6 +19,7 @@ use edgeway_status::{
     self as status, admin_socket,
     http::{AdminState, Connections},
 };
+use futures_util::future::join_all;
 use log::{debug, info, warn};
 use parking_lot::Mutex;
 
@@ -219,18 +220,11 @@ impl Admin {
     /// than `at_most` for an idle connection.
     pub(super) async fn finish(&self, at_most: Duration) {
         let (tcp, socket) = (self.tcp.lock().take(), self.socket.lock().take());
-        let tcp = async {
-            if let Some(open) = &tcp {
-                open.connections.close().await;
-            }
-        };
-        let socket = async {
-            if let Some(open) = &socket {
-                open.connections.close().await;
-            }
-        };
-        let both = async { tokio::join!(tcp, socket) };
-        if tokio::time::timeout(at_most, both).await.is_err() {
+        let tcp = tcp.as_ref().map(|open| &open.connections);
+        let socket = socket.as_ref().map(|open| &open.connections);
+        let open = [tcp, socket].into_iter().flatten();
+        let closed = join_all(open.map(Connections::close));
+        if tokio::time::timeout(at_most, closed).await.is_err() {
             debug!("idle admin connection closed");
         }
     }

@@ -1,7 +1,7 @@
 //! Predicates of a route on method, listener, headers, query and cookies, and their order by
 //! specificity.
 
-use std::{cmp::Reverse, fmt};
+use std::cmp::Reverse;
 
 use derive_more::Display;
 use edgeway_base::query::{cookie_values, form_values};
@@ -79,10 +79,13 @@ pub(super) struct Rank {
 }
 
 /// The first condition that did not hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Display)]
 pub(super) enum FailedPredicate<'a> {
+    #[display("method is not {}", _0.iter().map(Method::as_str).collect::<Vec<_>>().join(" or "))]
     Method(&'a [Method]),
+    #[display("listener is not {}", _0.join(" or "))]
     Listener(&'a [Box<str>]),
+    #[display("{_0} does not match")]
     Named(&'a NamedPart),
 }
 
@@ -345,21 +348,4 @@ fn plain_name(name: &str, kind: &str, separators: &str) -> Result<String, Invali
         ));
     }
     Ok(name.to_owned())
-}
-
-impl fmt::Display for FailedPredicate<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Method(methods) => {
-                f.write_str("method is not ")?;
-                for (index, method) in methods.iter().enumerate() {
-                    f.write_str(if index == 0 { "" } else { " or " })?;
-                    f.write_str(method.as_str())?;
-                }
-                Ok(())
-            }
-            Self::Listener(names) => write!(f, "listener is not {}", names.join(" or ")),
-            Self::Named(part) => write!(f, "{part} does not match"),
-        }
-    }
 }

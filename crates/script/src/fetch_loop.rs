@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ring::rand::{SecureRandom, SystemRandom};
+use ring::rand::{SystemRandom, generate};
 
 pub(super) const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
@@ -12,10 +12,8 @@ const MAX_FETCHES: usize = 5;
 
 /// Name of this process. A client that could guess it could let a plugin's `fetch` fail.
 static NAME: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let mut random = [0; 16];
-    let filled = SystemRandom::new().fill(&mut random);
-    filled.expect("the kernel has random bytes");
-    let name = format!("edgeway-{:032x}", u128::from_ne_bytes(random));
+    let random = generate(&SystemRandom::new()).expect("the kernel has random bytes");
+    let name = format!("edgeway-{:032x}", u128::from_ne_bytes(random.expose()));
     HeaderValue::try_from(name).expect("letters and digits are a value")
 });
 

@@ -1,6 +1,6 @@
 //! Operator actions on a running gateway, as plain data: requests, results and refusals.
 
-use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, pin::Pin};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, pin::Pin, str::FromStr};
 
 use derive_more::Display;
 use edgeway_base::{
@@ -182,6 +182,29 @@ pub struct SwitchResult {
 pub struct BackendName {
     pub upstream: String,
     pub address: String,
+}
+
+impl BackendName {
+    pub fn new(upstream: &str, address: impl Display) -> Self {
+        Self {
+            upstream: upstream.to_owned(),
+            address: address.to_string(),
+        }
+    }
+}
+
+impl FromStr for BackendName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            // The path of a unix socket has slashes of its own.
+            Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => {
+                Ok(Self::new(upstream, address))
+            }
+            _ => Err("write UPSTREAM/ADDRESS, such as web/127.0.0.1:3001".to_owned()),
+        }
+    }
 }
 
 /// A release to switch to.

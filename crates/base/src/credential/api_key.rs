@@ -1,12 +1,13 @@
 //! Hashes of API keys. A key is 256 random bits and cannot be guessed, so one round of SHA-256 is
 //! as good as a slow hash.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use derive_more::{Debug, Display};
 use ring::{
     digest::{SHA256, digest},
-    rand::{SecureRandom as _, SystemRandom},
+    rand::{SystemRandom, generate},
 };
 use subtle::ConstantTimeEq as _;
 
@@ -16,7 +17,9 @@ const SCHEME: &str = "sha256:";
 const HELP: &str = "write `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it";
 
 /// The SHA-256 of an API key, written `sha256:` and 64 hexadecimal digits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Display)]
+#[debug("{self}")]
+#[display("{SCHEME}{}", hex::encode(_0))]
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
@@ -55,26 +58,12 @@ impl FromStr for ApiKeyHash {
     }
 }
 
-impl fmt::Display for ApiKeyHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(SCHEME)?;
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for ApiKeyHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// Generates a key of 256 random bits, in characters that never need quoting.
 ///
 /// # Errors
 /// Fails when the system has no random bits.
 pub fn new_api_key() -> Result<String, ring::error::Unspecified> {
-    let mut bits = [0; 32];
-    SystemRandom::new().fill(&mut bits)?;
+    let bits: [u8; 32] = generate(&SystemRandom::new())?.expose();
     Ok(format!("ek_{}", URL_SAFE_NO_PAD.encode(bits)))
 }
 

@@ -1,16 +1,17 @@
 //! Hashes of passwords: argon2 in the PHC string format, bcrypt as `htpasswd -B` writes it, and the
 //! weak ones of older files.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use argon2::{
     Argon2, Params,
     password_hash::{PasswordHasher as _, PasswordVerifier as _, phc},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use derive_more::Debug;
 use ring::{
     digest::SHA1_FOR_LEGACY_USE_ONLY,
-    rand::{SecureRandom as _, SystemRandom},
+    rand::{SystemRandom, generate},
 };
 use subtle::ConstantTimeEq as _;
 
@@ -25,15 +26,19 @@ const MAX_PASSES: u32 = 20;
 const MAX_COST: u32 = 14;
 
 /// A password hash to verify against.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum PasswordHash {
     /// `$argon2id$…`, `$argon2i$…` or `$argon2d$…`.
+    #[debug("argon2")]
     Argon2(Box<phc::PasswordHash>),
     /// `$2a$…`, `$2b$…`, `$2x$…` or `$2y$…`.
+    #[debug("bcrypt")]
     Bcrypt(Box<str>),
     /// `$apr1$…`, as `htpasswd -m` writes it.
+    #[debug("apr1")]
     Apr1(Box<str>),
     /// `{SHA}…`, as `htpasswd -s` writes it: a digest without salt.
+    #[debug("SHA-1")]
     Sha1(Box<str>, [u8; 20]),
 }
 
@@ -131,29 +136,16 @@ impl FromStr for PasswordHash {
     }
 }
 
-impl fmt::Debug for PasswordHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Argon2(_) => "argon2",
-            Self::Bcrypt(_) => "bcrypt",
-            Self::Apr1(_) => "apr1",
-            Self::Sha1(..) => "SHA-1",
-        })
-    }
-}
-
 /// Hashes a password with argon2id and the crate's parameters: 19 MiB, two passes (the OWASP
 /// recommendation).
 ///
 /// # Errors
 /// Fails when the system has no random bits, or when the password is longer than argon2 accepts.
 pub fn hash_password(password: &[u8]) -> Result<String, String> {
-    let mut salt = [0; 16];
-    SystemRandom::new()
-        .fill(&mut salt)
-        .map_err(|_| "the system has no random bits".to_owned())?;
+    let salt = generate::<[u8; 16]>(&SystemRandom::new());
+    let salt = salt.map_err(|_| "the system has no random bits".to_owned())?;
     let hash: phc::PasswordHash = Argon2::default()
-        .hash_password_with_salt(password, &salt)
+        .hash_password_with_salt(password, &salt.expose())
         .map_err(|error| error.to_string())?;
     Ok(hash.to_string())
 }

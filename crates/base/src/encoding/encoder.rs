@@ -1,7 +1,5 @@
 //! Encoders: each encodes one body, flushes at each chunk, and uses bounded memory.
 
-use std::fmt;
-
 use brotli::enc::{
     StandardAlloc,
     encode::{
@@ -33,6 +31,8 @@ pub struct EncodeError {
 ///
 /// A gzip body that comes in one piece is compressed by libdeflate, which knows no streams, and is
 /// faster and no larger at the same level: `tests::a_whole_body_is_no_larger_than_a_stream`.
+#[derive(derive_more::Debug)]
+#[debug("Encoder({:?})", self.encoding())]
 pub struct Encoder(CodecState);
 
 enum CodecState {
@@ -202,12 +202,6 @@ impl Drop for Encoder {
             CodecState::Zstd(context) => pool::keep_zstd(context),
             CodecState::GzipUnbegun { .. } | CodecState::Br(_) | CodecState::Over(_) => {}
         }
-    }
-}
-
-impl fmt::Debug for Encoder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Encoder").field(&self.encoding()).finish()
     }
 }
 

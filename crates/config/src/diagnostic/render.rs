@@ -260,7 +260,10 @@ fn snippet(out: &mut String, handler: &GraphicalReportHandler, report: &Report<'
     }
 }
 
-/// A problem in miette's form.
+/// A problem in miette's form. Its text is a single line, because it is removed again.
+#[derive(derive_more::Debug, derive_more::Display)]
+#[debug("{message}")]
+#[display("{}", message.replace('\n', " "))]
 struct Report<'a> {
     problem: Option<&'a Diagnostic>,
     text: SourceText<'a>,
@@ -316,19 +319,6 @@ fn first_line(text: &str, place: Place) -> SourceSpan {
     let covered = text.get(start..end).unwrap_or_default();
     let len = covered.lines().next().unwrap_or_default().trim_end().len();
     (start, len).into()
-}
-
-impl fmt::Debug for Report<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
-    }
-}
-
-impl fmt::Display for Report<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A single line, because it is removed again.
-        f.write_str(&self.message.replace('\n', " "))
-    }
 }
 
 impl std::error::Error for Report<'_> {}

@@ -94,7 +94,8 @@ pub struct RedisTlsConfig {
 }
 
 /// A URL that may hold a password, which is never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq)]
+#[debug("{self}")]
 pub struct RedisUrl(Secret);
 
 impl RedisUrl {
@@ -113,12 +114,6 @@ impl fmt::Display for RedisUrl {
             Some(format!("{scheme}://{user}:{REDACTED}@{place}"))
         };
         f.write_str(&shown().unwrap_or_else(|| self.reveal().to_owned()))
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

@@ -200,7 +200,9 @@ impl MatchConfig {
 
 /// `https`, a target such as `/new/{rest}` or `https://example.com/…`, or
 /// `{ to: …, status: 308 }`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(with = "RedirectMapping", rename = "Redirect", transform = short::or_text)]
+#[schemars(description = "A redirect as a mapping.")]
 pub struct RedirectConfig {
     /// Target, which may use `{param}` of the path, `{path}`, `{query}`, `{host}`, `{rest}` (what
     /// `/*` matched).

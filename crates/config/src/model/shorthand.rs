@@ -97,22 +97,6 @@ impl From<BackendConfig> for BackendMapping {
     }
 }
 
-impl JsonSchema for BackendConfig {
-    fn schema_name() -> Cow<'static, str> {
-        "Backend".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut schema = BackendMapping::json_schema(generator);
-        schema.insert(
-            "oneOf".to_owned(),
-            json!([{ "required": ["address"] }, { "required": ["dns"] }]),
-        );
-        short::or_text(&mut schema);
-        schema
-    }
-}
-
 impl Short for HealthConfig {
     const WHAT: &'static str =
         "a mapping such as `{ path: /api/health }`, a path, or `false` for no checks";
@@ -227,18 +211,6 @@ impl RedirectConfig {
             to: to.to_owned(),
             status: status.unwrap_or(if to == "https" { 308 } else { 307 }),
         })
-    }
-}
-
-impl JsonSchema for RedirectConfig {
-    fn schema_name() -> Cow<'static, str> {
-        "Redirect".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut schema = RedirectMapping::json_schema(generator);
-        short::or_text(&mut schema);
-        schema
     }
 }
 

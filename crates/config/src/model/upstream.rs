@@ -182,8 +182,11 @@ pub enum App {
 }
 
 /// A backend: `127.0.0.1:3000`, `unix:/run/app.sock`, or a mapping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(into = "BackendMapping")]
+#[schemars(with = "BackendMapping", rename = "Backend", transform = short::or_text)]
+#[schemars(description = "A backend as a mapping: `address` or `dns`, not both.")]
+#[schemars(extend("oneOf" = [{ "required": ["address"] }, { "required": ["dns"] }]))]
 pub struct BackendConfig {
     pub target: BackendTarget,
     /// Share of the requests, at least 1.

@@ -3,20 +3,15 @@
 use std::{fmt, marker::PhantomData};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smart_default::SmartDefault;
 
 /// Entries of a mapping in the order of the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, SmartDefault)]
 pub struct Entries<K, V>(pub Vec<(K, V)>);
 
 impl<K, V> Entries<K, V> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-impl<K, V> Default for Entries<K, V> {
-    fn default() -> Self {
-        Self(Vec::new())
     }
 }
 

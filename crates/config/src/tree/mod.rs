@@ -12,6 +12,8 @@ mod tests;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use derive_more::{AsRef, Deref};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::Place;
@@ -25,7 +27,8 @@ pub use self::{
 };
 
 /// A YAML value and its place.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(with = "serde_json::Value", rename = "Any", description = "", inline)]
 pub struct Node {
     pub place: Place,
     pub value: Value,
@@ -56,9 +59,11 @@ pub struct Key {
 }
 
 /// A value and its place. Deserializes from any node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(AsRef, Clone, Debug, Deref, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Spanned<T> {
+    #[as_ref(forward)]
+    #[deref]
     pub value: T,
     #[serde(skip)]
     pub place: Place,

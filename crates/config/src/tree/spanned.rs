@@ -7,6 +7,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
+use smart_default::SmartDefault;
 
 use super::{Key, Node, Spanned, Value};
 use crate::diagnostic::Place;
@@ -26,19 +27,13 @@ pub(super) const SHORT_FORMS: [[&str; 2]; 2] = [
 ];
 
 /// A single value, or a list of values.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, SmartDefault)]
 #[serde(transparent)]
 pub struct OneOrMany<T>(pub Vec<T>);
 
 impl<T> OneOrMany<T> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-impl<T> Default for OneOrMany<T> {
-    fn default() -> Self {
-        Self(Vec::new())
     }
 }
 
@@ -156,20 +151,6 @@ impl<T: JsonSchema> JsonSchema for Spanned<T> {
     }
 }
 
-impl<T> std::ops::Deref for Spanned<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<T: AsRef<U>, U: ?Sized> AsRef<U> for Spanned<T> {
-    fn as_ref(&self) -> &U {
-        self.value.as_ref()
-    }
-}
-
 impl<T: Default> Default for Spanned<T> {
     /// Returns the default of a value that was not written, without a place.
     fn default() -> Self {
@@ -248,19 +229,5 @@ impl<'de> Deserialize<'de> for Value {
             }
         }
         d.deserialize_any(Any)
-    }
-}
-
-impl JsonSchema for Node {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Any".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!(true)
     }
 }

@@ -3,29 +3,31 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 
 /// Domains whose names never leave a machine or its network (RFC 6761, RFC 6762, RFC 8375, and
 /// ICANN's resolution on `.internal`). Each stands for itself and everything below it.
 const DOMAINS: [&str; 5] = ["localhost", "test", "internal", "local", "home.arpa"];
 
-/// Loopback, private (RFC 1918, RFC 4193) and link-local addresses, with the length of the prefix.
-const NETWORKS: [(IpAddr, u8); 8] = [
-    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
-    (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8),
-    (IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)), 12),
-    (IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)), 16),
-    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
-    (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
-    (IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0)), 7),
-    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+/// Loopback, private (RFC 1918, RFC 4193) and link-local addresses.
+const NETWORKS: [IpNet; 8] = [
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)), 12),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)), 16),
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0)), 7),
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
 ];
 
 /// Returns the constraints of the CA (RFC 5280, 4.2.1.10).
 pub(super) fn constraints() -> NameConstraints {
     let domains = DOMAINS.map(|domain| GeneralSubtree::DnsName(domain.to_owned()));
     let networks = NETWORKS
-        .map(|(ip, prefix)| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(ip, prefix)));
+        .map(|net| CidrSubnet::from_addr_prefix(net.addr(), net.prefix_len()))
+        .map(GeneralSubtree::IpAddress);
     NameConstraints {
         permitted_subtrees: domains.into_iter().chain(networks).collect(),
         excluded_subtrees: Vec::new(),
@@ -35,9 +37,7 @@ pub(super) fn constraints() -> NameConstraints {
 /// Checks that the CA may sign for a host or an address.
 pub(super) fn check(name: &str) -> Result<(), String> {
     let is_own = if let Ok(ip) = name.parse::<IpAddr>() {
-        NETWORKS
-            .iter()
-            .any(|(network, prefix)| is_within(ip, *network, *prefix))
+        NETWORKS.iter().any(|network| network.contains(&ip))
     } else {
         let name = name.strip_prefix("*.").unwrap_or(name).to_ascii_lowercase();
         let is_name = !name.contains(['*', ':', '/', ' ']) && !name.starts_with('.');
@@ -56,19 +56,6 @@ pub(super) fn check(name: &str) -> Result<(), String> {
          by ACME for a public one (docs/listeners.md)",
         summary()
     ))
-}
-
-/// Compares the first bits, in one family: a mapped IPv4 address is another name to a certificate.
-fn is_within(ip: IpAddr, network: IpAddr, prefix: u8) -> bool {
-    match (ip, network) {
-        (IpAddr::V4(ip), IpAddr::V4(network)) => {
-            (ip.to_bits() ^ network.to_bits()).leading_zeros() >= u32::from(prefix)
-        }
-        (IpAddr::V6(ip), IpAddr::V6(network)) => {
-            (ip.to_bits() ^ network.to_bits()).leading_zeros() >= u32::from(prefix)
-        }
-        _ => false,
-    }
 }
 
 /// Returns the names in one line.

@@ -2,7 +2,6 @@
 //! ends with it.
 
 use std::{
-    fmt,
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt as _,
     process::{Child, Stdio},
@@ -14,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use derive_more::Display;
 use edgeway_base::clock::Clock;
 use edgeway_base::node_app::{LOCALHOST, options};
 use edgeway_base::process_group::ProcessGroup;
@@ -27,6 +27,8 @@ use crate::{foreground, out, project::PackageManager};
 const END: Duration = Duration::from_secs(5);
 
 /// The command that runs the script on a port.
+#[derive(Display)]
+#[display("{}", shown(words))]
 pub(super) struct Command {
     words: Vec<String>,
     pub(super) port: u16,
@@ -69,12 +71,6 @@ impl Command {
         }
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
         Self { words, port }
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shown(&self.words))
     }
 }
 

@@ -158,7 +158,9 @@ pub(super) async fn run(options: &PluginRunOptions) -> Outcome {
     let env = env(&options.env)?;
     let shown = options.file.display().to_string();
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
-    let fetch = (!options.fetch.is_empty()).then(|| reach(&options.fetch));
+    // Limits of a route with default settings.
+    let reach = || FetchOrigins::new(&options.fetch, FETCH_DEADLINE, MAX_FETCHED_LEN);
+    let fetch = (!options.fetch.is_empty()).then(reach);
     let fetch = match from {
         Some(from) => from.fetch,
         None => fetch.transpose()?,
@@ -227,11 +229,6 @@ fn object(option: &str, text: &str, example: &str) -> Result<Map<String, Value>,
         Ok(_) => Err(format!("`{option}` takes an object, such as {example}")),
         Err(error) => Err(format!("`{option}` is not JSON: {error}")),
     }
-}
-
-/// Limits of `fetch` on a route with default settings.
-fn reach(origins: &[String]) -> Result<FetchOrigins, String> {
-    FetchOrigins::new(origins, FETCH_DEADLINE, MAX_FETCHED_LEN)
 }
 
 fn known(options: &PluginRunOptions) -> Result<ContextFacts, String> {

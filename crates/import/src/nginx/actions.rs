@@ -9,6 +9,7 @@ use super::{
     conditions,
     directives::listed,
     locations::{CLOSED, INTERNAL, Location, Place, Routes},
+    output::put,
     parse::Directive,
     rewrites,
     scope::Scope,
@@ -119,9 +120,7 @@ impl<'a> Routes<'a, '_> {
             tries.weaker("the backend gets requests without a file too");
         }
         let mut keys = Map::from_iter([("upstream".to_owned(), Value::from(name))]);
-        if let Some(table) = &by_table {
-            keys.insert("upstream_by".to_owned(), table.clone().into());
-        }
+        put(&mut keys, "upstream_by", by_table);
         Self::host_header(read.host, scope, &mut keys);
         let prefix = location.path();
         let mut inner = scope.innermost().iter();
@@ -160,12 +159,12 @@ impl<'a> Routes<'a, '_> {
             version
                 .lost("HTTP/1.1; write `protocol: h2` in its upstream, if its clients may need it");
         }
-        if let Some(timeouts) = timeouts(scope) {
-            keys.insert("timeouts".to_owned(), timeouts);
-        }
-        if let Some(sent) = sent_as::upstream_request(scope) {
-            keys.insert("upstream_request".to_owned(), sent);
-        }
+        put(&mut keys, "timeouts", timeouts(scope));
+        put(
+            &mut keys,
+            "upstream_request",
+            sent_as::upstream_request(scope),
+        );
         let has_variables = plain(pass.arg(0)).is_none();
         let rules = rewrites::rules((&to, has_variables), prefix, scope);
         keys.insert("response_rewrite".to_owned(), rules);
@@ -385,9 +384,7 @@ impl<'a> Routes<'a, '_> {
         if rules.is_closed {
             rest.insert(CLOSED.to_owned(), true.into());
         }
-        if !rules.list.is_empty() {
-            rest.insert("rules".to_owned(), rules.list.into());
-        }
+        put(&mut rest, "rules", rules.list);
         if is_passed {
             directive.closed("a backend for existing files has no counterpart");
             return Some(shut());

@@ -132,9 +132,7 @@ impl<'a> Routes<'a, '_> {
                 ..place
             };
             let mut keys = self.location(&inner, location);
-            if let Some(site) = &site {
-                keys.insert("site".to_owned(), site.clone().into());
-            }
+            put(&mut keys, "site", site.clone());
             let comment = location.directive.place();
             let is_hidden = is_hidden(&location.within, &location.text, &locations);
             if is_hidden {
@@ -420,12 +418,8 @@ impl<'a> Routes<'a, '_> {
         comment: &str,
     ) {
         let mut matches = Map::new();
-        if !audience.hosts.is_empty() {
-            matches.insert("host".to_owned(), one_or_many(&audience.hosts));
-        }
-        if !audience.listeners.is_empty() {
-            matches.insert("listener".to_owned(), one_or_many(&audience.listeners));
-        }
+        put(&mut matches, "host", one_or_many(&audience.hosts));
+        put(&mut matches, "listener", one_or_many(&audience.listeners));
         // An exact path needs no other location.
         if !within.is_empty() && !text.starts_with('=') {
             matches.insert("within".to_owned(), one_or_many(within));

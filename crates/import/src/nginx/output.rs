@@ -27,10 +27,10 @@ impl Part {
     }
 }
 
-/// Sets a key of a mapping, unless the value is an empty text, list or mapping.
+/// Sets a key of a mapping, unless the value is none or an empty text, list or mapping.
 pub(super) fn put(mapping: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
     let value = value.into();
-    if ![json!(""), json!([]), json!({})].contains(&value) {
+    if ![Value::Null, json!(""), json!([]), json!({})].contains(&value) {
         mapping.insert(key.to_owned(), value);
     }
 }

@@ -9,7 +9,9 @@ use super::{
     directives::{has_variable, is_listed},
     headers,
     locations::{Location, Place, Routes, closed},
-    media, pages,
+    media,
+    output::add_to,
+    pages,
     parse::Directive,
     scope::Scope,
     tables,
@@ -508,9 +510,7 @@ fn rewritten(directive: &Directive, at: At<'_, '_>, is_of_server: bool) -> Resul
         (_, true) => None,
         (_, false) => Some("later"),
     };
-    if let Some(then) = then {
-        rule["then"] = then.into();
-    }
+    add_to(&mut rule, "then", then);
     Ok(rule)
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 use serde_json::{Map, Value, json};
 
 use super::{
-    output::Part,
+    output::{Part, add_to, put},
     parse::Directive,
     scope::Scope,
     tables,
@@ -130,9 +130,8 @@ impl<'a> Upstreams<'a> {
             .get("backends")
             .and_then(Value::as_array)
             .is_some_and(|all| all.len() == 1);
-        if let Some(retry) = retry(scope).filter(|retry| !is_single || retry["attempts"] == 1) {
-            value.insert("retry".to_owned(), retry);
-        }
+        let retry = retry(scope).filter(|retry| !is_single || retry["attempts"] == 1);
+        put(&mut value, "retry", retry);
         let name = self.free_name(&to.authority);
         self.made.push(NewUpstream {
             name: name.clone(),
@@ -246,12 +245,6 @@ fn is_dns_name(name: &str) -> bool {
     name.parse::<IpAddr>().is_err() && !name.is_empty() && name.chars().all(is_letter)
 }
 
-/// Returns the time limits for these milliseconds: to connect, and between two reads.
-fn limits(connect: u64, read: u64) -> Value {
-    let (connect, read) = (duration(connect), duration(read));
-    json!({ "connect": connect, "first_byte": read, "idle": read, "stream_idle": read })
-}
-
 /// Returns the time limits of a route, if they are not those of its upstream.
 pub(super) fn timeouts(scope: &Scope<'_>) -> Option<Value> {
     let time = |name: &str| {
@@ -269,7 +262,10 @@ pub(super) fn timeouts(scope: &Scope<'_>) -> Option<Value> {
     if let Some(send) = scope.one("proxy_send_timeout") {
         send.changed("`timeouts.idle` is the time of `proxy_read_timeout`");
     }
-    ((connect, read) != (USUAL, USUAL)).then(|| limits(connect, read))
+    ((connect, read) != (USUAL, USUAL)).then(|| {
+        let (connect, read) = (duration(connect), duration(read));
+        json!({ "connect": connect, "first_byte": read, "idle": read, "stream_idle": read })
+    })
 }
 
 fn of_authority(authority: &str) -> Map<String, Value> {
@@ -316,9 +312,7 @@ fn backend(address: &str, weight: Option<u64>, is_backup: bool) -> Value {
         return text.into();
     }
     let mut value = json!({ key: text });
-    if let Some(weight) = weight {
-        value["weight"] = weight.into();
-    }
+    add_to(&mut value, "weight", weight);
     if is_backup {
         value["backup"] = true.into();
     }
@@ -369,9 +363,8 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
                      flags: clients change their backend once",
                 );
                 let mut sticky = json!({ "cookie": directive.arg(1) });
-                if let Some(ms) = parameter(directive, "expires").and_then(milliseconds) {
-                    sticky["max_age"] = duration(ms).into();
-                }
+                let max_age = parameter(directive, "expires").and_then(milliseconds);
+                add_to(&mut sticky, "max_age", max_age.map(duration));
                 value.insert("sticky".to_owned(), sticky);
             }
             "least_time" => {
@@ -418,9 +411,8 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
         ejection(&failures, fail_timeout)
     };
     value.insert("eject".to_owned(), eject);
-    if let Some(most) = most {
-        value.insert("max_in_flight".to_owned(), json!({ "per_backend": most }));
-    }
+    let max_in_flight = most.map(|most| json!({ "per_backend": most }));
+    put(&mut value, "max_in_flight", max_in_flight);
     value
 }
 

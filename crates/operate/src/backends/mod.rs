@@ -4,14 +4,12 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    str::FromStr,
     task::Poll,
     time::Duration,
 };
 
-use derive_more::Display;
 use edgeway_base::system;
-pub use edgeway_status::problems::is_drained;
+pub use edgeway_status::{actions::BackendName as Name, problems::is_drained};
 use edgeway_status::{
     problems::is_in_rotation,
     snapshot::{BackendStatus, UpstreamStatus},
@@ -26,37 +24,6 @@ use super::Failure;
 
 /// Interval between checks of a backend while waiting.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// `UPSTREAM/ADDRESS`.
-#[derive(Clone, Debug, PartialEq, Eq, Display)]
-#[display("{upstream}/{address}")]
-pub struct Name {
-    pub upstream: String,
-    pub address: String,
-}
-
-impl Name {
-    pub fn new(upstream: &str, address: impl fmt::Display) -> Self {
-        Self {
-            upstream: upstream.to_owned(),
-            address: address.to_string(),
-        }
-    }
-}
-
-impl FromStr for Name {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('/') {
-            // The path of a unix socket has slashes of its own.
-            Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => {
-                Ok(Self::new(upstream, address))
-            }
-            _ => Err("write UPSTREAM/ADDRESS, such as web/127.0.0.1:3001".to_owned()),
-        }
-    }
-}
 
 /// Why a request to the gateway failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,7 @@ use log::{
     Record,
     kv::{self, Key, Value, VisitSource},
 };
+use serde_json::{Map, Value as Json};
 
 /// Format of lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -29,14 +30,6 @@ pub enum LogFormat {
 
 /// Names of a line's own fields, in their order. A field of a record with such a name gets a `_`.
 const OWN: [&str; 4] = ["time", "level", "target", "message"];
-
-/// Value of a field.
-#[derive(Clone, Debug, PartialEq)]
-enum FieldValue {
-    /// A number, `true` or `false`, in the same form everywhere.
-    Plain(String),
-    Text(String),
-}
 
 /// Writes a record as one line for people, with colours on a terminal.
 pub(super) fn write_text(
@@ -71,8 +64,8 @@ pub(super) fn write(
                 put_quoted(&mut line, name);
                 line.push(b':');
                 match value {
-                    FieldValue::Plain(text) => line.extend_from_slice(text.as_bytes()),
-                    FieldValue::Text(text) => put_quoted(&mut line, text),
+                    Json::String(text) => put_quoted(&mut line, text),
+                    plain => line.extend_from_slice(plain.to_string().as_bytes()),
                 }
             }
             LogFormat::Logfmt | LogFormat::Text => {
@@ -92,13 +85,13 @@ pub(super) fn write(
 }
 
 /// Returns the fields of a line, each name once.
-fn fields(record: &Record<'_>, wall: SystemTime) -> Vec<(String, FieldValue)> {
+fn fields(record: &Record<'_>, wall: SystemTime) -> Map<String, Json> {
     let level = record.level().as_str().to_ascii_lowercase();
     let message = record.args().to_string();
     let texts = [rfc3339(wall), level, record.target().to_owned(), message];
     let own = OWN.into_iter().zip(texts);
     let mut fields = Fields(
-        own.map(|(name, text)| (name.to_owned(), FieldValue::Text(text)))
+        own.map(|(name, text)| (name.to_owned(), text.into()))
             .collect(),
     );
     // The visitor returns no error.
@@ -106,25 +99,21 @@ fn fields(record: &Record<'_>, wall: SystemTime) -> Vec<(String, FieldValue)> {
     fields.0
 }
 
-struct Fields(Vec<(String, FieldValue)>);
+struct Fields(Map<String, Json>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         let mut name = key.as_str().to_owned();
-        while self.0.iter().any(|(other, _)| *other == name) {
+        while self.0.contains_key(&name) {
             name.push('_');
         }
-        let plain = value
-            .to_bool()
-            .map(|flag| flag.to_string())
-            .or_else(|| value.to_u64().map(|number| number.to_string()))
-            .or_else(|| value.to_i64().map(|number| number.to_string()))
-            .or_else(|| {
-                let number = value.to_f64().filter(|number| number.is_finite())?;
-                Some(serde_json::Value::from(number).to_string())
-            });
-        let value = plain.map_or_else(|| FieldValue::Text(value.to_string()), FieldValue::Plain);
-        self.0.push((name, value));
+        let finite = || value.to_f64().filter(|number| number.is_finite());
+        let plain = value.to_bool().map(Json::from);
+        let plain = plain.or_else(|| value.to_u64().map(Json::from));
+        let plain = plain.or_else(|| value.to_i64().map(Json::from));
+        let plain = plain.or_else(|| finite().map(Json::from));
+        self.0
+            .insert(name, plain.unwrap_or_else(|| value.to_string().into()));
         Ok(())
     }
 }
@@ -138,7 +127,7 @@ fn put_quoted(line: &mut Vec<u8>, text: &str) {
 
 /// Adds `name=value` by the rules of go-logfmt: a value is quoted as in JSON if it has a space, a
 /// control, `=`, `"` or U+FFFD; such characters are left out of a name.
-fn put_logfmt(line: &mut Vec<u8>, name: &str, value: &FieldValue) {
+fn put_logfmt(line: &mut Vec<u8>, name: &str, value: &Json) {
     let is_special = |c: char| c <= ' ' || is_obeyed(c) || matches!(c, '=' | '"' | '\u{fffd}');
     let start = line.len();
     let plain = name.chars().filter(|c| !is_special(*c));
@@ -148,12 +137,11 @@ fn put_logfmt(line: &mut Vec<u8>, name: &str, value: &FieldValue) {
     }
     line.push(b'=');
     match value {
-        FieldValue::Text(text) if text.is_empty() || text.contains(is_special) => {
+        Json::String(text) if text.is_empty() || text.contains(is_special) => {
             put_quoted(line, text);
         }
-        FieldValue::Text(text) | FieldValue::Plain(text) => {
-            line.extend_from_slice(text.as_bytes());
-        }
+        Json::String(text) => line.extend_from_slice(text.as_bytes()),
+        plain => line.extend_from_slice(plain.to_string().as_bytes()),
     }
 }
 
@@ -167,34 +155,32 @@ pub(super) fn one_line(text: &str) -> Cow<'_, str> {
 }
 
 /// Fields of a record whose values are each one line.
-pub(super) struct OneLineFields(Vec<(String, String)>);
+#[derive(Default)]
+pub(super) struct OneLineFields {
+    fields: Vec<(String, String)>,
+    has_controls: bool,
+}
 
 impl OneLineFields {
     /// Returns `None` if all values are one line each as they are.
     pub(super) fn collect(record: &Record<'_>) -> Option<Self> {
-        let mut all = Collected::default();
+        let mut all = Self::default();
         // The visitor returns no error.
         drop(record.key_values().visit(&mut all));
-        all.has_controls.then_some(Self(all.fields))
+        all.has_controls.then_some(all)
     }
 }
 
 impl kv::Source for OneLineFields {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        for (name, value) in &self.0 {
+        for (name, value) in &self.fields {
             visitor.visit_pair(Key::from_str(name), Value::from(value.as_str()))?;
         }
         Ok(())
     }
 }
 
-#[derive(Default)]
-struct Collected {
-    fields: Vec<(String, String)>,
-    has_controls: bool,
-}
-
-impl<'kvs> VisitSource<'kvs> for Collected {
+impl<'kvs> VisitSource<'kvs> for OneLineFields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         let text = value.to_string();
         self.has_controls |= text.contains(is_obeyed);

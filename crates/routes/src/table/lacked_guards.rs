@@ -5,6 +5,8 @@ use std::{
     hash::Hash,
 };
 
+use smart_default::SmartDefault;
+
 /// A list of routes, and for each guard the first of them that lacks it.
 ///
 /// Most routes have guards of their own, so to compare each route with each other one takes seconds
@@ -44,14 +46,8 @@ impl LackedGuards {
 }
 
 /// Lists of routes by a key.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub struct LackedGuardsBy<K>(HashMap<K, LackedGuards, ahash::RandomState>);
-
-impl<K> Default for LackedGuardsBy<K> {
-    fn default() -> Self {
-        Self(HashMap::default())
-    }
-}
 
 impl<K: Eq + Hash> LackedGuardsBy<K> {
     pub fn push(&mut self, key: K, route: usize, guards: &BTreeSet<u32>) {

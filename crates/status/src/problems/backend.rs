@@ -119,16 +119,11 @@ fn share_of_failures(upstream: &UpstreamStatus, backend: &BackendStatus) -> Opti
     })
 }
 
-/// Returns true if the last requests to a backend failed, up to now.
-fn is_failing_backend(backend: &BackendStatus) -> bool {
-    backend.failures_in_a_row >= Some(FAILED_IN_A_ROW) && backend.recent_failures != Some(0)
-}
-
 /// Text on the last requests to a backend, if they failed.
 pub fn failures(backend: &BackendStatus) -> Option<String> {
-    let count = backend
-        .failures_in_a_row
-        .filter(|_| is_failing_backend(backend))?;
+    let is_recent = backend.recent_failures != Some(0);
+    let failed = backend.failures_in_a_row.filter(|_| is_recent);
+    let count = failed.filter(|failed| *failed >= FAILED_IN_A_ROW)?;
     Some(match backend.refused_in_a_row {
         Some(refused) if refused >= count => {
             format!("the last {count} connections were refused")

@@ -18,7 +18,7 @@ use edgeway_base::{clock::Clock, net::subscriber, secret::Secret};
 use parking_lot::Mutex;
 use ring::{
     digest::{SHA256, digest},
-    rand::{SecureRandom as _, SystemRandom},
+    rand::{SystemRandom, generate},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -384,16 +384,14 @@ fn push_bounded<T>(list: &mut VecDeque<T>, max: usize, item: T) {
 
 /// Returns 256 random bits as text.
 pub fn secret() -> String {
-    let mut bytes = [0; 32];
-    let filled = SystemRandom::new().fill(&mut bytes);
-    filled.expect("the kernel has randomness once the machine has started");
-    hex::encode(bytes)
+    let bits = generate::<[u8; 32]>(&SystemRandom::new());
+    let bits = bits.expect("the kernel has randomness once the machine has started");
+    hex::encode(bits.expose())
 }
 
 fn hash(text: &str) -> Digest {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    bytes
+    let digest = digest(&SHA256, text.as_bytes());
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 fn digest_of(text: &Value) -> Option<Digest> {

@@ -179,16 +179,15 @@ fn put_head(out: &mut Layout, snapshot: &Snapshot) {
         lines.push(("older", predecessor(older)));
     }
     if *bans != BansStatus::default() {
-        lines.push(("bans", bans_line(bans)));
+        let clients = counted(bans.active, "client");
+        lines.push((
+            "bans",
+            format!("{clients} banned, {} with strikes", bans.struck),
+        ));
     }
     for (name, text) in lines {
         out.fact(name, &text);
     }
-}
-
-fn bans_line(bans: &BansStatus) -> String {
-    let clients = counted(bans.active, "client");
-    format!("{clients} banned, {} with strikes", bans.struck)
 }
 
 /// Describes a predecessor that is draining.

@@ -355,25 +355,13 @@ fn instances(observation: &Observation) -> Listing {
         [
             text("UNIT", 0, |(it, _)| Cell::text(&it.unit)),
             text("STATE", 0, |(_, state)| Cell::text(state)),
-            number("PID", 6, |(instance, _)| {
-                Cell::whole(instance.pid.map(f64::from))
-            }),
+            number("PID", 6, |(it, _)| Cell::whole(it.pid.map(f64::from))),
             number("CPU", 0, |(it, _)| Cell::maybe(it.cpu, percent)),
-            number("MEMORY", 0, |(instance, _)| {
-                Cell::size(instance.memory_bytes)
-            }),
-            number("LIMIT", 4, |(instance, _)| {
-                Cell::size(instance.memory_limit_bytes)
-            }),
-            number("RESTARTS", 1, |(instance, _)| {
-                Cell::count(instance.restarts)
-            }),
-            number("OOM KILLS", 5, |(instance, _)| {
-                Cell::count(instance.oom_kills)
-            }),
-            number("UP", 2, |(instance, _)| {
-                Cell::uptime(instance.uptime_seconds)
-            }),
+            number("MEMORY", 0, |(it, _)| Cell::size(it.memory_bytes)),
+            number("LIMIT", 4, |(it, _)| Cell::size(it.memory_limit_bytes)),
+            number("RESTARTS", 1, |(it, _)| Cell::count(it.restarts)),
+            number("OOM KILLS", 5, |(it, _)| Cell::count(it.oom_kills)),
+            number("UP", 2, |(it, _)| Cell::uptime(it.uptime_seconds)),
         ],
     )
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     directives::is_listed,
-    output::Part,
+    output::{Part, add_to, put},
     parse::Directive,
     scope::Scope,
     words::{bytes, duration, milliseconds, size},
@@ -426,9 +426,7 @@ impl<'a> Servers<'a> {
                 } else if !rejects {
                     listener.first.closed("it has no usable `ssl_certificate`");
                 }
-                if let Some(version) = listener.min_version {
-                    tls["min_version"] = version.into();
-                }
+                add_to(&mut tls, "min_version", listener.min_version);
                 if rejects {
                     tls["unknown_names"] = "refuse".into();
                 }
@@ -437,9 +435,7 @@ impl<'a> Servers<'a> {
                     value.insert("http2".to_owned(), json!({ "enabled": false }));
                 }
             }
-            if !limits.is_empty() {
-                value.insert("limits".to_owned(), limits.clone().into());
-            }
+            put(&mut value, "limits", limits.clone());
             if let Some(directive) = of_default("underscores_in_headers") {
                 directive.carried("");
                 if directive.arg(0) == "on" {
