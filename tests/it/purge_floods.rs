@@ -24,7 +24,7 @@ use crate::support::{
     origins::{NumberedOrigin, Origin},
     redis::{Redis, SECRET},
     relay::{Relay, Wire},
-    wait::wait_for,
+    wait::{until, wait_for},
 };
 
 const SOON: Duration = Duration::from_mins(1);
@@ -95,14 +95,12 @@ impl Fleet {
     }
 }
 
-/// Waits a moment until at least `least` responses were stored in Redis.
+/// Waits for ten delays of the link until at least `least` responses were stored in Redis.
 async fn stored(gateway: &Gateway, least: f64) -> Option<()> {
-    for _ in 0..20 {
-        if gateway.metric(IN_REDIS).await >= least {
-            return Some(());
-        }
-    }
-    None
+    until(FAR * 10, &mut async || {
+        (gateway.metric(IN_REDIS).await >= least).then_some(())
+    })
+    .await
 }
 
 async fn front(origin: SocketAddr, redis: SocketAddr) -> Gateway {

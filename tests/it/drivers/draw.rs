@@ -80,7 +80,12 @@ pub(super) fn bytes(dice: &mut fastrand::Rng) -> Vec<u8> {
         6 => dice.usize(200..20_000),
         _ => dice.usize(20_000..200_000),
     };
-    (0..length).map(|_| dice.alphanumeric() as u8).collect()
+    let mut bytes = vec![0; length];
+    dice.fill(&mut bytes);
+    for byte in &mut bytes {
+        *byte = b'a' + *byte % 26;
+    }
+    bytes
 }
 
 /// Cuts bytes into pieces that arrive one after the other.

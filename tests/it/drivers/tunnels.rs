@@ -26,14 +26,16 @@ impl Sent {
         let count = dice.usize(0..6);
         let piece = |dice: &mut fastrand::Rng| {
             let length = one_of(dice, &[1, 5, 200, 4096, 8192, 8193, 70_000, 400_000]);
-            let bytes = (0..length).map(|_| dice.u8(..)).collect();
+            let mut bytes = vec![0; length];
+            dice.fill(&mut bytes);
             (bytes, Duration::from_millis(one_of(dice, &[0, 0, 1, 5])))
         };
         Self((0..count).map(|_| piece(dice)).collect())
     }
 
     fn whole(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|(bytes, _)| bytes.clone()).collect()
+        let pieces: Vec<&[u8]> = self.0.iter().map(|(bytes, _)| &bytes[..]).collect();
+        pieces.concat()
     }
 }
 

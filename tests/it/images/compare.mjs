@@ -1,6 +1,7 @@
 // Compares images of two encoders: reads lines with both files, their width and the file of their
-// source, and writes as JSON for each the structural similarity of both, and how much less the first
-// one is like the source than the second one: the source made smaller without loss.
+// source, and writes as JSON for each the structural similarity of both. Where it is less than the
+// argument, also how much less the first one is like the source than the second one: the source made
+// smaller without loss.
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -49,10 +50,11 @@ for await (const line of createInterface({ input: process.stdin })) {
   const [one, other, width, ...rest] = line.split(' ');
   const source = rest.join(' ');
   const [a, b] = await Promise.all([one, other].map((file) => luminance(sharp(file))));
-  let loss = 1;
-  if (source !== '-') {
+  const alike = likeness(a, b);
+  let loss = alike < Number(process.argv[2]) ? 1 : 0;
+  if (loss && source !== '-') {
     const small = await luminance(sharp(source).rotate().resize(Number(width), undefined, { withoutEnlargement: true }));
     loss = likeness(b, small) - likeness(a, small);
   }
-  console.log(JSON.stringify({ similarity: likeness(a, b), loss }));
+  console.log(JSON.stringify({ similarity: alike, loss }));
 }

@@ -52,7 +52,7 @@ pub(super) struct Pair {
 pub(super) struct Compared<'p> {
     pair: &'p Pair,
     similarity: f64,
-    /// Part of the likeness to the source that ours lacks and theirs has.
+    /// Part of the likeness to the source that ours lacks and theirs has; 0 if it does not matter.
     loss: f64,
 }
 
@@ -103,6 +103,7 @@ impl Pairs {
             }
         }
         let mut compare = script("compare.mjs")
+            .arg(SIMILAR.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
