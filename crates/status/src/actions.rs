@@ -185,7 +185,7 @@ pub struct BackendName {
 }
 
 impl BackendName {
-    pub fn new(upstream: &str, address: impl Display) -> Self {
+    pub fn new(upstream: &str, address: impl std::fmt::Display) -> Self {
         Self {
             upstream: upstream.to_owned(),
             address: address.to_string(),
