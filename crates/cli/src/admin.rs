@@ -430,10 +430,11 @@ mod tests {
         let written = ConfiguredAdmin::read(&path);
         let folder = folder.path().display().to_string();
         let targets = written.targets.unwrap_or_default();
-        let targets = targets.iter();
+        let targets = targets.iter().map(ToString::to_string);
         (
             targets
-                .map(|target| target.to_string().replace(&folder, "."))
+                .filter(|target| !is_of_another(target))
+                .map(|target| target.replace(&folder, "."))
                 .collect(),
             written.token.map(|token| token.reveal().to_owned()),
         )
@@ -441,7 +442,13 @@ mod tests {
 
     fn usual() -> impl Iterator<Item = String> {
         let paths = admin_socket::likely().into_iter();
-        paths.map(|path| path.display().to_string())
+        let paths = paths.map(|path| path.display().to_string());
+        paths.filter(|path| !is_of_another(path))
+    }
+
+    /// Returns true for the sockets of gateways that start and end beside this test.
+    fn is_of_another(path: &str) -> bool {
+        path.contains("/gateway-")
     }
 
     #[test]
