@@ -5,6 +5,7 @@ use std::fmt;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::{
     NodeStatus,
@@ -22,14 +23,13 @@ use crate::{
 const CODE: &str = "edgeway::upstream::bad_restart_at";
 
 /// Limits of an app's memory, at least one of both.
+#[skip_serializing_none]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RestartAt {
     /// Resident memory of the process.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
     /// Heap in use.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub heap_bytes: Option<u64>,
 }
 
