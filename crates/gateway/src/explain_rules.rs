@@ -13,19 +13,9 @@ use http::{
 use pingora::http::RequestHeader;
 
 use super::{
-    Gateway, ListenAddress, Listener, Route,
+    Gateway, Listener, Route,
     explain::{ExplainError, ExplainRequest, plain_action},
 };
-
-impl Listener {
-    fn port(&self) -> Option<u16> {
-        match self.address {
-            ListenAddress::Tcp(address) => Some(address.port()),
-            ListenAddress::All(port) => Some(port),
-            ListenAddress::Unix { .. } => None,
-        }
-    }
-}
 
 /// Finds the listener that is named, or else the one that a client of the URL would reach: by its
 /// port, else by its scheme. A path reaches the first one.
@@ -45,7 +35,7 @@ pub fn listener<'g>(
         let is_https = scheme == "https";
         let usual = if is_https { 443 } else { 80 };
         let port = uri.as_ref().and_then(Uri::port_u16).unwrap_or(usual);
-        let by_port = all.clone().find(|one| one.port() == Some(port));
+        let by_port = all.clone().find(|one| one.address.port() == Some(port));
         by_port.or_else(|| all.clone().find(|one| one.tls.is_some() == is_https))
     });
     Ok(named.or_else(|| all.next()))
