@@ -306,11 +306,6 @@ impl BackendState {
         share.max(0.1)
     }
 
-    /// Begins a slow start at `now`.
-    pub(super) fn start_slowly(&self, now: u64) {
-        self.set_returned_at(Some(now));
-    }
-
     /// Returns the start of a slow start in progress.
     pub(super) fn returned_at(&self) -> Option<u64> {
         let time = self.returned_at.load(Ordering::Relaxed);

@@ -197,7 +197,7 @@ impl Upstream {
         let members = self.members.load();
         UpstreamStatus {
             name: self.name.to_string(),
-            balance: self.balance.name(),
+            balance: self.balance.to_string(),
             protocol: self.protocol().as_str().into(),
             tls: self.tls_name().map(str::to_owned),
             backends: members
