@@ -41,15 +41,6 @@ pub fn listener<'g>(
     Ok(named.or_else(|| all.next()))
 }
 
-/// Returns the name of the [`listener`]; empty if there is none.
-pub(super) fn listener_name(
-    gateway: &Gateway,
-    question: &ExplainRequest,
-) -> Result<Arc<str>, ExplainError> {
-    let listener = listener(gateway, question)?;
-    Ok(listener.map_or_else(Arc::default, |one| Arc::clone(&one.name)))
-}
-
 /// Removes headers that clients may not send, and writes the forwarding headers if routes read
 /// them.
 pub(super) fn settle(
@@ -148,17 +139,6 @@ pub(super) fn with_rules(
     if route.is_internal {
         return (format!("404 for clients, else {action}"), None);
     }
-    course(gateway, route, head, facts, &action).unwrap_or((action, None))
-}
-
-/// Does the same for what the rules of a route do before `action`; `None` without rules.
-fn course(
-    gateway: &Gateway,
-    route: &Route,
-    head: &RequestHeader,
-    facts: &mut RequestFacts,
-    action: &str,
-) -> Option<(String, Option<String>)> {
     // A site's rules run before the route is final: a new path chooses it again.
     let site = route.site.as_deref().map(|rules| (rules, true));
     let all = site
@@ -202,7 +182,7 @@ fn course(
     }
     // The other parts of the explanation are about the request as it was sent.
     facts.rerouted = None;
-    Some((outcome?, target))
+    (outcome.unwrap_or(action), target)
 }
 
 fn replied(reply: &Reply) -> String {

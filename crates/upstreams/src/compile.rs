@@ -89,7 +89,11 @@ impl Upstream {
             name: name.clone(),
         });
         let sources = Sources::new(sources);
-        let awaiting_dns = sources.unresolved(&shared.live.resolved());
+        let known = shared.live.resolved();
+        let awaiting_dns = sources
+            .names()
+            .iter()
+            .any(|name| !known.contains_key(*name));
         let upstream = Arc::new(Self {
             awaiting_dns: AtomicBool::new(awaiting_dns),
             app: config.app,

@@ -182,7 +182,7 @@ impl BackendExport {
     fn give(self, state: &BackendState, now: u64) {
         let before = |ms| now.saturating_sub(span(ms));
         let health = self.health.import(now);
-        state.set_healthy(health.is_up(), now);
+        state.set_healthy(health.up, now);
         *state.health.lock() = health;
         let ejection = self.ejection.import(now);
         state.streak.store(ejection.streak, Ordering::Relaxed);

@@ -72,11 +72,11 @@ fn trust(
         ),
     };
     let (name, cas, client) = (name?, cas?, client?);
-    let digest = digest(cas.as_deref(), client.as_ref());
+    let trust = digest(cas.as_deref(), client.as_ref());
     let config = connections(cas.as_deref(), client.as_ref(), place, cx)?;
     Some(Trust {
         config: Arc::new(config),
-        identity: TlsIdentity::new(name, digest),
+        identity: TlsIdentity { name, trust },
     })
 }
 

@@ -107,7 +107,7 @@ impl Members {
         admits: impl Fn(&Backend) -> bool,
     ) -> Option<&Arc<Backend>> {
         let index = match balance {
-            Balance::RoundRobin => round_robin::choose(self, cursor, admits),
+            Balance::RoundRobin => self.rotate(cursor, admits).map(|(index, _)| index),
             Balance::LeastConn => least_conn::choose(self, cursor, admits),
             Balance::P2c => p2c::choose(self, cursor, choice.now, admits),
             Balance::Node => node::choose(self, cursor, choice.now, admits),
