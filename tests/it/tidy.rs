@@ -50,7 +50,6 @@ const PINGORA: &[(&str, &[&str])] = &[
         &["proxy", "edge", "session", "hooks", "driver"],
     ),
     ("pingora_cache", &["cache", "proxy"]),
-    ("pingora_load_balancing", &["upstreams"]),
     ("pingora_limits", &["limits"]),
 ];
 

@@ -33,8 +33,11 @@ pub use self::hit_for_miss::HitForMiss;
 use self::{
     key::Key,
     policy::{Lifetime, Variance},
-    purge::{Position, Purge, PurgeLink, PurgeSource, SuccessorPurge, WaitScope, stamps::Stamp},
-    store::{Entry, Store},
+    purge::{
+        Position, Purge, PurgeLink, PurgeSource, PurgeTarget, SuccessorPurge, WaitScope,
+        stamps::Stamp,
+    },
+    store::Store,
     tier::{CacheDiskStatus, DiskSettings, Tiers, WaitHistograms},
 };
 use crate::{
@@ -83,9 +86,11 @@ struct CacheZone {
 
 /// Work that runs once at a time for one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum WorkKind {
+pub enum WorkKind {
+    /// Requests in the background.
     Fetch,
     Code(Encoding),
+    /// The making of a file of the body.
     File,
 }
 
@@ -222,22 +227,8 @@ impl Cache {
         &self.zone.passes
     }
 
-    /// Claims requests in the background for a variant; `None` while another one holds the claim.
-    pub fn claim(&self, key: &Key, variance: Option<Variance>) -> Option<WorkClaim> {
-        self.claim_work(key, variance.unwrap_or_default(), WorkKind::Fetch)
-    }
-
-    /// Claims the encoding of `entry`; `None` while another request holds the claim.
-    pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<WorkClaim> {
-        self.claim_work(entry.key(), entry.variance(), WorkKind::Code(encoding))
-    }
-
-    /// Claims the making of a file of `entry`'s body; `None` while another request holds the claim.
-    pub fn claim_file(&self, entry: &Entry) -> Option<WorkClaim> {
-        self.claim_work(entry.key(), entry.variance(), WorkKind::File)
-    }
-
-    fn claim_work(&self, key: &Key, variance: Variance, kind: WorkKind) -> Option<WorkClaim> {
+    /// Claims work for a variant; `None` while another request holds the claim.
+    pub fn claim(&self, key: &Key, variance: Variance, kind: WorkKind) -> Option<WorkClaim> {
         let work = (key.hash(), variance.0, kind);
         let is_first = self.zone.claimed.lock().insert(work);
         is_first.then(|| WorkClaim {
@@ -293,6 +284,10 @@ impl purge::Caches for Tiers {
                 let objects = purges.iter().map(|purge| store.purge(purge));
                 objects.collect()
             };
+            // Such a purge covers few responses, and the index finds them.
+            let is_quick = |purge: &Purge| {
+                matches!(purge.target, PurgeTarget::Url(_) | PurgeTarget::Written(_))
+            };
             if purges.iter().all(is_quick) {
                 return purge(self.store, purges);
             }
@@ -313,14 +308,6 @@ impl purge::Caches for Tiers {
             objects
         })
     }
-}
-
-/// Returns true if the purge covers few responses and the index finds them.
-fn is_quick(purge: &Purge) -> bool {
-    matches!(
-        purge.target,
-        purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_)
-    )
 }
 
 /// Runs work on a blocking thread: a purge over a million responses takes a second, and would hold
@@ -351,8 +338,8 @@ mod tests {
 
     use super::{
         key::Key,
-        purge::{Caches as _, PurgeEffect, PurgeTarget},
-        store::StoreObserver,
+        purge::{Caches as _, PurgeEffect},
+        store::{Entry, StoreObserver},
         *,
     };
 

@@ -200,11 +200,10 @@ fn page(
     if is_file && Path::new(value).is_absolute() {
         return Some(Some(value.as_bytes().into()));
     }
-    cx.at(*place, CODE).error(
+    cx.at(*place, CODE).refuse(
         format!("invalid `{key}`: `{value}` is not the path of a file below the root"),
         "write it from the root, such as `/index.html`",
-    );
-    None
+    )
 }
 
 fn open_files(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<NonZeroUsize> {

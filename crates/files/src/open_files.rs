@@ -151,16 +151,12 @@ pub enum BrowserCache {
 
 impl Files {
     /// Serves the files below `root`, and nothing in place of missing files.
-    pub fn plain(root: PathBuf, policy: BrowserCache, clock: &Clock) -> Self {
-        Self::all_of(root, policy, false, clock)
-    }
-
-    /// Creates the files of a folder as [`Files::plain`] does, with those that begin with a dot.
-    pub fn plain_with_dot_files(root: PathBuf, policy: BrowserCache, clock: &Clock) -> Self {
-        Self::all_of(root, policy, true, clock)
-    }
-
-    fn all_of(root: PathBuf, policy: BrowserCache, serves_dot_files: bool, clock: &Clock) -> Self {
+    pub fn plain(
+        root: PathBuf,
+        policy: BrowserCache,
+        serves_dot_files: bool,
+        clock: &Clock,
+    ) -> Self {
         let recheck = Duration::from_secs(1);
         let mut immutable = Patterns::default();
         if policy == BrowserCache::Immutable {

@@ -16,11 +16,8 @@ impl Compiler<'_> {
             let text = config.address.value.as_str();
             uses.addresses.push(text);
             let address: Option<ListenAddress> = text.parse().ok();
-            let port = match &address {
-                Some(ListenAddress::Tcp(address)) => address.port(),
-                Some(ListenAddress::All(port)) => *port,
-                Some(ListenAddress::Unix { .. }) | None => 0,
-            };
+            let port = address.as_ref().and_then(ListenAddress::port);
+            let port = port.unwrap_or_default();
             let Some(tls) = &config.tls else {
                 uses.plain_ports.push(port);
                 continue;

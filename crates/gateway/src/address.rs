@@ -23,13 +23,17 @@ pub enum ListenAddress {
 const DEFAULT_MODE: u32 = 0o660;
 
 impl ListenAddress {
+    pub(super) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::All(port) => Some(*port),
+            Self::Unix { .. } => None,
+        }
+    }
+
     /// Returns true if the system chooses the port.
     pub fn is_any_port(&self) -> bool {
-        match self {
-            Self::Tcp(address) => address.port() == 0,
-            Self::All(port) => *port == 0,
-            Self::Unix { .. } => false,
-        }
+        self.port() == Some(0)
     }
 
     /// Returns true if the system lets only one of both listen: they are the same, or one is a

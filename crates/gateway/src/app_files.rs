@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use edgeway_base::clock::Clock;
-use edgeway_cache::nextjs::{AssetKind, BuildWatch, PathSet, Releases};
+use edgeway_cache::nextjs::{AssetKind, Build, BuildWatch, PathSet, Releases};
 use edgeway_files::{BrowserCache, Files};
 
 /// Output of builds and `public/` of one app.
@@ -29,7 +29,7 @@ enum Builds {
 
 impl AppFiles {
     pub(super) fn new(build: &Arc<BuildWatch>, guarded: Option<PathSet>, clock: &Clock) -> Self {
-        let of = |kind, policy| Files::plain(build.folder_of(kind), policy, clock);
+        let of = |kind, policy| Files::plain(build.folder_of(kind), policy, false, clock);
         Self {
             builds: Builds::Folder(Arc::clone(build)),
             guarded,
@@ -46,15 +46,29 @@ impl AppFiles {
         guarded: Option<PathSet>,
         clock: &Clock,
     ) -> Self {
-        let folder = || releases.folder.clone();
+        let of = |policy, serves_dot_files| {
+            Files::plain(releases.folder.clone(), policy, serves_dot_files, clock)
+        };
         Self {
             builds: Builds::Releases {
                 releases: Arc::clone(releases),
                 has_public,
             },
             guarded,
-            output: Files::plain_with_dot_files(folder(), BrowserCache::Immutable, clock),
-            public: Files::plain(folder(), BrowserCache::Revalidated, clock),
+            output: of(BrowserCache::Immutable, true),
+            public: of(BrowserCache::Revalidated, false),
+        }
+    }
+
+    /// Reads the build of the folder, or that of the release that the request goes to.
+    pub(super) fn with_build<T>(
+        &self,
+        release: Option<&str>,
+        read: impl FnOnce(&Build) -> T,
+    ) -> Option<T> {
+        match &self.builds {
+            Builds::Folder(build) => Some(read(&build.now())),
+            Builds::Releases { releases, .. } => Some(read(&*releases.build(release?)?)),
         }
     }
 

@@ -273,11 +273,7 @@ impl Compiler<'_> {
         let is_nextjs = |(name, fetch): &(Arc<str>, UpstreamFetch)| {
             fetch.nextjs.is_some() && upstream.is_some_and(|own| *own.value == **name)
         };
-        let rules = if upstreams.iter().any(is_nextjs) {
-            &policy.nextjs
-        } else {
-            &policy.plain
-        };
+        let rules = policy.rules(upstreams.iter().any(is_nextjs));
         Some(RouteCache {
             written: WrittenValues::collect(action, chain),
             unchanged: Arc::new(unchanged),

@@ -1,7 +1,6 @@
 //! Compiles the configuration as written into the one that serves. It continues after a problem, so
 //! that all of them are reported at once.
 
-use edgeway_config::model::DriverConfig;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     path::Path,
@@ -64,19 +63,8 @@ pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, D
     (gateway, diagnostics)
 }
 
-/// Compiles as [`compile`] does, and always records the files that it reads or would read.
-pub fn compile_noting(
-    file: &File,
-    folder: &Path,
-    world: &World,
-    referenced: &mut ReferencedFiles,
-) -> (Option<Gateway>, Diagnostics) {
-    let (gateway, diagnostics, read) = compile_with(file, folder, world, ProfileSelection::Same);
-    *referenced = read;
-    (gateway, diagnostics)
-}
-
-/// Compiles as [`compile_noting`] does, with the requested profile.
+/// Compiles as [`compile`] does, with the requested profile, and always returns the files that it
+/// read or would have read.
 pub fn compile_with(
     file: &File,
     folder: &Path,
@@ -199,7 +187,7 @@ impl Compiler<'_> {
             trusted,
             reserved,
             slashes,
-            driver: self.driver(),
+            driver: file.driver.as_ref().map(|it| it.value).unwrap_or_default(),
             cache,
             fan_out,
             profiles: Profiles::new(file, self.profile, self.world),
@@ -294,11 +282,6 @@ impl Compiler<'_> {
             idle,
             deadline,
         }
-    }
-
-    fn driver(&self) -> DriverConfig {
-        let driver = self.file.driver.as_ref();
-        driver.map_or_else(DriverConfig::default, |driver| driver.value)
     }
 
     pub(super) fn slashes(&mut self) -> Slashes {

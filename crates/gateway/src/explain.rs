@@ -195,8 +195,9 @@ pub fn explain(
     if question.url.starts_with("https://") {
         facts.client.scheme = Scheme::Https;
     }
-    facts.client.listener = explain_rules::listener_name(gateway, question)?;
-    let listener = Arc::clone(&facts.client.listener);
+    let listener = listener(gateway, question)?;
+    let listener = listener.map_or_else(Arc::default, |one| Arc::clone(&one.name));
+    facts.client.listener = Arc::clone(&listener);
     edgeway_core::chain::host::normalise_host(&mut head, &facts.client);
     explain_rules::settle(&mut head, gateway, &facts)?;
     let target = Target {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::SystemTime};
 use edgeway_base::units::Span;
 use edgeway_cache::{
     nextjs::RequestShape,
-    policy::{CacheRules, SentHeaders, Usability, Vary},
+    policy::{SentHeaders, Usability, Vary},
     route::Mode,
     store::{Entry, WholeBody},
 };
@@ -176,11 +176,7 @@ fn not_kept(seen: &RecognisedRequest) -> Option<&'static str> {
 /// Returns the rules of the route in addition to the origin's headers, one line for each.
 fn policy_lines(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
     let policy = &cache.policy;
-    let rules: &CacheRules = if is_nextjs {
-        &policy.nextjs
-    } else {
-        &policy.plain
-    };
+    let rules = policy.rules(is_nextjs);
     let mut lines = vec![match (policy.mode, is_nextjs) {
         (Mode::Strict, _) => "RFC 9111 and no more (`mode: strict`)".to_owned(),
         (Mode::App, false) => "RFC 9111".to_owned(),

@@ -13,19 +13,9 @@ use http::{
 use pingora::http::RequestHeader;
 
 use super::{
-    Gateway, ListenAddress, Listener, Route,
+    Gateway, Listener, Route,
     explain::{ExplainError, ExplainRequest, plain_action},
 };
-
-impl Listener {
-    fn port(&self) -> Option<u16> {
-        match self.address {
-            ListenAddress::Tcp(address) => Some(address.port()),
-            ListenAddress::All(port) => Some(port),
-            ListenAddress::Unix { .. } => None,
-        }
-    }
-}
 
 /// Finds the listener that is named, or else the one that a client of the URL would reach: by its
 /// port, else by its scheme. A path reaches the first one.
@@ -45,19 +35,10 @@ pub fn listener<'g>(
         let is_https = scheme == "https";
         let usual = if is_https { 443 } else { 80 };
         let port = uri.as_ref().and_then(Uri::port_u16).unwrap_or(usual);
-        let by_port = all.clone().find(|one| one.port() == Some(port));
+        let by_port = all.clone().find(|one| one.address.port() == Some(port));
         by_port.or_else(|| all.clone().find(|one| one.tls.is_some() == is_https))
     });
     Ok(named.or_else(|| all.next()))
-}
-
-/// Returns the name of the [`listener`]; empty if there is none.
-pub(super) fn listener_name(
-    gateway: &Gateway,
-    question: &ExplainRequest,
-) -> Result<Arc<str>, ExplainError> {
-    let listener = listener(gateway, question)?;
-    Ok(listener.map_or_else(Arc::default, |one| Arc::clone(&one.name)))
 }
 
 /// Removes headers that clients may not send, and writes the forwarding headers if routes read
@@ -158,17 +139,6 @@ pub(super) fn with_rules(
     if route.is_internal {
         return (format!("404 for clients, else {action}"), None);
     }
-    course(gateway, route, head, facts, &action).unwrap_or((action, None))
-}
-
-/// Does the same for what the rules of a route do before `action`; `None` without rules.
-fn course(
-    gateway: &Gateway,
-    route: &Route,
-    head: &RequestHeader,
-    facts: &mut RequestFacts,
-    action: &str,
-) -> Option<(String, Option<String>)> {
     // A site's rules run before the route is final: a new path chooses it again.
     let site = route.site.as_deref().map(|rules| (rules, true));
     let all = site
@@ -212,7 +182,7 @@ fn course(
     }
     // The other parts of the explanation are about the request as it was sent.
     facts.rerouted = None;
-    Some((outcome?, target))
+    (outcome.unwrap_or(action), target)
 }
 
 fn replied(reply: &Reply) -> String {

@@ -94,7 +94,7 @@ pub use self::{
     },
     audit::AuditLog,
     cache::{RouteCache, UpstreamFetch},
-    compile::{compile_noting, compile_with},
+    compile::compile_with,
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     guards::DetachedGuard,

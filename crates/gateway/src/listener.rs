@@ -185,18 +185,10 @@ impl Compiler<'_> {
 
     /// Returns the public HTTPS port: 443 if a listener with TLS has it, or if none has TLS.
     fn https_port(&self) -> u16 {
-        let ports: Vec<u16> = self
-            .file
-            .listeners
-            .iter()
-            .filter(|listener| listener.value.tls.is_some())
-            .filter_map(
-                |listener| match listener.value.address.value.parse().ok()? {
-                    ListenAddress::Tcp(address) => Some(address.port()),
-                    ListenAddress::All(port) => Some(port),
-                    ListenAddress::Unix { .. } => None,
-                },
-            )
+        let listeners = self.file.listeners.iter();
+        let with_tls = listeners.filter(|listener| listener.value.tls.is_some());
+        let ports: Vec<u16> = with_tls
+            .filter_map(|it| it.value.address.value.parse::<ListenAddress>().ok()?.port())
             .collect();
         match ports.first() {
             Some(first) if !ports.contains(&443) => *first,

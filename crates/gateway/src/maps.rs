@@ -5,11 +5,11 @@ use std::sync::Arc;
 use edgeway_base::secret;
 use edgeway_config::{
     model::File,
-    tree::{Key, Node, Value, read},
+    tree::{Key, Node, read},
 };
 use edgeway_routes::values::{MapConfig, Maps};
 
-use super::{compile::Compiler, print};
+use super::{compile::Compiler, likely_mistakes::texts, print};
 
 impl Compiler<'_> {
     /// Compiles the tables for everything that is compiled after them.
@@ -93,16 +93,10 @@ impl Compiler<'_> {
 
 /// Returns true if some text of the node uses the table.
 fn uses(node: &Node, (map, _): &(Key, Node)) -> bool {
-    holds(node, &format!("{{map.{}}}", map.name))
-}
-
-fn holds(node: &Node, placeholder: &str) -> bool {
-    match &node.value {
-        Value::Text(text) => text.contains(placeholder),
-        Value::Map(entries) => entries.iter().any(|(_, node)| holds(node, placeholder)),
-        Value::List(items) => items.iter().any(|node| holds(node, placeholder)),
-        _ => false,
-    }
+    let placeholder = format!("{{map.{}}}", map.name);
+    let mut words = Vec::new();
+    texts(node, &mut words);
+    words.iter().any(|(word, _)| word.contains(&placeholder))
 }
 
 /// Returns the section with every default filled in. Results of a table whose name marks it as

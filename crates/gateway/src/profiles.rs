@@ -256,12 +256,7 @@ fn rules(gateway: &Gateway) -> impl Iterator<Item = (&str, &CacheRules)> {
         let cache = route.cache.as_ref()?;
         let upstream = route.upstream.as_ref();
         let is_nextjs = upstream.is_some_and(|it| cache.nextjs(&it.name).is_some());
-        let rules = if is_nextjs {
-            &cache.policy.nextjs
-        } else {
-            &cache.policy.plain
-        };
-        Some((&*route.name, rules))
+        Some((&*route.name, cache.policy.rules(is_nextjs)))
     })
 }
 

@@ -240,9 +240,6 @@ impl RouteCache {
 
     /// Returns the route's rules besides the origin's headers, for requests of this kind.
     pub fn rules(&self, shape: Option<&RequestShape>) -> &CacheRules {
-        match shape {
-            Some(_) => &self.policy.nextjs,
-            None => &self.policy.plain,
-        }
+        self.policy.rules(shape.is_some())
     }
 }

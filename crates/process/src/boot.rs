@@ -11,9 +11,9 @@ use edgeway_cache::purge::Purge;
 use edgeway_config::{
     diagnostic::Diagnostics,
     model::File,
-    source::{self, Overlay, ReferencedFiles, Sources},
+    source::{self, Overlay, Sources},
 };
-use edgeway_gateway::{self as gateway, World};
+use edgeway_gateway::{self as gateway, World, profiles::ProfileSelection};
 use edgeway_net::{log_file, redis::Redis};
 use edgeway_proxy::{
     edge::worker::{self, Workers},
@@ -156,11 +156,11 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let (to_compile, folder) = (world.clone(), path.as_deref().and_then(Path::parent));
     let folder = folder.unwrap_or(Path::new("")).to_owned();
     let compiled = compiling.run(move || {
-        let mut referenced = ReferencedFiles::default();
-        let compiled = gateway::compile_noting(&setup.file, &folder, &to_compile, &mut referenced);
-        (setup.file, compiled, referenced)
+        let same = ProfileSelection::Same;
+        let compiled = gateway::compile_with(&setup.file, &folder, &to_compile, same);
+        (setup.file, compiled)
     });
-    let (file, (gateway, diagnostics), referenced) = compiled.await.map_err(BootError::Compile)?;
+    let (file, (gateway, diagnostics, referenced)) = compiled.await.map_err(BootError::Compile)?;
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };

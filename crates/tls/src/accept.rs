@@ -90,13 +90,13 @@ impl Server {
         };
         let client_rules = self.client_rules();
         let hello = accepted.client_hello();
-        let config = match self.challenge() {
+        let config = match self.challenge.clone() {
             Some(challenge) if is_challenge(&hello) => challenge,
             _ if self.certificates.refuses(hello.server_name()) => {
                 goodbye(&mut socket, &UNRECOGNIZED_NAME).await;
                 return Err(HandshakeError::UnknownName);
             }
-            _ => self.config(&hello),
+            _ => self.configs.load().choose(&hello),
         };
         let stream = StartHandshake::from_parts(accepted, socket)
             .into_stream(config)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use rustls::{ServerConfig, server::ClientHello};
+use rustls::ServerConfig;
 use tokio::sync::Mutex;
 
 use super::{
@@ -23,7 +23,6 @@ use super::{
     pair::{Certificate, Ocsp, PairFile, PairPaths},
     policy::{self, Configs, Policy},
     sessions::Sessions,
-    tickets::NoRandomness,
     watch::{self, ClientCa, Watch},
 };
 use crate::{
@@ -41,10 +40,10 @@ use crate::{
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct Server {
-    configs: ArcSwap<Configs>,
+    pub(super) configs: ArcSwap<Configs>,
     pub(super) sessions: Arc<Sessions>,
     /// Configuration for handshakes of an ACME challenge.
-    challenge: Option<Arc<ServerConfig>>,
+    pub(super) challenge: Option<Arc<ServerConfig>>,
     /// The certificates served to clients.
     pub certificates: Arc<Certificates>,
     pub(super) handshakes: Handshakes,
@@ -105,8 +104,7 @@ impl Server {
                 .as_ref()
                 .map_or(cx.place, |path| path.place);
             cx.at(place, "edgeway::tls::client_ca")
-                .error(error.to_string(), error.help());
-            None
+                .refuse(error.to_string(), error.help())
         });
         let now = expiry::seconds(cx.clock.wall());
         let sessions = match Sessions::open(zones, listener, now) {
@@ -149,11 +147,6 @@ impl Server {
         }))
     }
 
-    /// Configuration for the handshake that begins with `hello`.
-    pub(super) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        self.configs.load().choose(hello)
-    }
-
     /// Replaces the configurations from the next handshake on, and the value of
     /// [`Server::client_rules`].
     pub(super) fn set_configs(&self, configs: Configs, client_rules: u64) {
@@ -165,16 +158,6 @@ impl Server {
     /// others keep none of their rights.
     pub fn client_rules(&self) -> u64 {
         self.client_rules.load(Ordering::Relaxed)
-    }
-
-    /// Rotates the ticket keys if that is due.
-    pub(super) fn turn_keys(&self) -> Result<(), NoRandomness> {
-        self.sessions.turn(self.now())
-    }
-
-    /// Configuration for the handshake of a CA that validates a challenge.
-    pub(super) fn challenge(&self) -> Option<Arc<ServerConfig>> {
-        self.challenge.clone()
     }
 
     /// Counts a handshake that failed; `None` stands for one that exceeded its deadline.
@@ -342,13 +325,12 @@ fn client_ca(config: &TlsConfig, cx: &mut CompileContext<'_>) -> Option<ClientCa
             cx.referenced.missed(path.clone());
             Some(ClientCa::new(path, mode))
         }
-        (None, Some(mode)) => {
-            cx.at(mode.place, "edgeway::tls::client_certificate").error(
+        (None, Some(mode)) => cx
+            .at(mode.place, "edgeway::tls::client_certificate")
+            .refuse(
                 "no CA is given for client certificates",
                 "add `client_ca: FILE` with the CA certificates in PEM",
-            );
-            None
-        }
+            ),
         (None, None) => None,
     }
 }

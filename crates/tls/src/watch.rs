@@ -123,7 +123,7 @@ where
     let mut pause = CHECK_INTERVAL;
     loop {
         rest(pause).await;
-        if let Err(error) = server.turn_keys() {
+        if let Err(error) = server.sessions.turn(server.now()) {
             warn!(error:%; "session ticket key not rotated");
         }
         let began = clock.now();

@@ -4,7 +4,6 @@
 //! what was learned of the app survive reloads and DNS changes.
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -135,14 +134,7 @@ impl Backend {
     }
 }
 
-impl fmt::Debug for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Backend")
-            .field("address", &self.state.address)
-            .field("weight", &self.weight)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Backend, target, weight);
 
 /// Parses `timeout` of `Keep-Alive: timeout=5, max=100`. No RFC defines it; Node.js, nginx and
 /// Apache send it like this.

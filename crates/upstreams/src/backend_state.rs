@@ -147,7 +147,7 @@ impl BackendState {
             id: BackendId(hash64(address.as_bytes())),
             address,
             leases: AtomicU64::new(0),
-            healthy: AtomicBool::new(health.is_up()),
+            healthy: AtomicBool::new(health.up),
             ejected_until: AtomicU64::new(0),
             returned_at: AtomicU64::new(0),
             streak: AtomicU32::new(0),
@@ -180,12 +180,6 @@ impl BackendState {
     /// Number of requests in flight that are no streams.
     pub(super) fn requests(&self) -> u32 {
         places(self.leases.load(Ordering::SeqCst))
-    }
-
-    /// Returns the share, in thousandths, that the backend deserves by the reports of its app.
-    /// Streams may be silent.
-    pub(super) fn node_share(&self, now: u64) -> u32 {
-        self.node.share(self.requests() > 0, now)
     }
 
     /// Number of streams that have begun.
@@ -304,11 +298,6 @@ impl BackendState {
             return 1.0;
         }
         share.max(0.1)
-    }
-
-    /// Begins a slow start at `now`.
-    pub(super) fn start_slowly(&self, now: u64) {
-        self.set_returned_at(Some(now));
     }
 
     /// Returns the start of a slow start in progress.

@@ -25,15 +25,11 @@ pub(super) type TrustDigest = [u8; 32];
 /// uses only connections that were made under its own settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsIdentity {
-    name: ServerName,
-    trust: TrustDigest,
+    pub(super) name: ServerName,
+    pub(super) trust: TrustDigest,
 }
 
 impl TlsIdentity {
-    pub(super) fn new(name: ServerName, trust: TrustDigest) -> Self {
-        Self { name, trust }
-    }
-
     /// Returns the name that the backend's certificate is for.
     pub(super) fn name(&self) -> &str {
         self.name.as_str()
@@ -43,8 +39,8 @@ impl TlsIdentity {
 /// TLS settings for one backend.
 #[derive(Clone, Debug)]
 pub(super) struct BackendTls {
-    config: Arc<ClientConfig>,
-    name: rustls_pki_types::ServerName<'static>,
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) name: rustls_pki_types::ServerName<'static>,
     pub(super) identity: TlsIdentity,
 }
 
@@ -77,14 +73,6 @@ impl BackendTls {
             config: Arc::new(config),
             ..self.clone()
         }
-    }
-
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
-    }
-
-    pub(super) fn name(&self) -> rustls_pki_types::ServerName<'static> {
-        self.name.clone()
     }
 }
 

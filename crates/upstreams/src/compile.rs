@@ -55,7 +55,7 @@ impl Upstream {
         cx: &mut CompileContext<'_>,
     ) -> Option<Arc<Self>> {
         let (place, config) = (config.place, &config.value);
-        let errors_before = errors(cx);
+        let errors_before = cx.diagnostics.errors();
         let sources = sources(key, config, place, cx);
         let wire = Wire::compile(config, &sources, cx);
         let scale = Scale::compile(config, &sources, cx);
@@ -66,7 +66,7 @@ impl Upstream {
         let probing = Probing::compile(config, cx);
         check_numbers(config, place, cx);
         let optional_metrics = OptionalMetrics::compile(&config.metrics, &key.name, zones, cx);
-        if errors(cx) > errors_before {
+        if cx.diagnostics.errors() > errors_before {
             return None;
         }
         let (balance, wire) = (balance?, wire?);
@@ -89,7 +89,11 @@ impl Upstream {
             name: name.clone(),
         });
         let sources = Sources::new(sources);
-        let awaiting_dns = sources.unresolved(&shared.live.resolved());
+        let known = shared.live.resolved();
+        let awaiting_dns = sources
+            .names()
+            .iter()
+            .any(|name| !known.contains_key(*name));
         let upstream = Arc::new(Self {
             awaiting_dns: AtomicBool::new(awaiting_dns),
             app: config.app,
@@ -122,12 +126,6 @@ impl Upstream {
         upstream.rebuild();
         Some(upstream)
     }
-}
-
-fn errors(cx: &CompileContext<'_>) -> usize {
-    use crate::config::diagnostic::Severity;
-    let list = cx.diagnostics.list().iter();
-    list.filter(|d| d.severity == Severity::Error).count()
 }
 
 fn sources(
@@ -235,8 +233,7 @@ fn balance(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Balan
         (_, None) => format!("one of `{}`", Balance::NAMES.join("`, `")),
     };
     let message = format!("unknown balancing method `{text}`");
-    cx.at(written.place, CODE).error(message, help);
-    None
+    cx.at(written.place, CODE).refuse(message, help)
 }
 
 fn sticky(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Sticky> {
@@ -298,10 +295,9 @@ fn warn_of_blind_balance(
     };
     let is_one_address = matches!(sources, [BackendSource::Fixed { .. }]);
     if is_one_address && matches!(balance, Balance::LeastConn | Balance::P2c | Balance::Node) {
-        let name = balance.name();
         cx.at(written.place, "edgeway::upstream::blind_balance")
             .warn(
-                format!("`{name}` needs more than one address to choose from"),
+                format!("`{balance}` needs more than one address to choose from"),
                 "if several workers share this port (PM2 cluster mode), give each its own and list \
                  them all; otherwise leave `balance` out",
             );

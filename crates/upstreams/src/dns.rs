@@ -171,7 +171,7 @@ fn explain(error: &NetError) -> DnsError {
 /// Schedule of lookups of a name. Pure: times are nanoseconds of the upstream's epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Schedule {
-    next: u64,
+    pub(super) next: u64,
     failures: u32,
     has_addresses: bool,
     /// Set once a lookup has ended.
@@ -189,10 +189,6 @@ pub(super) enum LookupChange {
 }
 
 impl Schedule {
-    pub(super) fn next(&self) -> u64 {
-        self.next
-    }
-
     /// Records the end of a lookup: the TTL of its result, or `None` for a failure.
     pub(super) fn observe(&mut self, ttl: Option<Duration>, now: u64) -> LookupChange {
         self.is_tried = true;
@@ -243,7 +239,7 @@ mod tests {
         for (ttl, seconds) in [(0, 1), (1, 1), (30, 30), (300, 300), (86_400, 300)] {
             let news = schedule.observe(Some(Duration::from_secs(ttl)), 7 * SECOND);
             assert_eq!(news, LookupChange::None);
-            assert_eq!(schedule.next(), (7 + seconds) * SECOND, "ttl {ttl}");
+            assert_eq!(schedule.next, (7 + seconds) * SECOND, "ttl {ttl}");
         }
     }
 
@@ -262,7 +258,7 @@ mod tests {
                     LookupChange::None
                 }
             );
-            waits.push(schedule.next() / SECOND);
+            waits.push(schedule.next / SECOND);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(schedule.observe(Some(MIN_TTL), 0), LookupChange::Works);
@@ -274,7 +270,7 @@ mod tests {
         let mut schedule = Schedule::default();
         for seconds in [1, 2, 2, 2] {
             schedule.observe(None, 0);
-            assert_eq!(schedule.next(), seconds * SECOND);
+            assert_eq!(schedule.next, seconds * SECOND);
         }
     }
 

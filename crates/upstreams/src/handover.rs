@@ -9,6 +9,7 @@ use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering, time::Durat
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use serde_with_macros::skip_serializing_none;
 
 use super::{
     backend_state::{BackendState, KeepAlive},
@@ -35,19 +36,16 @@ pub(super) struct InheritedBackends {
 }
 
 /// Backend as a process sends it to its successor.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct BackendExport {
     health: HealthExport,
-    #[serde(skip_serializing_if = "Option::is_none")]
     ejected_for_ms: Option<u64>,
     ejection: EjectionExport,
     /// Time since the start of a slow start in progress.
-    #[serde(skip_serializing_if = "Option::is_none")]
     back_for_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     first_byte: Option<FirstByte>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     keep_alive: Option<KeepAliveExport>,
     probes: ProbesExport,
 }
@@ -184,7 +182,7 @@ impl BackendExport {
     fn give(self, state: &BackendState, now: u64) {
         let before = |ms| now.saturating_sub(span(ms));
         let health = self.health.import(now);
-        state.set_healthy(health.is_up(), now);
+        state.set_healthy(health.up, now);
         *state.health.lock() = health;
         let ejection = self.ejection.import(now);
         state.streak.store(ejection.streak, Ordering::Relaxed);

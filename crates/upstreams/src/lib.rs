@@ -44,7 +44,6 @@ mod upstream_zone;
 mod wire;
 
 use std::{
-    fmt,
     net::IpAddr,
     sync::{
         Arc,
@@ -294,7 +293,7 @@ impl Upstream {
 
     /// Returns the balancing method, as written in the configuration.
     pub fn balance_name(&self) -> String {
-        self.balance.name()
+        self.balance.to_string()
     }
 
     /// Returns the time for which idle connections are kept if neither the configuration nor the
@@ -318,12 +317,4 @@ impl Upstream {
     }
 }
 
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("name", &self.name)
-            .field("balance", &self.balance)
-            .field("members", &self.members.load().list)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Upstream, name, balance);

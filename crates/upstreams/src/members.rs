@@ -1,11 +1,7 @@
 //! Members of an upstream: addresses as written, and those from DNS. Members are swapped whole; a
 //! backend whose address stays keeps its state and its object.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use derive_more::Display;
 
@@ -63,11 +59,6 @@ impl Sources {
         self.0.iter().any(
             |source| matches!(source, BackendSource::Fixed { target: own, .. } if own == target),
         )
-    }
-
-    /// Returns true if `known` lacks the addresses of a name.
-    pub(super) fn unresolved(&self, known: &HashMap<String, Vec<IpAddr>>) -> bool {
-        self.names().iter().any(|name| !known.contains_key(*name))
     }
 
     /// Returns all members, each address once, in the order written, then those `added`; `resolved`

@@ -180,7 +180,7 @@ impl Upstream {
         if backend.is_drained() {
             backend.state.ejection.lock().ended_early(now);
             backend.state.readmit(now);
-            backend.state.start_slowly(now);
+            backend.state.set_returned_at(Some(now));
             backend.state.set_drained(false);
             self.keep(&decisions);
             log::info!(

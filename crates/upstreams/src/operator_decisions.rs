@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize as _, Serialize, Serializer};
 use serde_json::{Value, json};
+use serde_with_macros::skip_serializing_none;
 use tokio::{sync::Notify, time::sleep};
 
 use super::{
@@ -21,6 +22,7 @@ use super::{
 use crate::base::{private_file, units::Percent};
 
 /// Decisions on one upstream.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct OperatorDecisions {
     /// Added backends, in the order in which they were added.
@@ -29,16 +31,12 @@ pub(super) struct OperatorDecisions {
     /// moment.
     pub(super) drained: BTreeSet<String>,
     /// Release that gets the requests that belong to no other.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) current: Option<Arc<str>>,
     /// Release that was the current one before: it stands in for it, unless it was taken back.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) before: Option<Arc<str>>,
     /// Release on trial.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) canary: Option<CanaryDecision>,
     /// Verdict on the last trial.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verdict: Option<CanaryVerdict>,
 }
 

@@ -20,6 +20,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::eject::nanos;
+
 /// Response times after which a queue that was never empty is an overload, and not a burst.
 const OVERLOAD_FACTOR: u32 = 10;
 /// Shortest duration of a burst before it counts as overload.
@@ -165,10 +167,6 @@ impl WaitQueue {
             .ok()
             .map(|_| WaitingRequest(self))
     }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Guard of a waiting request.

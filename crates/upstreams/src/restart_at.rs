@@ -5,6 +5,7 @@ use std::fmt;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::{
     NodeStatus,
@@ -22,14 +23,13 @@ use crate::{
 const CODE: &str = "edgeway::upstream::bad_restart_at";
 
 /// Limits of an app's memory, at least one of both.
+#[skip_serializing_none]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RestartAt {
     /// Resident memory of the process.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
     /// Heap in use.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub heap_bytes: Option<u64>,
 }
 
@@ -73,8 +73,7 @@ impl RestartAt {
             } else {
                 return Some(bytes);
             };
-            cx.at(written.place, CODE).error(message, help);
-            None
+            cx.at(written.place, CODE).refuse(message, help)
         };
         let limits = Self {
             rss_bytes: limit("rss", &value.rss),
@@ -97,9 +96,7 @@ impl RestartAt {
 
     /// Returns the resident memory of a process without reports, if it has reached its limit.
     pub fn rss_excess(&self, bytes: u64) -> Option<MemoryExcess> {
-        let limit = self.rss_bytes.filter(|limit| bytes >= *limit)?;
-        let kind = "rss";
-        Some(MemoryExcess { kind, bytes, limit })
+        excess("rss", bytes, self.rss_bytes)
     }
 
     /// Returns the memory that has reached its limit according to a report, unless that is too old.
@@ -107,16 +104,14 @@ impl RestartAt {
         if !node.is_fresh() {
             return None;
         }
-        let both = [
-            ("rss", node.rss_bytes, self.rss_bytes),
-            ("heap", node.heap_bytes, self.heap_bytes),
-        ];
-        both.into_iter().find_map(|(kind, bytes, limit)| {
-            limit
-                .filter(|limit| bytes >= *limit)
-                .map(|limit| MemoryExcess { kind, bytes, limit })
-        })
+        let rss = self.rss_excess(node.rss_bytes);
+        rss.or_else(|| excess("heap", node.heap_bytes, self.heap_bytes))
     }
+}
+
+fn excess(kind: &'static str, bytes: u64, limit: Option<u64>) -> Option<MemoryExcess> {
+    let limit = limit.filter(|limit| bytes >= *limit)?;
+    Some(MemoryExcess { kind, bytes, limit })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::{
     MemoryExcess, NodeStatus, ReleaseSettings, RestartAt, Scale, Upstream,
@@ -18,6 +19,7 @@ use crate::base::units::millis;
 /// Status of an upstream at one moment: what the admin API sends and the command line reads.
 ///
 /// A field that the sender does not know has its default, so that releases understand each other.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpstreamStatus {
@@ -26,35 +28,26 @@ pub struct UpstreamStatus {
     /// Protocol: `http1` or `h2`.
     pub protocol: Cow<'static, str>,
     /// Name in the backends' certificates, if the upstream uses TLS.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
     pub backends: Vec<BackendStatus>,
     /// Settings by which `edgeway scale` starts and stops the apps.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
     /// Settings by which `edgeway deploy` starts and stops releases.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub releases: Option<ReleaseSettings>,
     /// Release that gets the requests that belong to no other.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub current_release: Option<String>,
     /// Release on trial.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryStatus>,
     /// Verdict on the last trial.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub canary_verdict: Option<CanaryVerdict>,
     /// Releases that the gateway has read, if the upstream has releases.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub known_releases: Vec<String>,
     /// Id of the process that ends replaced releases.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub retiring: Option<u32>,
     /// Memory at which `edgeway rollout --watch` restarts the apps.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<RestartAt>,
     /// Attempts of the last seconds, if they are recorded.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<UpstreamTraffic>,
     /// Requests that wait for a permit.
     pub queue: u64,
@@ -79,6 +72,7 @@ impl UpstreamStatus {
 }
 
 /// Traffic of an upstream: rates of the last ten seconds, latency of the last minute.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpstreamTraffic {
@@ -87,14 +81,13 @@ pub struct UpstreamTraffic {
     /// Failed attempts per second.
     pub failure_rate: f64,
     /// 95th percentile of the time to the headers of the response, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p95_ms: Option<f64>,
     /// The 99th percentile of the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
 }
 
 /// Status of a backend.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BackendStatus {
@@ -109,7 +102,6 @@ pub struct BackendStatus {
     /// Result of active checks; true without checks.
     pub healthy: bool,
     /// Release of the app that runs there.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
     /// Source: `file`, `dns` or `added`.
     pub origin: Cow<'static, str>,
@@ -118,46 +110,32 @@ pub struct BackendStatus {
     pub requests: u64,
     pub failures: u64,
     /// Attempts that failed in the last minute, if they are recorded.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub recent_failures: Option<u64>,
     /// Attempts that failed since the last one that did not.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub failures_in_a_row: Option<u32>,
     /// Refused connections among them, without other failures after them.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_in_a_row: Option<u32>,
     /// Silence while requests are in flight.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub silence: Option<SilenceStatus>,
     /// Resident memory of the process that listens at the address, where it can be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub process_rss_bytes: Option<u64>,
     /// Growth of that memory, if it has grown for minutes without a pause.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_growth: Option<MemoryGrowth>,
     /// Average time to first byte, in milliseconds. `None` after a minute without any.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
     /// Median of the last eight times to first byte, in milliseconds, or the shortest of the last
     /// three if that is longer. `None` below four.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sustained_ms: Option<f64>,
     /// Part of the full share during slow start, 0.1 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<f64>,
     /// Time since the backend went down or was ejected, in seconds, if it is, is not drained, and that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub out_for: Option<f64>,
     /// Time until the ejection ends, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_for: Option<f64>,
     /// Cause of the ejection: `refused` or `errors`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_because: Option<Cow<'static, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeStatus>,
     /// Load of the app, if it reports it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeStatus>,
 }
 
@@ -219,7 +197,7 @@ impl Upstream {
         let members = self.members.load();
         UpstreamStatus {
             name: self.name.to_string(),
-            balance: self.balance.name(),
+            balance: self.balance.to_string(),
             protocol: self.protocol().as_str().into(),
             tls: self.tls_name().map(str::to_owned),
             backends: members

@@ -23,7 +23,7 @@ use super::{
     dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
     health::{
-        FoundReport, HealthChange, NO_SOCKET, ProbeReport, Prober, Probing, REFUSED, jittered,
+        FoundReport, HealthChange, NO_SOCKET, ProbeReport, Probing, REFUSED, jittered, probe,
     },
 };
 
@@ -160,7 +160,7 @@ impl Supervisor {
         let work = &mut *self.work;
         for (name, schedule) in &work.names {
             let is_asked = work.looking_up.values().any(|looked_up| looked_up == name);
-            if is_asked || schedule.next() > now {
+            if is_asked || schedule.next > now {
                 continue;
             }
             let (looked_up, resolver) = (name.clone(), self.resolver.clone());
@@ -229,14 +229,13 @@ impl Supervisor {
             let (probed, clock) = (backend.clone(), self.upstream.shared.clock.clone());
             backend.state.probes.lock().begin();
             let task = self.work.probes.spawn(async move {
-                let prober = Prober::new(&plan, protocol, &probed)?;
                 let start = clock.now();
-                let (passed, text) = prober.probe().await;
+                let (report, passed, text) = probe(&plan, protocol, &probed).await?;
                 if text == REFUSED {
                     probed.close_idle();
                 }
                 Some(FinishedProbe {
-                    report: prober.take_report(),
+                    report,
                     passed,
                     text,
                     took: clock.now() - start,
@@ -262,13 +261,13 @@ impl Supervisor {
         let is_drained = backend.is_drained();
         let mut health = backend.state.health.lock();
         match probing {
-            Probing::Drained { .. } => is_drained.then(|| health.next()),
-            Probing::Out { .. } => (is_ejected || is_drained).then(|| health.next()),
+            Probing::Drained { .. } => is_drained.then(|| health.next),
+            Probing::Out { .. } => (is_ejected || is_drained).then(|| health.next),
             Probing::Active { .. } => {
                 if is_ejected || is_drained {
                     health.hurry(now.saturating_add(nanos(probing.interval_down())));
                 }
-                Some(health.next())
+                Some(health.next)
             }
         }
     }
@@ -299,7 +298,7 @@ impl Supervisor {
         let wait = jittered(self.upstream.probing.interval_down(), seed);
         if text == NO_SOCKET {
             // The backend was not checked.
-            state.health.lock().schedule(now.saturating_add(wait));
+            state.health.lock().next = now.saturating_add(wait);
             state.probes.lock().is_running = false;
             return;
         }
@@ -307,7 +306,7 @@ impl Supervisor {
         let is_out = state.ejected_until(now).is_some() || state.is_drained();
         let change = match &self.upstream.probing {
             Probing::Drained { .. } | Probing::Out { .. } => {
-                state.health.lock().schedule(now.saturating_add(wait));
+                state.health.lock().next = now.saturating_add(wait);
                 None
             }
             Probing::Active { rules, .. } => state
@@ -367,7 +366,7 @@ impl Supervisor {
             .names
             .iter()
             .filter(|(name, _)| !self.work.looking_up.values().any(|asked| asked == *name))
-            .map(|(_, schedule)| schedule.next());
+            .map(|(_, schedule)| schedule.next);
         let look = if self.is_beside {
             Some(now.saturating_add(nanos(LOOK)))
         } else {

@@ -62,25 +62,21 @@ fn trust(
     let client = match (&config.cert, &config.key) {
         (Some(cert), Some(key)) => pair(cert, key, cx).map(Some),
         (None, None) => Some(None),
-        (Some(alone), None) => {
-            let message = "`cert` has no `key`";
-            let help = "write the file of its private key: `key: client.key`";
-            cx.at(alone.place, PAIR).error(message, help);
-            None
-        }
-        (None, Some(alone)) => {
-            let message = "`key` has no `cert`";
-            let help = "write the file of the certificate that it is for: `cert: client.pem`";
-            cx.at(alone.place, PAIR).error(message, help);
-            None
-        }
+        (Some(alone), None) => cx.at(alone.place, PAIR).refuse(
+            "`cert` has no `key`",
+            "write the file of its private key: `key: client.key`",
+        ),
+        (None, Some(alone)) => cx.at(alone.place, PAIR).refuse(
+            "`key` has no `cert`",
+            "write the file of the certificate that it is for: `cert: client.pem`",
+        ),
     };
     let (name, cas, client) = (name?, cas?, client?);
-    let digest = digest(cas.as_deref(), client.as_ref());
+    let trust = digest(cas.as_deref(), client.as_ref());
     let config = connections(cas.as_deref(), client.as_ref(), place, cx)?;
     Some(Trust {
         config: Arc::new(config),
-        identity: TlsIdentity::new(name, digest),
+        identity: TlsIdentity { name, trust },
     })
 }
 
@@ -103,12 +99,10 @@ fn connections(
     let client = client.map(|client| (client.chain.clone(), client.key.clone_key()));
     match client_config(roots, client) {
         Ok(config) => Some(config),
-        Err(error) => {
-            let message = format!("TLS to the backends cannot be set up: {error}");
-            let help = "check the certificate and the key that `tls` names";
-            cx.at(place, PAIR).error(message, help);
-            None
-        }
+        Err(error) => cx.at(place, PAIR).refuse(
+            format!("TLS to the backends cannot be set up: {error}"),
+            "check the certificate and the key that `tls` names",
+        ),
     }
 }
 
@@ -236,8 +230,7 @@ fn pair(
                 "write an X.509 certificate and its RSA, ECDSA or Ed25519 key, both in PEM",
             ),
         };
-    cx.at(cert.place, PAIR).error(message, help);
-    None
+    cx.at(cert.place, PAIR).refuse(message, help)
 }
 
 fn certificates(
@@ -249,13 +242,10 @@ fn certificates(
     let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match list {
         Ok(list) if !list.is_empty() => Some(list),
-        _ => {
-            cx.at(file.place, FILE).error(
-                format!("no certificate in `{}`", file.value.display()),
-                format!("`{key}` must be a PEM file with `-----BEGIN CERTIFICATE-----`"),
-            );
-            None
-        }
+        _ => cx.at(file.place, FILE).refuse(
+            format!("no certificate in `{}`", file.value.display()),
+            format!("`{key}` must be a PEM file with `-----BEGIN CERTIFICATE-----`"),
+        ),
     }
 }
 
@@ -286,11 +276,10 @@ fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>>
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
     };
-    cx.at(file.place, FILE).error(
+    cx.at(file.place, FILE).refuse(
         format!("cannot read `{}`: {why}", file.value.display()),
         format!("searched at `{}`", path.display()),
-    );
-    None
+    )
 }
 
 /// Returns a digest of the certificates and the key, each with its length before it.

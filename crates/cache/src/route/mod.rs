@@ -132,6 +132,11 @@ impl PersonalHeaders {
 }
 
 impl RouteCachePolicy {
+    /// Returns the rules besides the origin's headers, for a Next.js app or for others.
+    pub fn rules(&self, is_nextjs: bool) -> &CacheRules {
+        if is_nextjs { &self.nextjs } else { &self.plain }
+    }
+
     /// Returns the part of the request that makes it bypass the cache, if there is one.
     pub fn bypass(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
         let has = |item: &&KeyItem| item.sources().iter().all(|s| s.sent(ex).is_there());

@@ -8,10 +8,11 @@ use std::{
     path::Path,
 };
 
+use edgeway_cache::nextjs::Build;
 use edgeway_images::Kind;
 use http::HeaderMap;
 
-use super::{AppImages, Builds, made::format_of};
+use super::{AppImages, made::format_of};
 
 impl AppImages {
     /// Says whether a request for an image is made here, or why not; `None` if it is for something
@@ -22,14 +23,10 @@ impl AppImages {
         headers: &HeaderMap,
         release: Option<(&str, bool)>,
     ) -> Option<&'static str> {
-        let is_image = match &self.builds {
-            Builds::Folder(watch) => watch.now().is_image_path(path),
-            Builds::Releases(releases) => releases.build(release?.0)?.is_image_path(path),
-        };
-        if !is_image {
-            return None;
-        }
-        let Some(wanted) = self.wanted(path, query, headers, release.map(|(name, _)| name)) else {
+        let name = release.map(|(name, _)| name);
+        let is_image = |build: &Build| build.is_image_path(path);
+        self.files.with_build(name, is_image).filter(|it| *it)?;
+        let Some(wanted) = self.wanted(path, query, headers, name) else {
             return Some(
                 "left to the app: the app refuses the request, or the source is on another server \
                  (without `images: { at: edge, remote: true }`), or the app's configuration has \

@@ -79,18 +79,11 @@ pub struct WantedImage {
 #[derive(Clone)]
 pub struct AppImages {
     name: Arc<str>,
-    builds: Builds,
     files: AppFiles,
     /// Access to other servers, if images of those are made here.
     remote: Option<RemoteAccess>,
     workers: Arc<ImageWorkers>,
     metrics: Arc<ImageMetrics>,
-}
-
-#[derive(Clone)]
-enum Builds {
-    Folder(Arc<BuildWatch>),
-    Releases(Arc<Releases>),
 }
 
 edgeway_base::metric_handles! {
@@ -144,15 +137,9 @@ impl Compiler<'_> {
         let world = self.world;
         let clock = &world.clock;
         let guarded = guarded.cloned();
-        let (builds, files) = match (releases, build) {
-            (Some(releases), _) => (
-                Builds::Releases(Arc::clone(releases)),
-                AppFiles::of_releases(releases, true, guarded, clock),
-            ),
-            (None, Some(build)) => (
-                Builds::Folder(Arc::clone(build)),
-                AppFiles::new(build, guarded, clock),
-            ),
+        let files = match (releases, build) {
+            (Some(releases), _) => AppFiles::of_releases(releases, true, guarded, clock),
+            (None, Some(build)) => AppFiles::new(build, guarded, clock),
             (None, None) => return None,
         };
         let workers = world.zones.get_or_create("images", || {
@@ -165,7 +152,6 @@ impl Compiler<'_> {
         });
         Some(AppImages {
             name: name.into(),
-            builds,
             files,
             remote,
             workers,
@@ -186,18 +172,10 @@ impl AppImages {
     ) -> Option<WantedImage> {
         let accept = headers.get_all(header::ACCEPT).into_iter();
         let accept = accept.map(http::HeaderValue::as_bytes);
-        let (request, optimizer, build) = match &self.builds {
-            Builds::Folder(watch) => {
-                let build = watch.now();
-                let (request, optimizer) = build.image(path, query, accept)?;
-                (request, optimizer, build.mark)
-            }
-            Builds::Releases(releases) => {
-                let build = releases.build(release?)?;
-                let (request, optimizer) = build.image(path, query, accept)?;
-                (request, optimizer, build.mark)
-            }
-        };
+        let wanted = self.files.with_build(release, |build| {
+            Some((build.image(path, query, accept)?, build.mark))
+        });
+        let ((request, optimizer), build) = wanted??;
         if request.remote.is_some() && self.remote.is_none() {
             return None;
         }

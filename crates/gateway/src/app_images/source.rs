@@ -68,9 +68,7 @@ pub(super) struct Places {
 }
 
 /// Place of one source.
-pub struct FetchPlace {
-    _permit: OwnedSemaphorePermit,
-}
+pub type FetchPlace = OwnedSemaphorePermit;
 
 impl Places {
     /// Creates places for which at most `queue` requests wait.
@@ -90,7 +88,7 @@ impl Places {
             let _waits = self.queue.try_acquire().ok()?;
             free.acquire_owned().await.ok()?
         };
-        Some(FetchPlace { _permit: permit })
+        Some(permit)
     }
 }
 

@@ -162,7 +162,8 @@ fn compress(path: &Path, keep: u32, source: &File) -> io::Result<bool> {
         return Ok(false);
     }
     // Another process may have finished the file, and renamed it, before it was locked here.
-    let is_current = fs::metadata(&unfinished).is_ok_and(|current| is_open_as(&target, &current));
+    let is_current = fs::metadata(&unfinished)
+        .is_ok_and(|current| target.metadata().is_ok_and(|open| is_same(&open, &current)));
     if !is_current {
         return Ok(false);
     }
@@ -204,10 +205,6 @@ fn compress_to(
         None => fs::remove_file(unfinished)?,
     }
     Ok(())
-}
-
-fn is_open_as(file: &File, metadata: &Metadata) -> bool {
-    file.metadata().is_ok_and(|open| is_same(&open, metadata))
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {

@@ -264,7 +264,8 @@ impl Redis {
             Problem::Timeout => {
                 self.metrics.timeouts.inc();
                 if links.parts[part].struck() >= MAX_FAILURES {
-                    self.open(links, part, &self.too_slow());
+                    let limit = Span(self.settings.timeout);
+                    self.open(links, part, &format!("no response within {limit}"));
                 }
                 Unavailable::Timeout
             }
@@ -303,10 +304,6 @@ impl Redis {
                 Unavailable::Response
             }
         }
-    }
-
-    fn too_slow(&self) -> String {
-        format!("no response within {}", Span(self.settings.timeout))
     }
 
     /// Stops sending commands to this part, except those of the supervisor.

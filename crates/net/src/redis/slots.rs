@@ -1,11 +1,13 @@
 //! The slot of a key in a cluster.
 
+use crc16::{State, XMODEM};
+
 /// Number of slots in a cluster, whatever its size.
 pub(super) const SLOTS: u16 = 16_384;
 
 /// Returns the slot of `key`: CRC-16 (XMODEM) of the key, or of the text in its first braces.
 pub(super) fn slot(key: &[u8]) -> u16 {
-    crc16(hashed(key)) % SLOTS
+    State::<XMODEM>::calculate(hashed(key)) % SLOTS
 }
 
 fn hashed(key: &[u8]) -> &[u8] {
@@ -18,33 +20,6 @@ fn hashed(key: &[u8]) -> &[u8] {
         _ => key,
     }
 }
-
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]
-    })
-}
-
-const TABLE: [u16; 256] = {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
-        let mut crc = (at as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            };
-            bit += 1;
-        }
-        table[at] = crc;
-        at += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use edgeway_base::http::ABOUT_COPIES;
 use edgeway_cache::{
-    WorkClaim,
+    WorkClaim, WorkKind,
     metrics::Revalidation,
     nextjs::RequestShape,
     policy::{RequestDirectives, Vary},
@@ -65,7 +65,8 @@ fn prepare(
     mut flow: Flow,
     wait: Duration,
 ) -> Option<BackgroundRequest> {
-    let claim = cache.cache.claim(&flow.key, flow.variance)?;
+    let variance = flow.variance.unwrap_or_default();
+    let claim = cache.cache.claim(&flow.key, variance, WorkKind::Fetch)?;
     let mut head = request.clone();
     head.set_method(Method::GET);
     head.set_version(Version::HTTP_11);

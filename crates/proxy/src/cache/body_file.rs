@@ -3,7 +3,10 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use edgeway_cache::store::{Body, Entry, WholeBody, may_have_file};
+use edgeway_cache::{
+    WorkKind,
+    store::{Body, Entry, WholeBody, may_have_file},
+};
 use edgeway_files::Segment;
 use edgeway_gateway::RouteCache;
 use pingora::{Error, ErrorType, Result};
@@ -68,7 +71,10 @@ async fn copy(client: &mut Client, body: &Arc<Body>, start: u64) -> Result<()> {
 
 /// Makes the file on a thread that no request waits for.
 fn make(live: &Live, cache: &RouteCache, entry: &Arc<Entry>) {
-    let Some(claim) = cache.cache.claim_file(entry) else {
+    let Some(claim) = cache
+        .cache
+        .claim(entry.key(), entry.variance(), WorkKind::File)
+    else {
         return;
     };
     let entry = Arc::clone(entry);

@@ -8,7 +8,7 @@ use edgeway_base::{
     encoding::{self, Encoding},
     http::varies_by,
 };
-use edgeway_cache::store::Entry;
+use edgeway_cache::{WorkKind, store::Entry};
 use edgeway_core::chain::Exchange;
 use edgeway_gateway::RouteCache;
 use http::{HeaderValue, header, response};
@@ -59,7 +59,10 @@ pub(super) fn choose(
 
 /// Compresses all of `entry` on a thread that no request waits for.
 fn make(live: &Live, cache: &RouteCache, entry: &Arc<Entry>, encoding: Encoding, level: u8) {
-    let Some(claim) = cache.cache.claim_form(entry, encoding) else {
+    let Some(claim) = cache
+        .cache
+        .claim(entry.key(), entry.variance(), WorkKind::Code(encoding))
+    else {
         return;
     };
     let entry = Arc::clone(entry);

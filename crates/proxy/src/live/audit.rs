@@ -22,6 +22,7 @@ use edgeway_core::{
 };
 use edgeway_core_filters::access_log::Redactor;
 use serde::Serialize;
+use serde_with_macros::skip_serializing_none;
 
 use super::Live;
 
@@ -61,6 +62,7 @@ pub enum Outcome {
 }
 
 /// A recorded action, in the order of the fields of its line.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct AuditEntry {
     /// Name of the action, such as `reload`.
@@ -68,20 +70,15 @@ pub struct AuditEntry {
     #[serde(flatten)]
     pub who: Actor,
     /// Target of the action, such as `web/127.0.0.1:3000`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     pub outcome: Outcome,
     /// The fixed reason of a failure.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'static, str>>,
     /// Message of one sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Time that the action took.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
     /// The configuration that serves afterwards.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// The request of the entry.
     #[serde(flatten)]
@@ -89,12 +86,11 @@ pub struct AuditEntry {
 }
 
 /// Request of an entry, and its user.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RequestReference {
     /// Name of a user or of a key, never a secret.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     pub request_id: String,
 }
@@ -281,14 +277,12 @@ impl<'a> AuditLine<'a> {
 }
 
 /// Fields of a line about its actor.
+#[skip_serializing_none]
 #[derive(Default, Serialize)]
 struct ActorFields {
     who: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use edgeway_config::{diagnostic::Diagnostics, model::File, source::Sources};
 use edgeway_core::zones::{SettleResult, TrialWinner};
-use edgeway_gateway::{self as gateway, Gateway};
+use edgeway_gateway::{self as gateway, Gateway, profiles::ProfileSelection};
 
 use super::{Live, SwitchReason, split::TrialSplit, supervisor::Supervisor};
 
@@ -34,8 +34,9 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>
     loaded.find_rest(folder);
     let (mut sources, mut diagnostics) = (loaded.sources, loaded.diagnostics);
     let compiled = loaded.file.and_then(|file| {
-        let referenced = &mut sources.referenced;
-        let (gateway, problems) = gateway::compile_noting(&file, folder, &live.world, referenced);
+        let same = ProfileSelection::Same;
+        let (gateway, problems, read) = gateway::compile_with(&file, folder, &live.world, same);
+        sources.referenced = read;
         diagnostics.extend(problems);
         Some((file, gateway?))
     });

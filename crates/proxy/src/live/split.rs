@@ -4,7 +4,7 @@
 //! Only requests are split. What belongs to the process, such as listeners, is that of the
 //! configuration on trial.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use edgeway_base::{clock::Clock, metrics::Metrics, units::Percent};
 use edgeway_core::chain::RequestFacts;
@@ -128,11 +128,4 @@ impl SplitRequest {
     }
 }
 
-impl fmt::Debug for TrialSplit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TrialSplit")
-            .field("share", &self.share)
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(TrialSplit, share, name);

@@ -146,11 +146,10 @@ fn ca_client(
         if is_email(&email.value) {
             return Some(email.value.clone());
         }
-        cx.at(email.place, "edgeway::acme::email").error(
+        cx.at(email.place, "edgeway::acme::email").refuse(
             format!("invalid mail address `{}`", email.value),
             "write one such as `ops@example.com`, without `mailto:`",
-        );
-        None
+        )
     });
     let roots = config.ca.as_ref().and_then(|ca| roots(ca, cx));
     Some(CaClient {
@@ -282,8 +281,7 @@ fn host_name(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Ar
     };
     let message = format!("`{text}` {}", problem.0);
     cx.at(place, "edgeway::acme::name")
-        .error(message, problem.1);
-    None
+        .refuse(message, problem.1)
 }
 
 /// Returns the problem with a name, and the help for it.
@@ -347,21 +345,15 @@ fn directory(config: Option<&Spanned<String>>, cx: &mut CompileContext<'_>) -> O
     match scheme_and_host {
         Some(("https", _)) => Some(value.clone()),
         Some(("http", host)) if is_loopback(host) => Some(value.clone()),
-        Some(("http", _)) => {
-            cx.at(*place, code).error(
-                format!("the directory `{value}` does not use HTTPS"),
-                "write `https:`; without TLS anyone on the path could forge certificates",
-            );
-            None
-        }
-        _ => {
-            cx.at(*place, code).error(
-                format!("unknown ACME directory `{value}`"),
-                "write `letsencrypt`, `letsencrypt-staging`, or a URL such as \
+        Some(("http", _)) => cx.at(*place, code).refuse(
+            format!("the directory `{value}` does not use HTTPS"),
+            "write `https:`; without TLS anyone on the path could forge certificates",
+        ),
+        _ => cx.at(*place, code).refuse(
+            format!("unknown ACME directory `{value}`"),
+            "write `letsencrypt`, `letsencrypt-staging`, or a URL such as \
                  `https://ca.example.com/acme/directory`",
-            );
-            None
-        }
+        ),
     }
 }
 
@@ -377,13 +369,10 @@ fn roots(
     let path = cx.folder.join(&ca.value);
     match fetch::roots(&path) {
         Ok(roots) => Some(Arc::new(roots)),
-        Err(problem) => {
-            cx.at(ca.place, "edgeway::acme::ca").error(
-                format!("cannot use `{}`: {problem}", ca.value.display()),
-                "name a PEM file with the CA certificate that signs the directory's own",
-            );
-            None
-        }
+        Err(problem) => cx.at(ca.place, "edgeway::acme::ca").refuse(
+            format!("cannot use `{}`: {problem}", ca.value.display()),
+            "name a PEM file with the CA certificate that signs the directory's own",
+        ),
     }
 }
 

@@ -147,10 +147,10 @@ impl Acme {
     pub async fn supervise(self: Arc<Self>) {
         let mut tasks = JoinSet::new();
         match &self.role {
-            Role::Issues(_) => {
-                for index in 0..self.names.len() {
-                    let issuer = Arc::clone(&self);
-                    tasks.spawn(async move { issuer.keep(index).await });
+            Role::Issues(issuing) => {
+                for name in &self.names {
+                    let (issuing, name) = (Arc::clone(issuing), name.clone());
+                    tasks.spawn(async move { issuing.keep(&name).await });
                 }
             }
             Role::Follows { .. } => {
@@ -162,12 +162,6 @@ impl Acme {
             if let Err(problem) = ended {
                 error!(error:% = problem; "ACME task ended");
             }
-        }
-    }
-
-    async fn keep(&self, index: usize) {
-        if let (Role::Issues(issuing), Some(name)) = (&self.role, self.names.get(index)) {
-            issuing.keep(name).await;
         }
     }
 

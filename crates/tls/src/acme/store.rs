@@ -69,12 +69,6 @@ pub(super) struct StoredCertificate {
     pub(super) state: NameState,
 }
 
-/// Exclusive lock on ordering a certificate for a name.
-#[derive(Debug)]
-pub(super) struct Lock {
-    _file: File,
-}
-
 /// Failed operation on the folder.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
@@ -145,10 +139,10 @@ impl Store {
         Stamps::read([&*folder.join(CHAIN), &*folder.join(KEY)])
     }
 
-    /// Locks the ordering of a certificate for `name`. Returns `None` while another process holds
-    /// the lock, such as a predecessor that is being replaced, or another gateway with the same
-    /// folder.
-    pub(super) fn lock(&self, name: &str) -> Result<Option<Lock>, StoreError> {
+    /// Locks the ordering of a certificate for `name` until the file is closed. Returns `None` while
+    /// another process holds the lock, such as a predecessor that is being replaced, or another
+    /// gateway with the same folder.
+    pub(super) fn lock(&self, name: &str) -> Result<Option<File>, StoreError> {
         let folder = self.of_name(name);
         make_folder(&folder)?;
         let path = folder.join(LOCK);
@@ -161,12 +155,9 @@ impl Store {
         let failed = |error| StoreError::Write(path.clone(), error);
         let file = opened.map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             // A file system without locks: by documentation, only one gateway writes there.
-            Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOLCK) => {
-                Ok(Some(Lock { _file: file }))
-            }
+            Ok(()) | Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOLCK) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(failed(errno.into())),
         }
     }

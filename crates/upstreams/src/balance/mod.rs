@@ -14,6 +14,7 @@ mod tests;
 
 use std::{net::IpAddr, sync::Arc};
 
+use derive_more::Display;
 use pingora::http::RequestHeader;
 
 pub(super) use self::{
@@ -24,17 +25,22 @@ pub(super) use self::{
 use super::{backend::Backend, canary::Trial, upstream_zone::Cursor};
 
 /// Balancing method of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub(super) enum Balance {
     /// Smooth weighted rotation.
+    #[display("round_robin")]
     RoundRobin,
     /// The fewest requests in flight per weight; ties rotate.
+    #[display("least_conn")]
     LeastConn,
     /// The better of two drawn at random, by requests in flight × latency.
+    #[display("p2c")]
     P2c,
     /// The fewest requests in flight among the backends whose app is not busy, by its reports.
+    #[display("node")]
     Node,
     /// The same key goes to the same backend.
+    #[display("hash:{_0}")]
     Hash(HashKey),
 }
 
@@ -67,16 +73,6 @@ impl Balance {
     /// Names in configuration and messages.
     pub(super) const NAMES: [&'static str; 5] =
         ["round_robin", "least_conn", "p2c", "node", "hash:<key>"];
-
-    pub(super) fn name(&self) -> String {
-        match self {
-            Self::RoundRobin => "round_robin".to_owned(),
-            Self::LeastConn => "least_conn".to_owned(),
-            Self::P2c => "p2c".to_owned(),
-            Self::Node => "node".to_owned(),
-            Self::Hash(key) => format!("hash:{key}"),
-        }
-    }
 }
 
 impl Members {
@@ -111,7 +107,7 @@ impl Members {
         admits: impl Fn(&Backend) -> bool,
     ) -> Option<&Arc<Backend>> {
         let index = match balance {
-            Balance::RoundRobin => round_robin::choose(self, cursor, admits),
+            Balance::RoundRobin => self.rotate(cursor, admits).map(|(index, _)| index),
             Balance::LeastConn => least_conn::choose(self, cursor, admits),
             Balance::P2c => p2c::choose(self, cursor, choice.now, admits),
             Balance::Node => node::choose(self, cursor, choice.now, admits),

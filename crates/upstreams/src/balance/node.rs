@@ -15,7 +15,8 @@ pub(super) fn choose(
     now: u64,
     admits: impl Fn(&Backend) -> bool,
 ) -> Option<usize> {
-    let share = |backend: &Backend| backend.state.node_share(now);
+    // Streams may be silent.
+    let share = |Backend { state, .. }: &Backend| state.node.share(state.requests() > 0, now);
     let admitted = members.list.iter().filter(|backend| admits(backend));
     let largest = admitted.map(|backend| share(backend)).max()?;
     // Drawn once for all: a backend that the search meets twice gets no second chance.

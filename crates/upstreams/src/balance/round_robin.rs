@@ -1,8 +1,5 @@
 //! Smooth weighted rotation: weights 5, 1, 1 give a a b a c a a, not a a a a a b c.
 
-use super::Members;
-use crate::{backend::Backend, upstream_zone::Cursor};
-
 /// Longest precomputed rotation. Weights that need more are rounded to fit.
 const MAX_LEN: u64 = 4096;
 
@@ -67,14 +64,6 @@ fn reduced(weights: &[u16]) -> Vec<i64> {
 
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-pub(super) fn choose(
-    members: &Members,
-    cursor: &Cursor,
-    admits: impl Fn(&Backend) -> bool,
-) -> Option<usize> {
-    members.rotate(cursor, admits).map(|(index, _)| index)
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ impl Upstream {
             let is_up = self.is_release_up(&progress.trial.release);
             let current = self.current_release();
             let is_alone = !current.is_some_and(|current| self.is_release_up(&current));
-            progress.set_alone(is_alone);
+            progress.judge.is_alone = is_alone;
             let decision = progress.judge(settings, is_up, now);
             let release = Arc::clone(&progress.trial.release);
             decision.map(|decision| (decision, release))

@@ -18,7 +18,7 @@ const MAX_HOLD: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) trial: Arc<Trial>,
-    judge: Judge,
+    pub(super) judge: Judge,
     /// Times in nanoseconds of the zone's epoch.
     judged_at: u64,
     step_began: u64,
@@ -77,11 +77,6 @@ impl Progress {
         self.judged_at = now;
     }
 
-    /// Records that the current release is down, or no longer.
-    pub(super) fn set_alone(&mut self, is_alone: bool) {
-        self.judge.is_alone = is_alone;
-    }
-
     /// Weighs what happened since the last look. `is_up` is true if a backend of the release is in
     /// rotation.
     pub(super) fn judge(
@@ -129,7 +124,7 @@ impl Progress {
     }
 
     pub(super) fn status(&self, settings: &CanarySettings, now: u64) -> CanaryStatus {
-        let total = self.judge.total();
+        let total = &self.judge.total;
         let of_step = |step: &&Percent| step.0 <= self.trial.share.0;
         let spent = Duration::from_nanos(now.saturating_sub(self.step_began));
         CanaryStatus {

@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     mem::MaybeUninit,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -32,10 +33,12 @@ pub(crate) struct SecureStream {
 
 impl SecureStream {
     pub(super) async fn handshake(tls: &BackendTls, socket: Socket) -> Result<Self> {
-        let connector = TlsConnector::from(tls.config());
-        let connected = connector
-            .connect(tls.name(), RecordSocket::from(socket))
-            .await;
+        let socket = RecordSocket {
+            socket,
+            ahead: BytesMut::new(),
+        };
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let connected = connector.connect(tls.name.clone(), socket).await;
         let stream = connected.map_err(|error| {
             let why = format!("TLS handshake with a backend as {}", tls.identity.name());
             Error::because(ErrorType::TLSHandshakeFailure, why, error)
@@ -126,15 +129,6 @@ pub(super) struct RecordSocket {
     socket: Socket,
     /// Bytes that were read and that rustls has not asked for yet.
     ahead: BytesMut,
-}
-
-impl From<Socket> for RecordSocket {
-    fn from(socket: Socket) -> Self {
-        Self {
-            socket,
-            ahead: BytesMut::new(),
-        }
-    }
 }
 
 impl RecordSocket {

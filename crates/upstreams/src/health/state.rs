@@ -38,12 +38,13 @@ impl From<&HealthConfig> for HealthRules {
 /// Results of the checks of one backend. Times are nanoseconds of the upstream's epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Health {
-    up: bool,
+    pub(crate) up: bool,
     /// True until a check has ended: the first one that passes is enough.
     fresh: bool,
     /// Results in a row that contradict `up`.
     against: u32,
-    next: u64,
+    /// Time of the next check.
+    pub(crate) next: u64,
     /// Time at which a check made the state what it is. It may lie before the epoch, in a previous
     /// process.
     since: Option<i64>,
@@ -112,20 +113,6 @@ impl Health {
     /// Time since checks found the backend down; `None` if they did not.
     pub(crate) fn down_for(&self, now: u64) -> Option<Duration> {
         self.since.filter(|_| !self.up).map(|since| age(since, now))
-    }
-
-    pub(crate) fn is_up(&self) -> bool {
-        self.up
-    }
-
-    /// Time of the next check.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
-    }
-
-    /// Sets the time of the next check.
-    pub(crate) fn schedule(&mut self, time: u64) {
-        self.next = time;
     }
 
     pub(crate) fn export(&self, now: u64) -> HealthExport {
@@ -249,7 +236,7 @@ mod tests {
     #[test]
     fn a_backend_that_starts_down_is_up_with_its_first_pass() {
         let mut health = Health::new(false);
-        assert!(!health.is_up());
+        assert!(!health.up);
         assert_eq!(run(&mut health, &[true]), [Some(HealthChange::Up)]);
         let mut failing = Health::new(false);
         assert_eq!(
@@ -292,14 +279,14 @@ mod tests {
     fn a_backend_that_is_down_or_out_is_checked_every_second() {
         let mut health = Health::default();
         health.observe(RULES, true, false, 0, 0);
-        assert_eq!(health.next(), 4_500_000_000);
+        assert_eq!(health.next, 4_500_000_000);
         health.observe(RULES, true, true, 0, 0);
-        assert_eq!(health.next(), 900_000_000);
+        assert_eq!(health.next, 900_000_000);
         for _ in 0..3 {
             health.observe(RULES, false, false, 0, u64::MAX);
         }
-        assert!(!health.is_up());
-        assert!((900_000_000..=1_100_000_000).contains(&health.next()));
+        assert!(!health.up);
+        assert!((900_000_000..=1_100_000_000).contains(&health.next));
     }
 
     #[test]
@@ -321,18 +308,18 @@ mod tests {
             for (index, (passed, is_out, seed)) in steps.into_iter().enumerate() {
                 row = if last == Some(passed) { row + 1 } else { 1 };
                 last = Some(passed);
-                let before = health.is_up();
+                let before = health.up;
                 let change = health.observe(RULES, passed, is_out, now, seed);
                 check_invariants(&health);
                 match change {
-                    None => prop_assert_eq!(before, health.is_up()),
+                    None => prop_assert_eq!(before, health.up),
                     Some(HealthChange::Up) => prop_assert!(!before && (row >= RULES.rise || index == 0)),
                     Some(HealthChange::Down) => prop_assert!(before && row >= RULES.fall),
                 }
-                let gap = health.next() - now;
-                let expected = if health.is_up() && !is_out { 5 * SECOND } else { SECOND };
+                let gap = health.next - now;
+                let expected = if health.up && !is_out { 5 * SECOND } else { SECOND };
                 prop_assert!(gap >= expected - expected / 10 && gap <= expected + expected / 10);
-                now = health.next();
+                now = health.next;
             }
         }
     }

@@ -9,7 +9,6 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::Prober;
 use crate::{
     BackendStatus, Outcome, Protocol, Upstream,
     base::clock::Clock,
@@ -47,8 +46,8 @@ async fn probe(health: &str, address: SocketAddr) -> (bool, String) {
     let upstream = bench.upstream(&format!("{{ backends: ['{address}'], health: {health} }}"));
     let plan = upstream.probing.plan();
     let backend = upstream.backends().remove(0);
-    let prober = Prober::new(plan, Protocol::Http1, &backend).unwrap();
-    prober.probe().await
+    let (_, passed, text) = super::probe(plan, Protocol::Http1, &backend).await.unwrap();
+    (passed, text)
 }
 
 #[tokio::test]

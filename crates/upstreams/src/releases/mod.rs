@@ -199,8 +199,7 @@ fn start(
             "write `unit: web@{port}.service`, or `start: [npm, start]` without systemd",
         ),
     };
-    cx.at(place, CODE).error(message, help);
-    None
+    cx.at(place, CODE).refuse(message, help)
 }
 
 /// Returns true for a name that a release can have: a folder's, and part of a header and a log.

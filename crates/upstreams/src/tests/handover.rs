@@ -101,7 +101,7 @@ fn health_ejections_drains_and_members_are_handed_over() {
     );
     assert_eq!(new.shared.live.resolved(), old.shared.live.resolved());
     let due = |upstream: &Upstream| {
-        let next = upstream.backends()[2].state.health.lock().next();
+        let next = upstream.backends()[2].state.health.lock().next;
         next.saturating_sub(upstream.shared.now()) / 1_000_000
     };
     assert_eq!(due(&new), due(&old));

@@ -10,6 +10,7 @@ use std::{
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::{
     Purge,
@@ -69,14 +70,13 @@ pub struct AppliedGateway {
 }
 
 /// An instance of the application that was notified of a purge.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     pub address: String,
     /// Status of the response of the instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// Reason for a missing response.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 

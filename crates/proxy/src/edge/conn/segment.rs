@@ -66,7 +66,12 @@ mod tests {
 
     async fn body(folder: &std::path::Path) -> FileBody {
         let clock = Clock::machine();
-        let files = Files::plain(folder.to_path_buf(), BrowserCache::Revalidated, &clock);
+        let files = Files::plain(
+            folder.to_path_buf(),
+            BrowserCache::Revalidated,
+            false,
+            &clock,
+        );
         let FileLookup::File(file) = files.find(b"/a").await else {
             panic!("it is there");
         };

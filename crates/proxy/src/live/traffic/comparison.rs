@@ -231,13 +231,9 @@ impl Latency {
             return false;
         }
         // Certain if so many more requests are above some bound of a bucket.
-        let above = |latency: &Self, index: usize| Events {
-            requests: latency.count,
-            events: latency.count.saturating_sub(latency.buckets[index]),
-        };
         (0..self.buckets.len().min(before.buckets.len())).any(|index| {
             let mut evidence = Evidence::default();
-            evidence.add(above(self, index), above(before, index));
+            evidence.add(self.above(index), before.above(index));
             evidence.log() >= certain
         })
     }

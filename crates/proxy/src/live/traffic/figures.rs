@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::{LATENCIES, RATES, Record, RouteCounts, Traffic, per_second, share};
 
@@ -28,19 +29,17 @@ pub struct TrafficFigures {
 }
 
 /// Figures of the whole gateway for one stretch of time.
+#[skip_serializing_none]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrafficPoint {
     /// Requests per second.
     pub rate: f64,
     /// Share of requests that failed, 0 to 1; `None` without requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub error_share: Option<f64>,
     /// 95th percentile of the time to the first byte, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p95_ms: Option<f64>,
     /// Share of lookups that the cache served, 0 to 1; `None` without lookups.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hit_ratio: Option<f64>,
 }
 

@@ -27,6 +27,7 @@ use edgeway_base::{
 use edgeway_upstreams::UpstreamTraffic;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 pub use self::comparison::Comparison;
 pub use self::figures::{TrafficFigures, TrafficPoint};
@@ -109,6 +110,7 @@ pub struct RecentTraffic {
 }
 
 /// Traffic of a route: rates of the last ten seconds, latencies and hit ratio of the last minute.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RouteTraffic {
@@ -123,20 +125,14 @@ pub struct RouteTraffic {
     /// Requests that failed per second.
     pub server_error_rate: f64,
     /// Share of lookups that the cache served, 0 to 1; `None` without lookups.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hit_ratio: Option<f64>,
     /// Percentiles of the time from the request headers to the first byte, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p95_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
     /// Latency, if it is far above the route's own history.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<SlowRoute>,
     /// The most frequent error of the last seconds, if some requests failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub most_errors: Option<String>,
 }
 

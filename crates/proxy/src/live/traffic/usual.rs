@@ -160,18 +160,22 @@ impl UsualLatency {
         }
         let bound = (2.0 * usual_p95_ms).max(NEVER_SLOW_MS / 2.0) / 1e3;
         let bucket = SECONDS.iter().position(|upper| *upper >= bound)?;
-        let above = |latency: &Latency| Events {
-            requests: latency.count,
-            events: latency.count.saturating_sub(latency.buckets[bucket]),
-        };
         let mut evidence = Evidence::default();
-        evidence.add(above(period), above(&self.past));
+        evidence.add(period.above(bucket), self.past.above(bucket));
         // Each period of each route is a chance to be wrong.
         (evidence.log() >= 2.0 * CERTAIN).then_some(slow)
     }
 }
 
 impl Latency {
+    /// Returns how many requests are above the upper bound of the bucket at `index`.
+    pub(super) fn above(&self, index: usize) -> Events {
+        Events {
+            requests: self.count,
+            events: self.count.saturating_sub(self.buckets[index]),
+        }
+    }
+
     pub(super) fn add(&mut self, more: &Self) {
         self.count += more.count;
         self.buckets.resize(more.buckets.len(), 0);

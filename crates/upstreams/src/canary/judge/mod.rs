@@ -72,7 +72,7 @@ pub(super) struct Judge {
     tolerance: Tolerance,
     /// Requests in which failures have not been weighed: one of the releases had none.
     unweighed: Both,
-    total: Both,
+    pub(super) total: Both,
     errors: Evidence,
     /// Slow requests since the new release has been slower in each period.
     slowness: Evidence,
@@ -195,11 +195,6 @@ impl Judge {
         } else {
             0.0
         }
-    }
-
-    /// Returns all requests so far.
-    pub(super) fn total(&self) -> &Both {
-        &self.total
     }
 }
 

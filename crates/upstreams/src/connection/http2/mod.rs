@@ -207,13 +207,6 @@ impl Load {
     }
 }
 
-impl StreamPlace {
-    /// Takes the connection out of use.
-    fn retire(&self) {
-        self.backend.state.http2.remove(&self.load);
-    }
-}
-
 impl Drop for StreamPlace {
     fn drop(&mut self) {
         let idle = self.pool.idle(self.backend.state.keep_alive());

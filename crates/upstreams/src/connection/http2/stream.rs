@@ -163,7 +163,8 @@ impl BackendStream {
 
     /// Takes the connection out of use for new streams. Those that it has go on.
     pub fn retire(&self) {
-        self.place.retire();
+        let StreamPlace { load, backend, .. } = &self.place;
+        backend.state.http2.remove(load);
     }
 
     /// Polls for the reason for which the backend resets the stream.

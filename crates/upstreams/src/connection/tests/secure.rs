@@ -64,7 +64,10 @@ impl App {
     }
 
     fn tls(&self, name: &str, trust: u8, sessions: &Arc<dyn ClientSessionStore>) -> BackendTls {
-        let identity = TlsIdentity::new(ServerName::parse(name).unwrap(), [trust; 32]);
+        let identity = TlsIdentity {
+            name: ServerName::parse(name).unwrap(),
+            trust: [trust; 32],
+        };
         BackendTls::new(
             &self.config,
             identity,
