@@ -50,6 +50,7 @@ const PINGORA: &[(&str, &[&str])] = &[
         &["proxy", "edge", "session", "hooks", "driver"],
     ),
     ("pingora_cache", &["cache", "proxy"]),
+    ("pingora_load_balancing", &["upstreams"]),
     ("pingora_limits", &["limits"]),
 ];
 

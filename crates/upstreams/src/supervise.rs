@@ -23,7 +23,7 @@ use super::{
     dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
     health::{
-        FoundReport, HealthChange, NO_SOCKET, ProbeReport, Probing, REFUSED, jittered, probe,
+        FoundReport, HealthChange, NO_SOCKET, ProbeReport, Prober, Probing, REFUSED, jittered,
     },
 };
 
@@ -229,13 +229,14 @@ impl Supervisor {
             let (probed, clock) = (backend.clone(), self.upstream.shared.clock.clone());
             backend.state.probes.lock().begin();
             let task = self.work.probes.spawn(async move {
+                let prober = Prober::new(&plan, protocol, &probed)?;
                 let start = clock.now();
-                let (report, passed, text) = probe(&plan, protocol, &probed).await?;
+                let (passed, text) = prober.probe().await;
                 if text == REFUSED {
                     probed.close_idle();
                 }
                 Some(FinishedProbe {
-                    report,
+                    report: prober.take_report(),
                     passed,
                     text,
                     took: clock.now() - start,

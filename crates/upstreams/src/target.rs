@@ -2,11 +2,12 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::unix,
     path::PathBuf,
+    str::FromStr,
 };
 
 use derive_more::Display;
+use pingora::{Error, ErrorType, protocols::l4::socket::SocketAddr as PingoraAddress};
 
 use crate::base::error::InvalidValue;
 
@@ -18,21 +19,46 @@ pub enum Target {
     Unix(PathBuf),
 }
 
+impl Target {
+    /// Returns the address in the form of Pingora's checks.
+    pub(super) fn socket_address(&self) -> Option<PingoraAddress> {
+        match self {
+            Self::Inet(address) => Some(PingoraAddress::Inet(*address)),
+            Self::Unix(path) => PingoraAddress::from_str(&format!("unix:{}", path.display())).ok(),
+        }
+    }
+}
+
+impl TryFrom<&PingoraAddress> for Target {
+    type Error = Box<Error>;
+
+    fn try_from(address: &PingoraAddress) -> Result<Self, Box<Error>> {
+        match address {
+            PingoraAddress::Inet(address) => Ok(Self::Inet(*address)),
+            PingoraAddress::Unix(address) => match address.as_pathname() {
+                Some(path) => Ok(Self::Unix(path.to_owned())),
+                None => Error::e_explain(ErrorType::SocketError, "a unix socket without a path"),
+            },
+        }
+    }
+}
+
 /// Parses `IP:PORT` or `unix:PATH`; fails with message and help.
 pub(super) fn parse_target(text: &str) -> Result<Target, InvalidValue> {
     if let Some(path) = text.strip_prefix("unix:") {
+        let target = Target::Unix(PathBuf::from(path));
         return if !path.starts_with('/') || path.contains('\0') {
             Err(InvalidValue::new(
                 format!("invalid unix socket path `{text}`"),
                 "write an absolute path, such as `unix:/run/app.sock`".to_owned(),
             ))
-        } else if unix::net::SocketAddr::from_pathname(path).is_err() {
+        } else if target.socket_address().is_none() {
             Err(InvalidValue::new(
                 format!("unix socket path `{text}` is too long"),
                 "write a path of at most 107 bytes",
             ))
         } else {
-            Ok(Target::Unix(path.into()))
+            Ok(target)
         };
     }
     let bare = without_scheme(text);

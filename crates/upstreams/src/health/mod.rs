@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 
 use self::probe::{HttpPlan, ProbeMethod};
 pub(super) use self::{
-    probe::{FoundReport, NO_SOCKET, ProbeLog, ProbePlan, ProbeReport, REFUSED, probe},
+    probe::{FoundReport, NO_SOCKET, ProbeLog, ProbePlan, ProbeReport, Prober, REFUSED},
     state::{Health, HealthChange, HealthExport, HealthRules, jittered},
 };
 use super::compile::report_zero;

@@ -1,11 +1,19 @@
 //! Check of one backend: a connection, or an HTTP response whose status and possibly JSON body are
 //! checked, under one deadline for the whole check.
 //!
-//! It goes over the connections of requests: Pingora's checks allow neither an upstream's own trust
-//! nor a look at the response.
+//! Uses Pingora's trait for checks with an implementation of its own, over the connections of
+//! requests: Pingora's checks allow neither an upstream's own trust nor a look at the response.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use edgeway_net::fetch::{FetchError, collect, drain, exchange_over};
 use http::{
@@ -13,7 +21,9 @@ use http::{
     header::{ACCEPT, HOST, USER_AGENT},
     uri::PathAndQuery,
 };
+use parking_lot::Mutex;
 use pingora::{Error, ErrorType, Result};
+use pingora_load_balancing::{Backend as Probed, Extensions, health_check::HealthCheck};
 
 use crate::{
     Protocol,
@@ -22,6 +32,7 @@ use crate::{
     config::model::StatusSet,
     connection::{Transport, connect},
     node::{NodeReport, REPORT_HEADER},
+    target::Target,
     tls,
 };
 
@@ -50,9 +61,10 @@ impl ProbeReport {
 }
 
 /// Report of an app that uses `edgeway-node`, in the response to a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FoundReport {
     /// There was no response, or its report is invalid.
+    #[default]
     Unknown,
     /// There was a response without a report.
     Absent,
@@ -116,38 +128,90 @@ pub(super) struct HttpPlan {
     pub(super) json: bool,
 }
 
-/// Checks a backend once. Returns the report of its app, true if it passes, and a text on the result;
-/// nothing if the plan makes no request.
-pub(crate) async fn probe(
-    plan: &ProbePlan,
-    protocol: Protocol,
-    backend: &Backend,
-) -> Option<(FoundReport, bool, String)> {
-    let http = match &plan.how {
-        ProbeMethod::Tcp => None,
-        ProbeMethod::Http(plan) => Some((plan, request(plan, protocol, backend)?)),
-    };
-    // As the upstream's requests use it, on connections of its own.
-    let tls = backend.tls.as_ref().map(BackendTls::for_checks);
-    let mut report = FoundReport::Unknown;
-    let check = async {
-        // With TLS this includes the handshake.
-        let transport = connect(&backend.target, tls.as_ref(), plan.timeout).await?;
-        match http {
-            Some((plan, request)) => plan.ask(request, transport, &mut report).await,
-            None => Ok(HealthWord::Ok),
+/// Checker of one backend.
+pub(crate) struct Prober {
+    probed: Probed,
+    timeout: Duration,
+    /// TLS as the upstream's requests use it, on connections of its own.
+    tls: Option<BackendTls>,
+    http: Option<HttpCheck>,
+}
+
+struct HttpCheck {
+    plan: Arc<HttpPlan>,
+    request: Request<Bytes>,
+    /// Set by a check that passes as degraded.
+    degraded: AtomicBool,
+    /// Report in the last response.
+    report: Mutex<FoundReport>,
+}
+
+impl Prober {
+    pub(crate) fn new(plan: &ProbePlan, protocol: Protocol, backend: &Backend) -> Option<Self> {
+        let http = match &plan.how {
+            ProbeMethod::Tcp => None,
+            ProbeMethod::Http(plan) => Some(HttpCheck {
+                request: request(plan, protocol, backend)?,
+                plan: Arc::clone(plan),
+                degraded: AtomicBool::default(),
+                report: Mutex::default(),
+            }),
+        };
+        Some(Self {
+            probed: Probed {
+                addr: backend.target.socket_address()?,
+                weight: 1,
+                ext: Extensions::new(),
+            },
+            timeout: plan.timeout,
+            tls: backend.tls.as_ref().map(BackendTls::for_checks),
+            http,
+        })
+    }
+
+    /// Takes what the last check has found.
+    pub(crate) fn take_report(&self) -> FoundReport {
+        let http = self.http.as_ref();
+        http.map_or(FoundReport::Unknown, |http| {
+            mem::take(&mut *http.report.lock())
+        })
+    }
+
+    fn is_degraded(&self) -> bool {
+        let http = self.http.as_ref();
+        http.is_some_and(|http| http.degraded.load(Ordering::Relaxed))
+    }
+
+    /// Runs the check; returns true if the backend passes, and a text on the result.
+    pub(crate) async fn probe(&self) -> (bool, String) {
+        match tokio::time::timeout(self.timeout, self.check(&self.probed)).await {
+            Ok(Ok(())) if self.is_degraded() => (true, DEGRADED.to_owned()),
+            Ok(Ok(())) => (true, "ok".to_owned()),
+            Ok(Err(error)) => (false, words(&error)),
+            Err(_) => (
+                false,
+                format!("no complete response within {:?}", self.timeout),
+            ),
         }
-    };
-    let (passed, text) = match tokio::time::timeout(plan.timeout, check).await {
-        Ok(Ok(HealthWord::Degraded)) => (true, DEGRADED.to_owned()),
-        Ok(Ok(HealthWord::Ok)) => (true, "ok".to_owned()),
-        Ok(Err(error)) => (false, words(&error)),
-        Err(_) => (
-            false,
-            format!("no complete response within {:?}", plan.timeout),
-        ),
-    };
-    Some((report, passed, text))
+    }
+}
+
+#[async_trait]
+impl HealthCheck for Prober {
+    async fn check(&self, probed: &Probed) -> Result<()> {
+        let target = Target::try_from(&probed.addr)?;
+        // With TLS this includes the handshake.
+        let transport = connect(&target, self.tls.as_ref(), self.timeout).await?;
+        match &self.http {
+            Some(http) => http.ask(transport).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Results are counted in [`super::state`].
+    fn health_threshold(&self, _success: bool) -> usize {
+        1
+    }
 }
 
 /// Builds the request of a check.
@@ -182,50 +246,54 @@ fn request(plan: &HttpPlan, protocol: Protocol, backend: &Backend) -> Option<Req
     request.body(Bytes::new()).ok()
 }
 
-impl HttpPlan {
-    async fn ask(
-        &self,
-        request: Request<Bytes>,
-        transport: Transport,
-        report: &mut FoundReport,
-    ) -> Result<HealthWord> {
-        let is_h2 = request.version() == Version::HTTP_2;
-        if is_h2 && !transport.may_speak_h2() {
+impl HttpCheck {
+    async fn ask(&self, transport: Transport) -> Result<()> {
+        if self.request.version() == Version::HTTP_2 && !transport.may_speak_h2() {
             return Error::e_explain(ErrorType::H2Error, "not negotiated by TLS");
         }
-        let response = exchange_over(transport, request, None, async |response, body| {
-            *report = match response.headers.get(REPORT_HEADER) {
-                None => FoundReport::Absent,
-                Some(value) => NodeReport::parse(value.as_bytes())
-                    .map_or(FoundReport::Unknown, FoundReport::Valid),
-            };
-            if !self.expect.contains(response.status.as_u16()) {
-                return Ok(None);
-            }
-            if self.json {
-                return collect(body, MAX_BODY_LEN).await.map(Some);
-            }
-            drain(body).await?;
-            Ok(Some(Bytes::new()))
-        });
+        let response = exchange_over(
+            transport,
+            self.request.clone(),
+            None,
+            async |response, body| {
+                *self.report.lock() = match response.headers.get(REPORT_HEADER) {
+                    None => FoundReport::Absent,
+                    Some(value) => NodeReport::parse(value.as_bytes())
+                        .map_or(FoundReport::Unknown, FoundReport::Valid),
+                };
+                if !self.plan.expect.contains(response.status.as_u16()) {
+                    return Ok(None);
+                }
+                if self.plan.json {
+                    return collect(body, MAX_BODY_LEN).await.map(Some);
+                }
+                drain(body).await?;
+                Ok(Some(Bytes::new()))
+            },
+        );
         let (response, body) = match response.await {
             Ok(response) => response.into_parts(),
             Err(FetchError::TooLong(_)) => {
                 return Error::e_explain(BODY, "it is longer than 64 KiB");
             }
-            Err(error) => {
-                let etype = match &error {
-                    _ if is_h2 => ErrorType::H2Error,
-                    FetchError::Http(error) if error.is_parse() => ErrorType::InvalidHTTPHeader,
-                    _ => ErrorType::ConnectionClosed,
-                };
-                return Error::e_explain(etype, error.to_string());
-            }
+            Err(error) => return Error::e_explain(self.etype(&error), error.to_string()),
         };
-        match body {
-            None => Error::e_explain(ErrorType::HTTPStatus(response.status.as_u16()), ""),
-            Some(body) if self.json => status_of(&body),
-            Some(_) => Ok(HealthWord::Ok),
+        let word = match body {
+            None => return Error::e_explain(ErrorType::HTTPStatus(response.status.as_u16()), ""),
+            Some(body) if self.plan.json => status_of(&body)?,
+            Some(_) => HealthWord::Ok,
+        };
+        let is_degraded = word == HealthWord::Degraded;
+        self.degraded.store(is_degraded, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns the type of the error of a check without a whole response.
+    fn etype(&self, error: &FetchError) -> ErrorType {
+        match error {
+            _ if self.request.version() == Version::HTTP_2 => ErrorType::H2Error,
+            FetchError::Http(error) if error.is_parse() => ErrorType::InvalidHTTPHeader,
+            _ => ErrorType::ConnectionClosed,
         }
     }
 }

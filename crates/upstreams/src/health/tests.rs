@@ -9,6 +9,7 @@ use tokio::{
     net::TcpListener,
 };
 
+use super::Prober;
 use crate::{
     BackendStatus, Outcome, Protocol, Upstream,
     base::clock::Clock,
@@ -46,8 +47,8 @@ async fn probe(health: &str, address: SocketAddr) -> (bool, String) {
     let upstream = bench.upstream(&format!("{{ backends: ['{address}'], health: {health} }}"));
     let plan = upstream.probing.plan();
     let backend = upstream.backends().remove(0);
-    let (_, passed, text) = super::probe(plan, Protocol::Http1, &backend).await.unwrap();
-    (passed, text)
+    let prober = Prober::new(plan, Protocol::Http1, &backend).unwrap();
+    prober.probe().await
 }
 
 #[tokio::test]
