@@ -130,7 +130,7 @@ fn dependencies_keep_the_rules() {
 
 /// Limit on the packages that the binary is built from, ours and procedural macros among them. Each is
 /// built by everyone, audited and updated; a change that raises the limit says why in the commit's body.
-const MAX_PACKAGES: usize = 459;
+const MAX_PACKAGES: usize = 460;
 
 /// Returns the lines of `cargo tree`, without marks of repetition.
 fn cargo_tree(arguments: &[&str]) -> BTreeSet<String> {
