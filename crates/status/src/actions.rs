@@ -200,7 +200,7 @@ impl FromStr for BackendName {
         match text.split_once('/') {
             // The path of a unix socket has slashes of its own.
             Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => {
-                Ok(Self::new(upstream, address))
+                Ok(BackendName::new(upstream, address))
             }
             _ => Err("write UPSTREAM/ADDRESS, such as web/127.0.0.1:3001".to_owned()),
         }

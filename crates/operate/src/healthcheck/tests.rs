@@ -61,6 +61,7 @@ fn mistakes_are_refused_with_the_form_to_write() {
         let refused = options(line).map(drop).unwrap_err();
         assert!(refused.contains(part), "{line}: {refused}");
     }
+    edgeway_core::registry::register(&[], []).ok();
     assert!(run(&options("").unwrap()).is_err());
 }
 
