@@ -28,6 +28,7 @@ impl Programs for Recorded {
 }
 
 fn options(line: &str) -> Result<HealthcheckOptions, String> {
+    edgeway_core::registry::register(&[], []).ok();
     let words = std::iter::once("x").chain(line.split_whitespace());
     let parsed = Line::try_parse_from(words).map_err(|error| error.to_string())?;
     probes(&parsed.options)?;
@@ -61,7 +62,6 @@ fn mistakes_are_refused_with_the_form_to_write() {
         let refused = options(line).map(drop).unwrap_err();
         assert!(refused.contains(part), "{line}: {refused}");
     }
-    edgeway_core::registry::register(&[], []).ok();
     assert!(run(&options("").unwrap()).is_err());
 }
 
