@@ -426,7 +426,7 @@ mod tests {
         let path = folder.path().join("edgeway.yaml");
         std::fs::write(folder.path().join("token"), "0123456789abcdef\n").unwrap();
         std::fs::write(&path, yaml).unwrap();
-        edgeway_core::registry::register(&[], []).ok();
+        edgeway_core::chain::testkit::without_filters();
         let written = ConfiguredAdmin::read(&path);
         let folder = folder.path().display().to_string();
         let targets = written.targets.unwrap_or_default();

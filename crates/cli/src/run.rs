@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     fn lines(yaml: &str) -> Vec<String> {
-        edgeway_core::registry::register(&[], []).ok();
+        edgeway_core::chain::testkit::without_filters();
         let file = gateway::load_text("t", yaml).file.unwrap();
         summary(&file, Path::new("/srv/edgeway.yaml"))
     }

@@ -1,5 +1,5 @@
-//! Filters whose types the gateway, the proxy and the process read, such as the cache of a route.
-//! Those that nothing looks into, and the list of all, are above: in `crates/filters`.
+//! Filters whose types the gateway, the proxy and the process read, such as the cache of a route. The
+//! other filters, and the list of all, are in `crates/filters`.
 
 #[macro_use(filter_kind)]
 extern crate edgeway_core;

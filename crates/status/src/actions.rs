@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_refused_configuration_is_reported_in_full() {
-        edgeway_core::registry::register(&[], []).ok();
+        edgeway_core::chain::testkit::without_filters();
         let loaded = gateway::load_text("x.yaml", "listners: []\nroutes: []\n");
         let refused = ActionError::configuration(&loaded.sources, &loaded.diagnostics);
         assert_eq!(refused.status, 422);

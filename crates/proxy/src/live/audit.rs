@@ -406,7 +406,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
                     routes: [{ match: {}, respond: ok }]\naudit_log: { file: audit.log }\n";
-        edgeway_core::registry::register(&[], []).ok();
+        edgeway_core::chain::testkit::without_filters();
         let file = load_text("t.yaml", yaml).file.unwrap();
         let world = World::default();
         let (gateway, _) = compile(&file, Path::new(folder.path()), &world);
