@@ -35,6 +35,8 @@ use crate::{
 
 /// Capacity that fits most header sections.
 const HEADER_SECTION: usize = 1024;
+/// Room for a read of a request body.
+const ROOM: usize = 16 * 1024;
 /// Capacity for bytes that are discarded.
 const DISCARDED: usize = 1024;
 /// Time between two checks for a client that sends no more.
@@ -58,6 +60,10 @@ pub(crate) trait ClientIo: AsyncRead + AsyncWrite + Unpin + Send + Sync + Any {
 
     /// Returns true if the client has sent all of its request: it may send no more, and still read.
     fn is_request_complete(&self) -> bool;
+
+    /// Takes the bytes of the request's body that are here, so that they need not be copied. `None`
+    /// if there are none, or if they are not valid: then reading shows it.
+    fn take_body(&mut self) -> Option<BytesMut>;
 
     /// Takes the error with which the socket has ended.
     fn take_error(&self) -> Option<io::Error>;
@@ -200,6 +206,13 @@ impl Http1Stream {
         cx: &mut Context<'_>,
         input: &mut BytesMut,
     ) -> Poll<Result<usize>> {
+        if input.is_empty()
+            && let Some(body) = self.io.take_body()
+        {
+            *input = body;
+            return Poll::Ready(Ok(input.len()));
+        }
+        input.reserve(ROOM);
         let read = pin!(self.io.read_buf(input)).poll(cx);
         read.map(|read| {
             let read = read.or_err(ErrorType::ReadError, "reading a request body");

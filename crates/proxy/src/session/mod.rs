@@ -47,8 +47,6 @@ use crate::{
 
 const GONE: &str = "the client left before its response was complete";
 const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");
-/// Room for a read of a request body.
-const ROOM: usize = 16 * 1024;
 /// Time that a client may go on sending after the response (nginx: `lingering_time`).
 const LINGER_TIME: Duration = Duration::from_secs(30);
 /// Time that it may pause in this (nginx: `lingering_timeout`).
@@ -285,7 +283,6 @@ impl Client {
                 if let Some(piece) = framing.take(&mut body.input).map_err(Error::into_down)? {
                     break piece;
                 }
-                body.input.reserve(ROOM);
                 if ready!(stream.poll_input(cx, &mut body.input))? == 0 {
                     break framing.close().map_err(Error::into_down)?;
                 }

@@ -11,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
-use super::{ConnIo, READ_BUFFER};
+use super::ConnIo;
 
 impl ConnIo {
     /// Reads more bytes of a header section, and waits for its first ones without a buffer.
@@ -30,7 +30,7 @@ impl ConnIo {
         if self.input.is_empty() {
             ready!(self.transport.poll_arrival(cx))?;
         }
-        self.input.reserve(READ_BUFFER);
+        self.input.reserve(self.room);
         pin!(self.transport.read_buf(&mut self.input)).poll(cx)
     }
 

@@ -46,6 +46,9 @@ use crate::{
 const WRITE_BUFFER: usize = 4096;
 /// Capacity that fits most request heads; a longer one makes the buffer grow.
 const READ_BUFFER: usize = 2048;
+/// Capacity for the next request of a client whose last one had a longer body than fits there: one
+/// read takes its headers and the beginning of its body.
+const LONG_READ_BUFFER: usize = READ_BUFFER + 16 * 1024;
 /// Limit on bytes of further requests that may wait while one is in flight.
 const MAX_PIPELINED: usize = 16 * 1024;
 /// Limit on empty lines before a request (RFC 9112, 2.2, requires one).
@@ -68,6 +71,8 @@ pub(super) struct ConnIo {
     remainder: BodyRemainder,
     /// Length of the current request's header section, and the framing of its body.
     request: (usize, BodyFraming),
+    /// Capacity to read the next header section with.
+    room: usize,
     /// Requests that the listener takes on a connection.
     most_requests: u32,
     output: Vec<u8>,
@@ -101,6 +106,7 @@ impl ConnIo {
             scanner: Scanner::default(),
             remainder: BodyRemainder::Bytes(0),
             request: (0, BodyFraming::None),
+            room: READ_BUFFER,
             most_requests: 1,
             output: Vec::new(),
             is_pipelined: false,
@@ -195,6 +201,11 @@ impl ConnIo {
         let head = shared_copy(&self.input[..length]);
         self.input.advance(length);
         self.remainder = BodyRemainder::new(body);
+        self.room = match body {
+            BodyFraming::None => READ_BUFFER,
+            BodyFraming::Length(rest) if length as u64 + rest <= READ_BUFFER as u64 => READ_BUFFER,
+            BodyFraming::Length(_) | BodyFraming::Chunked => LONG_READ_BUFFER,
+        };
         head
     }
 
@@ -480,6 +491,17 @@ impl ClientIo for ConnIo {
         self.remainder.is_complete()
             && !self.connection.is_tunnel()
             && self.connection.close_reason().is_none()
+    }
+
+    fn take_body(&mut self) -> Option<BytesMut> {
+        if self.input.is_empty() || self.remainder.is_complete() || self.connection.is_tunnel() {
+            return None;
+        }
+        let count = self.remainder.take(&self.input, false)?;
+        if count == self.input.len() {
+            return Some(std::mem::take(&mut self.input));
+        }
+        Some(self.input.split_to(count))
     }
 
     fn take_error(&self) -> Option<io::Error> {

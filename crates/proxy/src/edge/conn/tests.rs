@@ -110,3 +110,86 @@ async fn a_waiting_connection_has_the_limits_that_its_listener_has_now() {
     assert!(matches!(wait, HeadWait::Refused(_)), "{wait:?}");
     assert_eq!(&*io.connection().listener.name(), "renamed");
 }
+
+/// Returns a request with a body that `dice` draws, and the bytes of that body as they are sent.
+fn drawn_request(dice: &mut fastrand::Rng) -> (Vec<u8>, Vec<u8>) {
+    let content = vec![dice.u8(..); [0, 1, 900, 2000, 9000, 16_384, 50_000][dice.usize(0..7)]];
+    let (line, body) = match dice.u8(0..3) {
+        0 => (String::new(), Vec::new()),
+        1 => (format!("content-length: {}\r\n", content.len()), content),
+        _ => {
+            let mut body = Vec::new();
+            for chunk in content.chunks(dice.usize(1..20_000)) {
+                body.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+                body.extend([chunk, b"\r\n"].concat());
+            }
+            body.extend(b"0\r\n\r\n");
+            ("transfer-encoding: chunked\r\n".to_owned(), body)
+        }
+    };
+    let head = format!("POST / HTTP/1.1\r\nhost: a\r\n{line}\r\n");
+    ([head.as_bytes(), &body].concat(), body)
+}
+
+#[tokio::test]
+async fn a_body_is_read_whole_whether_it_is_here_or_comes_later() {
+    let seed = edgeway_testkit::drawn();
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut ways = [0, 0];
+    for _ in 0..20 {
+        let (mut io, mut client) = pair();
+        let requests: Vec<_> = (0..8).map(|_| drawn_request(&mut dice)).collect();
+        let sent: Vec<u8> = requests.iter().flat_map(|(all, _)| all.clone()).collect();
+        let piece = dice.usize(1..40_000);
+        let send = async {
+            for piece in sent.chunks(piece) {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let read = async {
+            for (index, (_, expected)) in requests.iter().enumerate() {
+                let head = io.next_head(false).await;
+                assert!(matches!(head, HeadWait::Request), "seed {seed}: {head:?}");
+                drop(io.take_head());
+                let mut body = BytesMut::new();
+                while !io.is_request_complete() {
+                    if let Some(here) = io.take_body() {
+                        assert!(!here.is_empty(), "seed {seed}");
+                        body.extend_from_slice(&here);
+                        ways[0] += 1;
+                    } else {
+                        let count = io.read_buf(&mut body).await.unwrap();
+                        assert_ne!(count, 0, "seed {seed}");
+                        ways[1] += 1;
+                    }
+                }
+                assert!(body == expected[..], "seed {seed}, request {index}");
+            }
+        };
+        tokio::join!(send, read);
+    }
+    assert!(ways.iter().all(|times| *times > 20), "{ways:?}");
+}
+
+#[tokio::test]
+async fn one_read_takes_a_request_whose_client_sends_long_bodies() {
+    let (mut io, mut client) = pair();
+    let body = vec![b'x'; 16_384];
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 16384\r\n\r\n";
+    for is_first in [true, false] {
+        let request = [&head[..], &body].concat();
+        client.write_all(&request).await.unwrap();
+        let wait = io.next_head(false).await;
+        assert!(matches!(wait, HeadWait::Request), "{wait:?}");
+        drop(io.take_head());
+        let mut here = io.take_body().expect("it came with the header section");
+        assert_eq!(here.len() == body.len(), !is_first);
+        while here.len() < body.len() {
+            assert_ne!(io.read_buf(&mut here).await.unwrap(), 0);
+        }
+        assert!(here == body[..]);
+        assert_eq!(io.buffered(), 0);
+        io.idle();
+    }
+}
