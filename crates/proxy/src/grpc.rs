@@ -1,11 +1,12 @@
 //! gRPC as far as a proxy must know it: recognises calls, reads their timeouts, and turns failures
 //! of the gateway into a gRPC status.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 pub(super) use edgeway_base::http::is_call;
 use edgeway_core::chain::{Reply, ReplyBody};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -84,15 +85,8 @@ fn call_status(status: StatusCode) -> u16 {
 
 /// Encodes `text` as gRPC's `Percent-Encoded`: printable ASCII except `%` stays.
 fn percent_encoded(text: &str) -> HeaderValue {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if matches!(byte, b' '..=b'~') && byte != b'%' {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _infallible = write!(out, "%{byte:02X}");
-        }
-    }
+    const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+    let out = utf8_percent_encode(text, ENCODED).to_string();
     HeaderValue::try_from(out).expect("printable ASCII is a value")
 }
 

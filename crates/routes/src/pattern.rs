@@ -2,6 +2,7 @@
 
 use derive_more::Display;
 use edgeway_base::spelling;
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use super::{
     InvalidValue, Slashes, host_of,
@@ -297,13 +298,7 @@ fn check_normal(text: &str, slashes: Slashes) -> Result<(), InvalidValue> {
         );
     }
     if !text.is_ascii() {
-        let encoded: String = text
-            .bytes()
-            .map(|b| match b {
-                0x80.. => format!("%{b:02X}"),
-                _ => char::from(b).to_string(),
-            })
-            .collect();
+        let encoded = utf8_percent_encode(text, &AsciiSet::EMPTY);
         return refuse("it has letters beyond ASCII", format!("write `{encoded}`"));
     }
     match normalise(text.as_bytes(), slashes) {

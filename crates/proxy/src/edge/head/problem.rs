@@ -1,14 +1,21 @@
 //! Single table of problems of a head: status, reason word, a sentence.
 
-use std::fmt::Write as _;
-
 use http::StatusCode;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::connection::refusal::Refusal;
 
 /// Length limit of a target in the log.
 const LOGGED_TARGET: usize = 1024;
 const LOGGED_METHOD: usize = 32;
+/// Characters that the log shows percent-encoded, as they are not allowed in a target.
+const NOT_IN_TARGETS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`')
+    .add(b'#');
 
 edgeway_base::enum_table! {
     /// Problem of a head, with its status, the reason word for log, metric and status page, and a
@@ -102,17 +109,8 @@ fn first_words(input: &[u8]) -> (Option<String>, Option<String>) {
     }
     let version = rest.windows(6).rposition(|piece| piece == b" HTTP/");
     let target = &rest[..version.unwrap_or(rest.len())];
-    let mut text = String::new();
-    for byte in &target[..target.len().min(LOGGED_TARGET)] {
-        // A byte that is not allowed in a target is shown percent-encoded.
-        match byte {
-            b'!'..=b'~' if !matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#') => {
-                text.push(char::from(*byte));
-            }
-            // Writing to a string cannot fail.
-            _ => drop(write!(text, "%{byte:02X}")),
-        }
-    }
+    let target = &target[..target.len().min(LOGGED_TARGET)];
+    let text = percent_encode(target, NOT_IN_TARGETS).to_string();
     let method = String::from_utf8_lossy(method).into_owned();
     (Some(method), Some(text).filter(|text| !text.is_empty()))
 }
