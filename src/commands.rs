@@ -187,8 +187,29 @@ enum Command {
 const NEED_LINUX: &str = "rollout deploy rollback switch resume supervise-instance \
     retire-releases scale healthcheck monitor upgrade";
 
-/// Adds to the error of `edgeway check FILE` how a configuration is given.
+/// Words of other programs, and what to write in their place.
+const WORDS_OF_OTHERS: &str = "\
+start serve: to serve a configuration, write 'edgeway run'
+test validate: to find its problems, write 'edgeway check'
+restart: write 'edgeway reload' for a changed file, 'edgeway upgrade' for a new program
+stop: Ctrl-C or 'systemctl stop edgeway' ends a gateway; 'edgeway status' has its process id
+version: write 'edgeway --version'";
+
+/// Adds to the error of `edgeway check FILE` how a configuration is given, and to that of
+/// `edgeway start` the command that does it.
 fn with_tip(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
+        let mut known = WORDS_OF_OTHERS.lines().filter_map(|it| it.split_once(": "));
+        let known = known.find(|(words, _)| words.split(' ').any(|one| one == word));
+        // The names that look alike would mislead, and one of them may be hidden.
+        if let Some((_, tip)) = known {
+            let tip = tip.replace("'edgeway ", &format!("'{} ", out::program()));
+            let tip = ContextValue::StyledStrs(vec![tip.into()]);
+            error.remove(ContextKind::SuggestedSubcommand);
+            error.insert(ContextKind::Suggested, tip);
+        }
+        return error;
+    }
     if let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)
         && let Some("yaml" | "yml") = file.rsplit_once('.').map(|(_, ending)| ending)
     {

@@ -140,9 +140,7 @@ async fn a_refused_reload_reports_what_check_reports() {
     assert_eq!(refused.status, 1);
     assert!(
         refused.stderr.contains("no gateway of")
-            && refused
-                .stderr
-                .contains("for the one here, name its file (`-c FILE`)"),
+            && refused.stderr.contains("for the one here, add `--socket "),
         "{}",
         refused.stderr
     );

@@ -122,6 +122,18 @@ fn a_command_that_does_not_exist_is_refused_on_stderr() {
     assert_eq!(ran.status, 2);
     assert_eq!(ran.stdout, "");
     assert!(ran.stderr.contains("'check'"), "{}", ran.stderr);
+    // Words of other programs lead to the command that does it, not to one that looks alike.
+    for (word, command) in [
+        ("start", "'edgeway run'"),
+        ("stop", "'systemctl stop edgeway'"),
+        ("restart", "'edgeway reload'"),
+        ("test", "'edgeway check'"),
+        ("version", "'edgeway --version'"),
+    ] {
+        let stderr = edgeway(&[word]).stderr;
+        assert!(stderr.contains(command), "{word}: {stderr}");
+        assert!(!stderr.contains("similar"), "{word}: {stderr}");
+    }
     for command in ["check", "run", "reload"] {
         let ran = edgeway(&[command, "site.yaml"]);
         assert_eq!(ran.status, 2);

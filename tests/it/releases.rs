@@ -423,8 +423,9 @@ async fn a_build_that_never_gets_healthy_changes_nothing() {
     ];
     let ran = edgeway(&site.gateway, &deploy).await;
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    // What the app printed last says more than that it does not listen.
     assert!(
-        ran.stderr.contains("is not healthy after 4s"),
+        ran.stderr.contains("is not healthy after 4s") && ran.stderr.contains("\n  Node.js v"),
         "{}",
         ran.stderr
     );

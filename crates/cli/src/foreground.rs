@@ -3,6 +3,7 @@
 
 use std::{
     fmt::Write as _,
+    io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -96,7 +97,7 @@ fn failure(error: &BootError) -> String {
     }
     let mut message = format!("edgeway: {}", error::chain(error));
     let Some((address, holder)) = taken(error) else {
-        return message;
+        return failure_of_file(error);
     };
     let port = address.port();
     let free = (port..port.saturating_add(100))
@@ -124,13 +125,32 @@ pub fn failure_of_file(error: &BootError) -> String {
              `edgeway reload`"
         };
         let _infallible = write!(message, "\nhelp: {holder}, {instead}");
+    } else if let Some((address, kind)) = error.unbound_address() {
+        message.push_str(&missing_right(&address, kind));
     }
     message
 }
 
+/// Returns the remedy for a port that this user may not listen on, or nothing for other reasons.
+fn missing_right(address: &str, kind: io::ErrorKind) -> String {
+    if kind != io::ErrorKind::PermissionDenied || address.starts_with("unix:") {
+        return String::new();
+    }
+    let program = std::env::current_exe().unwrap_or_else(|_| "edgeway".into());
+    format!(
+        "\nhelp: ports below 1024 need a right, which the unit `edgeway.service` has: start that, \
+         give the right to the program (`sudo setcap cap_net_bind_service=+ep {}`), or write \
+         another port",
+        program.display()
+    )
+}
+
 /// Returns the address that another program has, and what to do with that program.
 fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
-    let address = error.taken_address()?;
+    let (address, kind) = error.unbound_address()?;
+    if kind != io::ErrorKind::AddrInUse {
+        return None;
+    }
     let every = address.strip_prefix(':').map(|port| format!("[::]:{port}"));
     let address: SocketAddr = every.unwrap_or(address).parse().ok()?;
     let port = address.port();
@@ -214,5 +234,20 @@ mod tests {
         assert!(holder(port).unwrap().contains(&pid));
         drop(listener);
         assert_eq!(holder(port), None);
+    }
+
+    #[test]
+    fn a_port_that_needs_a_right_has_a_remedy() {
+        let denied = missing_right(":80", io::ErrorKind::PermissionDenied);
+        assert!(
+            denied.contains("setcap cap_net_bind_service=+ep /"),
+            "{denied}"
+        );
+        // No right of ports opens a folder.
+        assert_eq!(
+            missing_right("unix:/a", io::ErrorKind::PermissionDenied),
+            ""
+        );
+        assert_eq!(missing_right(":80", io::ErrorKind::AddrNotAvailable), "");
     }
 }

@@ -13,7 +13,6 @@ use edgeway_config::{
 };
 use edgeway_gateway::{self as gateway, Loaded};
 use edgeway_process::{boot, last_good, log};
-use edgeway_status::admin_socket;
 
 use super::{ConfigOption, Failure, check, foreground, out};
 
@@ -129,7 +128,6 @@ fn summary(file: &File, path: &Path) -> Vec<String> {
             out::counted(file.upstreams.len(), "upstream"),
             path.display()
         ),
-        format!("  admin: {}", admin(file)),
         "Ctrl-C ends it; in another terminal, `edgeway status` shows what it does.".to_owned(),
     ]
 }
@@ -153,27 +151,6 @@ fn shown(listener: &ListenerConfig) -> String {
         format!("{scheme}://localhost:{port}")
     } else {
         format!("{scheme}://{address}")
-    }
-}
-
-/// Returns where the admin API is.
-fn admin(file: &File) -> String {
-    let usual = admin_socket::usual;
-    let socket = file.admin.socket.as_ref();
-    let socket = socket.map_or_else(usual, |socket| socket.value.clone());
-    let address = file.admin.address.as_ref();
-    let address = address.map_or_else(
-        || foreground::ADMIN.to_string(),
-        |address| address.value.clone(),
-    );
-    let places = [
-        (socket.as_os_str() != "off").then(|| socket.display().to_string()),
-        (address != "off").then(|| format!("http://{address}")),
-    ];
-    let places: Vec<String> = places.into_iter().flatten().collect();
-    match places.as_slice() {
-        [] => "off".to_owned(),
-        some => some.join(", "),
     }
 }
 
@@ -230,20 +207,11 @@ mod tests {
              routes: [{ match: { path: /* }, respond: ok }]\n",
         );
         assert_eq!(
-            found[..3],
+            found[..2],
             [
                 "edgeway: serving http://localhost:80, https://10.0.0.7:443, unix:/run/a.sock",
                 "  1 route and 0 upstreams of /srv/edgeway.yaml",
-                "  admin: a.sock",
             ]
         );
-        let listener = "listeners: [{ address: 127.0.0.1:8080 }]\n\
-                        routes: [{ match: { path: /* }, respond: ok }]\n";
-        let usual = lines(listener);
-        assert!(usual[2].ends_with(", http://127.0.0.1:9900"), "{usual:?}");
-        let off = lines(&format!(
-            "{listener}admin: {{ address: off, socket: \"off\" }}\n"
-        ));
-        assert_eq!(off[2], "  admin: off");
     }
 }

@@ -356,8 +356,8 @@ impl Compiler<'_> {
                 if let Some(error) = error {
                     self.at(folder.place, "edgeway::upstream::folder").warn(
                         format!("cannot read the build of `{name}`: {error}"),
-                        "no page is shared until there is a build: write the folder in which \
-                         `next build` leaves `BUILD_ID`, usually `.next`",
+                        "no page is shared until there is a build: run `next build`, or write the \
+                         folder in which it leaves `BUILD_ID`, usually `.next`",
                     );
                 }
                 let watch = Arc::new(watch);

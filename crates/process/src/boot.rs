@@ -94,8 +94,8 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// Returns the address that another program has, of a listener or of the admin listener.
-    pub fn taken_address(&self) -> Option<String> {
+    /// Returns the address that could not be bound, of a listener or of the admin listener, and why.
+    pub fn unbound_address(&self) -> Option<(String, io::ErrorKind)> {
         let (address, source) = match self {
             Self::Start(StartError::Listener(error)) => {
                 (error.source.address.clone(), &error.source.source)
@@ -105,7 +105,7 @@ impl BootError {
             }
             _ => return None,
         };
-        (source.kind() == io::ErrorKind::AddrInUse).then_some(address)
+        Some((address, source.kind()))
     }
 
     /// Returns true if the admin listener is the problem.

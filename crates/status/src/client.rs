@@ -1,6 +1,9 @@
 //! Client of a running gateway's admin listener, for the command line.
 
-use std::{io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
+use std::{
+    fmt::Write as _, io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::PathBuf,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use derive_more::Display;
@@ -320,7 +323,15 @@ pub(super) fn read<T: DeserializeOwned>(
     }
     let error = body.get_mut("error").map(Value::take);
     let refused = error.and_then(|error| serde_json::from_value(error).ok());
-    let refused = refused.ok_or_else(stranger)?;
+    let mut refused: ActionError = refused.ok_or_else(stranger)?;
+    if refused.reason == OTHER_CONFIGURATION {
+        let option = match target {
+            Target::Socket(path) => format!("--socket {}", path.display()),
+            Target::Address(address) => format!("--admin {address}"),
+        };
+        let message = &mut refused.message;
+        let _infallible = write!(message, "; for the one here, add `{option}`");
+    }
     Err(ClientError::Refused {
         target: target.clone(),
         refused: Box::new(refused),

@@ -119,7 +119,8 @@ async fn run_says_on_a_terminal_what_it_serves() {
         format!("edgeway: serving http://localhost:{port}"),
         "1 route and 1 upstream of ".to_owned(),
         "project/edgeway.yaml".to_owned(),
-        "admin: own.sock".to_owned(),
+        // The log names what the admin API listens on, which the file alone does not tell.
+        "\"own.sock\"".to_owned(),
     ];
     let plain = home.start(&["run"]).await;
     let shown = until(Duration::from_millis(500), &mut async || {

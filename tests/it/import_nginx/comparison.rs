@@ -160,7 +160,7 @@ async fn a_site_with_tls_is_compared_by_its_name() {
     // Nothing is sent to a site whose certificate nobody knows.
     let (is_equal, text) = compare_with(&url, to, (&config, &log), &[]).await;
     assert!(
-        !is_equal && text.contains("nginx does not respond"),
+        !is_equal && text.contains("nginx does not respond") && text.contains("--ca FILE"),
         "{text}"
     );
 }

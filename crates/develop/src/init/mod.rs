@@ -4,6 +4,7 @@ mod service;
 mod yaml;
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     path::{Path, PathBuf},
 };
@@ -59,7 +60,7 @@ pub fn run(options: &InitOptions) -> Result<(), Failure> {
     };
     let path = folder.join(FILE);
     write(&path, &draft.text(), options.force)?;
-    for problem in &project.problems {
+    for problem in project.problems.iter().chain(&unread(folder, &apps)) {
         out::note(&format!("warning: {problem}"));
     }
     out::note(&format!("wrote {}: {}", path.display(), draft.summary()));
@@ -79,6 +80,19 @@ pub fn run(options: &InitOptions) -> Result<(), Failure> {
     out::note("");
     out::note(&service::drop_ins(folder, &project, &apps));
     Ok(())
+}
+
+/// Returns warnings of the files in which Vercel has headers and redirects of the apps.
+fn unread(folder: &Path, apps: &[RunningApp]) -> BTreeSet<String> {
+    let files = apps.iter().map(|app| app.folder.join("vercel.json"));
+    let files = files.filter(|file| folder.join(file).is_file());
+    let warning = |file: PathBuf| {
+        format!(
+            "`{}` is not read: docs/guides/from-vercel.md says where each of its keys goes",
+            file.display()
+        )
+    };
+    files.map(warning).collect()
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), String> {
@@ -129,8 +143,9 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         format!("{} run{config}", out::program()),
         format!("then open http://localhost:{port}"),
     ));
-    let width = commands.iter().map(|(command, _)| command.len()).max();
-    let width = width.unwrap_or(0);
+    // A long command must not move the comments of all others out of the window.
+    let widths = commands.iter().map(|(command, _)| command.len());
+    let width = widths.filter(|width| *width <= 48).max().unwrap_or(0);
     let mut text = "Next:\n".to_owned();
     for (command, comment) in commands {
         let _infallible = writeln!(text, "  {command:width$}   # {comment}");

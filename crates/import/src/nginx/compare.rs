@@ -225,7 +225,10 @@ async fn compare(
     let (mut equal, mut differing, mut moving, mut bodies) = (0, 0, 0, 0);
     let mut text = String::new();
     for request in requests {
-        let why = |error| format!("nginx does not respond: {error}");
+        let why = |error: String| {
+            let error = error.replace("UnknownIssuer", "unknown CA; pass it with `--ca FILE`");
+            format!("nginx does not respond: {error}")
+        };
         let first = seen(nginx, request).await.map_err(why)?;
         let again = seen(nginx, request).await.map_err(why)?;
         let own = seen(gateway, request).await;

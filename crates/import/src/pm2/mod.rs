@@ -148,6 +148,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_environment_that_no_app_has_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ecosystem.json");
+        fs::write(&file, r#"[{ "script": "a.js", "env_staging": {} }]"#).unwrap();
+        let left = |env: &str| planned(&file, env, 0).unwrap()[0].left.join("\n");
+        assert!(left("stagign").contains("there is no `env_stagign`"));
+        for env in ["staging", "production"] {
+            assert!(!left(env).contains("there is no"), "{env}");
+        }
+    }
+
+    #[test]
     fn the_gateway_and_the_apps_have_different_ports() {
         let folder = tempfile::tempdir().unwrap();
         let mut options = Pm2Options {

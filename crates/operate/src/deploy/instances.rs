@@ -177,10 +177,28 @@ impl Instance {
             }
             StartMethod::Command(_) => {
                 let log = supervise::log_path(folder, self.port);
-                format!("its output is in `{}`", log.display())
+                let output = fs::read(&log).unwrap_or_default();
+                let end = last_lines(&String::from_utf8_lossy(&output));
+                let ends = if end.is_empty() {
+                    ""
+                } else {
+                    ", which ends with"
+                };
+                format!("its output is in `{}`{ends}{end}", log.display())
             }
         }
     }
+}
+
+/// Returns the end of the output of an app, long enough for what a crash of Node prints.
+fn last_lines(output: &str) -> String {
+    let lines: Vec<&str> = output.lines().filter(|line| !line.is_empty()).collect();
+    let end = &lines[lines.len().saturating_sub(12)..];
+    end.iter().fold(String::new(), |mut text, line| {
+        let shown = line.chars().filter(|c| !c.is_control());
+        text.extend("\n  ".chars().chain(shown));
+        text
+    })
 }
 
 fn unit(name: &str, port: u16) -> String {

@@ -45,7 +45,7 @@ struct Finding {
     check: &'static str,
     level: Level,
     message: String,
-    /// Next step, for a warning or an error.
+    /// Next step, if there is one.
     remedy: Option<String>,
 }
 

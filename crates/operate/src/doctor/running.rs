@@ -24,7 +24,10 @@ pub(super) fn check(findings: &mut Findings, snapshot: Result<Snapshot, String>)
     let snapshot = match snapshot {
         Ok(snapshot) => snapshot,
         Err(why) => {
-            findings.skipped(CHECK, format!("not asked: {why}"));
+            let (why, help) = why
+                .split_once("\nhelp: ")
+                .map_or((&*why, None), |(why, help)| (why, Some(help.to_owned())));
+            findings.push(CHECK, Level::Skipped, format!("not asked: {why}"), help);
             return;
         }
     };

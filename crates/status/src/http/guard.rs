@@ -130,8 +130,7 @@ impl Guard {
         let wanted = wanted.display();
         let message = format!(
             "no gateway of `{wanted}` was found: the one here {serves}\n\
-             help: start it with `edgeway run -c {wanted}`; for the one here, name its file \
-             (`-c FILE`) or its socket (`--socket PATH`)"
+             help: start it with `edgeway run -c {wanted}`"
         );
         (!is_own).then(|| ActionError::new(409, OTHER_CONFIGURATION, message))
     }

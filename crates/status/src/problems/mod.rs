@@ -290,10 +290,12 @@ impl ProblemList {
         } else if upstream.backends.is_empty() {
             let text = format!("upstream {name} has no backend, so its requests get 503");
             let look = match upstream.releases {
-                Some(_) => "`edgeway deploys`",
-                None => "the addresses of its name in DNS",
+                Some(_) => {
+                    format!("`edgeway deploys {name}`; `edgeway deploy {name} FOLDER` starts one")
+                }
+                None => "the addresses of its name in DNS".to_owned(),
             };
-            self.error("upstream_down", name, text, look);
+            self.error("upstream_down", name, text, &look);
         } else if upstream.backends.iter().all(is_drained) {
             let text =
                 format!("all backends of upstream {name} are drained, so its requests get 503");

@@ -1,7 +1,7 @@
 //! Tests of `edgeway init`: whatever the project is, the file has no findings, and an existing one
 //! is left alone.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use edgeway_config::model::BackendTarget;
 
@@ -527,4 +527,38 @@ fn a_server_with_tls_is_asked_with_tls() {
     ]);
     assert_eq!(backends, ["127.0.0.1:8443"], "{text}");
     assert!(text.contains("    tls: { name: localhost }\n"), "{text}");
+}
+
+/// Invariant: comments of commands are side by side, and a long command moves only its own.
+#[test]
+fn a_long_command_does_not_move_the_comments_of_others() {
+    let package =
+        "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"build\": \"next build\" } }";
+    let config = "module.exports = { output: 'standalone' }";
+    let (.., folder) = made(&[("package.json", package), ("next.config.js", config)]);
+    let mut project = Project::read(folder.path());
+    let apps = project.apps();
+    let text = next_commands(Path::new("."), &project, &apps, 8080);
+    let columns: Vec<usize> = text.lines().filter_map(|line| line.find(" # ")).collect();
+    assert!(
+        columns.iter().any(|column| *column > 60),
+        "the control: {text}"
+    );
+    let short: BTreeSet<&usize> = columns.iter().filter(|column| **column < 60).collect();
+    assert_eq!(short.len(), 1, "{text}");
+}
+
+#[test]
+fn settings_of_vercel_are_not_passed_over_in_silence() {
+    let package = "{ \"dependencies\": { \"next\": \"16\" } }";
+    let (.., folder) = made(&[("package.json", package)]);
+    let found = || unread(folder.path(), &Project::read(folder.path()).apps());
+    assert_eq!(found(), BTreeSet::new());
+    fs::write(folder.path().join("vercel.json"), "{}").unwrap();
+    let warnings: Vec<String> = found().into_iter().collect();
+    assert!(
+        warnings[0].contains("docs/guides/from-vercel.md"),
+        "{warnings:?}"
+    );
+    assert_eq!(warnings.len(), 1);
 }

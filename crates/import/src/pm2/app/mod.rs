@@ -386,6 +386,10 @@ impl App {
 /// The variables of `env`, and over them those of `env_NAME`, as PM2 merges them.
 fn environment(keys: &mut Keys<'_>, env: &str, left: &mut Vec<String>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
+    // PM2 warns too: it may be a misspelling, which loses all of these variables.
+    if env != "production" && keys.value(&[&format!("env_{env}")]).is_none() {
+        left.push(format!("`--env {env}`: there is no `env_{env}`"));
+    }
     for name in ["env".to_owned(), format!("env_{env}")] {
         let Some(Value::Object(variables)) = keys.value(&[&name]) else {
             continue;
