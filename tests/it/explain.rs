@@ -1,5 +1,7 @@
 //! `edgeway explain`, over the example of routes.
 
+use std::{fs, path::Path};
+
 use serde_json::Value;
 
 use crate::{
@@ -8,7 +10,9 @@ use crate::{
         client::{Request, get, post},
         fleet,
         front::Front,
+        gateway::Gateway,
         origins::NumberedOrigin,
+        seed,
     },
 };
 
@@ -456,5 +460,87 @@ async fn explain_has_what_other_routes_refuse_that_guard_the_request() {
         let found = refusal.map_or("", |at| &explained[at..at + note.len()]);
         assert_eq!(found, note, "{explained}");
         assert_eq!(gateway.get(path).await.status(), status, "{path}");
+    }
+}
+
+/// Invariant: an explanation has no credential of the request that it explains, as a text, as JSON and
+/// from the running gateway. The control: the rest of the URL is in it.
+#[tokio::test]
+async fn no_explanation_has_a_credential() {
+    let yaml = "
+listeners: [{ address: 127.0.0.1:0 }]
+upstreams: { web: { backends: ['127.0.0.1:1'], health: false } }
+rate_limits: { a: { rate: 5/s, key: 'query:token' }, b: { rate: 5/s, key: 'header:x-api-key' } }
+routes:
+  - { match: { path: /moved/* }, redirect: { to: '/new{path}?{query}' } }
+  - match: { path: /rewritten/* }
+    upstream: web
+    rewrite: { prefix: /rewritten, with: / }
+  - { match: { path: /partner }, respond: ok, jwt: { keys: file:own.key, token: { query: partner } } }
+  - match: { path: /* }
+    upstream: web
+    rate_limit: [a, b]
+    access_log: { redact: [token, '=own_word', signature, access_key, password] }
+    cache:
+      ttl: 1min
+      key: { by: [cookie:session, header:x-api-key], values: ['{cookie.session}', '{arg.token}'] }
+";
+    let key = "thirty-two bytes, or some more of them";
+    let prepare = |folder: &Path| fs::write(folder.join("own.key"), key).expect("it takes files");
+    let gateway = Gateway::start_in(yaml, prepare).await;
+    let file = gateway.folder().join("edgeway.yaml");
+    let file = file.to_str().expect("it is text");
+    let live = [
+        "--live",
+        "--socket",
+        gateway.admin_socket(),
+        "--format=text",
+    ];
+    let mut draw = fastrand::Rng::with_seed(seed::drawn());
+    for _ in 0..seed::cases(20, 200) {
+        let secret: String = std::iter::repeat_with(|| draw.alphanumeric())
+            .take(12)
+            .collect();
+        let names = [
+            "token",
+            "signature",
+            "own_word",
+            "user[password]",
+            "X-Amz-Signature",
+            "access%5fkey",
+        ];
+        let (name, page) = (names[draw.usize(..names.len())], draw.u16(..));
+        let query = format!("page={page}&{name}={secret}&to=https%3A%2F%2Fu%3A{secret}%40h%2F");
+        let url = match draw.u8(..6) {
+            0 => format!("/a?{query}"),
+            1 => format!("http://a.test/b/../a?{query}"),
+            2 => format!("/rewritten/a?token={secret}&page={page}"),
+            3 => format!("/moved/a?page={page}&password={secret}"),
+            4 => format!("/partner?page={page}&partner={secret}"),
+            _ => format!("ftp://page={page}/?{query}"),
+        };
+        let headers = [
+            "Cookie: theme=dark; session=",
+            "X-Api-Key: ",
+            "Authorization: Bearer ",
+        ];
+        let headers = headers.map(|start| format!("{start}{secret}"));
+        let mut shown = String::new();
+        for more in [
+            ["-c", file, "--format", "text"],
+            ["-c", file, "--format", "json"],
+            live,
+        ] {
+            let mut arguments = vec!["explain", "GET", &url];
+            arguments.extend(headers.iter().flat_map(|header| ["-H", header]));
+            arguments.extend(more);
+            let ran = edgeway(&arguments);
+            shown.push_str(&(ran.stdout + &ran.stderr));
+        }
+        assert!(!shown.contains(&secret), "{url}: {shown}");
+        assert!(
+            shown.matches(&format!("page={page}")).count() >= 3,
+            "{url}: {shown}"
+        );
     }
 }

@@ -20,6 +20,7 @@ use crate::support::{
     client::post,
     gateway::Gateway,
     grpc::{DETAILS, TalkClient, TalkRequest, TalkServer, message},
+    origins::ScriptedOrigin,
     ports::free_port,
     wait::wait_for,
 };
@@ -32,7 +33,11 @@ async fn gateway(backend: SocketAddr, settings: &str) -> Gateway {
 }
 
 async fn gateway_with(backend: SocketAddr, settings: &str, filters: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&yaml(backend, settings, filters)).await
+}
+
+fn yaml(backend: SocketAddr, settings: &str, filters: &str) -> String {
+    format!(
         "listeners:
   - {{ name: web, address: '127.0.0.1:0', http2: {{ cleartext: true }} }}
 upstreams:
@@ -48,8 +53,7 @@ routes:
   - match: {{ path: /other/* }}
     respond: {{ status: 200, body: other }}
 "
-    ))
-    .await
+    )
 }
 
 async fn pair() -> (TalkServer, Gateway, TalkClient) {
@@ -90,6 +94,56 @@ async fn a_call_passes_with_its_metadata_both_ways() {
     assert!(headers.contains_key("x-raw-bin"));
     let line = gateway.log_lines(1).await.remove(0);
     assert_eq!(line["status"], 200, "{line}");
+}
+
+/// Invariant: the status of a call reaches its client over HTTP/1.1 as well, as with `HAProxy` and Caddy:
+/// servers such as Connect speak gRPC there, in chunks with trailers.
+#[tokio::test]
+async fn an_app_of_http_1_ends_calls_with_its_trailers() {
+    // A message is five bytes and Protocol Buffers, all of which are ASCII here.
+    let response = |trailers: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: grpc-status\r\n\r\nb\r\n\0\0\0\0\u{6}\n\u{2}hi\u{10}\u{1}\r\n0\r\n{trailers}\r\n"
+        )
+    };
+    let long = format!("x-long: {}\r\n", "x".repeat(9000));
+    for (trailers, code) in [
+        (
+            "grpc-status: 0\r\nx-mark: a\r\nX-Mark:b \r\n".to_owned(),
+            Code::Ok,
+        ),
+        (
+            "Grpc-Status:5\r\ngrpc-message: not%20here\r\n".to_owned(),
+            Code::NotFound,
+        ),
+        // None of these end the connection to the client.
+        (
+            "connection: close\r\ncontent-length: 3\r\n: x\r\nnone\r\ngrpc-status: 0\r\n"
+                .to_owned(),
+            Code::Ok,
+        ),
+        (format!("grpc-status: 0\r\n{}", long.repeat(9)), Code::Ok),
+        // A call without a status is the client's to judge.
+        (String::new(), Code::Unknown),
+    ] {
+        let text = response(&trailers);
+        let origin = ScriptedOrigin::start(&[("/test.Talk/Echo", &text)]).await;
+        let yaml = yaml(origin.address(), "", "").replace("protocol: h2", "protocol: http1");
+        let gateway = Gateway::start(&yaml).await;
+        let mut client = TalkClient::connect(gateway.address()).await;
+        match client.echo(Request::new(message("hello"))).await {
+            Ok(response) => {
+                assert_eq!((code, response.get_ref().text.as_str()), (Code::Ok, "hi"));
+                let marks = response.metadata().get_all("x-mark").iter().count();
+                assert_eq!(marks, trailers.to_lowercase().matches("x-mark").count());
+            }
+            Err(status) => {
+                assert_eq!(status.code(), code, "{trailers:?} {status}");
+                assert_eq!(status.message() == "not here", code == Code::NotFound);
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -263,7 +263,7 @@ async fn keys_of_a_url_change_under_load_and_outlive_its_failure() {
     // The first request waits for the keys, if they are not there yet.
     assert_eq!(gateway.send(&shown("/", &old)).await.status(), 200);
     assert_eq!(gateway.count("edgeway_jwks_up").await, 1);
-    keys.settings().set(200, &[], &second.set());
+    keys.settings().set(200, &[], second.set());
     wait_for("the new key is known", ROTATED, async || {
         let response = gateway.send(&shown("/", &new)).await;
         assert!(

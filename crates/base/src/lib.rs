@@ -24,6 +24,7 @@ pub mod host;
 pub mod http;
 pub mod http_date;
 mod inner_stream;
+pub mod known_secrets;
 pub mod lanes;
 pub mod loopback;
 pub mod metrics;

@@ -29,6 +29,21 @@ pub fn name_of(parameter: &[u8]) -> Cow<'_, [u8]> {
     form_decoded(parted(parameter).0)
 }
 
+/// Returns the word of a name in brackets that says what the value is: `token` of `user[token]`,
+/// `token[]` and `token[0]`.
+pub fn last_word(mut name: &[u8]) -> &[u8] {
+    while let [outer @ .., b']'] = name
+        && let Some(bracket) = outer.iter().rposition(|b| *b == b'[')
+    {
+        let inner = &outer[bracket + 1..];
+        if !inner.iter().all(u8::is_ascii_digit) {
+            return inner;
+        }
+        name = &outer[..bracket];
+    }
+    name
+}
+
 /// Decodes a value of [`values`].
 pub fn decoded(value: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(value).into()
@@ -239,7 +254,7 @@ fn is_attribute(name: &[u8]) -> bool {
     attributes.any(|attribute| name.eq_ignore_ascii_case(attribute.as_bytes()))
 }
 
-fn parted(pair: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn parted(pair: &[u8]) -> (&[u8], &[u8]) {
     let sign = pair.iter().position(|byte| *byte == b'=');
     sign.map_or((pair, b""), |at| (&pair[..at], &pair[at + 1..]))
 }

@@ -124,6 +124,12 @@ pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     }
 }
 
+/// Returns true if a name, of one value or of several, marks it as secret.
+pub fn is_secret_name(name: &str) -> bool {
+    let is_secret = |name| shown(name, "x") == REDACTED;
+    is_secret(name) || name.strip_suffix('s').is_some_and(is_secret)
+}
+
 /// Formats a URL for logs and pages without its query, which may contain a key.
 pub fn without_query(url: &http::Uri) -> String {
     let scheme = url.scheme_str().unwrap_or_default();
@@ -146,8 +152,7 @@ pub fn redact_by_name(data: &mut Value) {
     match data {
         Value::Object(map) => {
             for (name, value) in map {
-                let is_several = name.strip_suffix('s').map(|one| shown(one, "x"));
-                if shown(name, "x") == REDACTED || is_several == Some(REDACTED) {
+                if is_secret_name(name) {
                     redact(value);
                 } else {
                     redact_by_name(value);

@@ -2,12 +2,15 @@
 
 use std::{
     collections::BTreeSet,
+    iter,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
 use askama::Template;
-use edgeway_base::{clock::Clock, http::asks_for_websocket, out, secret, units};
+use edgeway_base::{
+    clock::Clock, http::asks_for_websocket, known_secrets::KnownSecrets, out, secret, units,
+};
 use edgeway_core::chain::{Chain, CompiledFilter, Exchange, Phase, RequestFacts, Scheme};
 use edgeway_routes::{
     self as routes, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target,
@@ -139,6 +142,40 @@ fn from_map<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(String, String)>, D:
         .collect())
 }
 
+impl Explanation {
+    /// Hides the credentials of the request, by the names that the log of its route hides.
+    fn without_secrets(
+        mut self,
+        gateway: &Gateway,
+        route: Option<&Route>,
+        head: &RequestHeader,
+        query: Option<&[u8]>,
+    ) -> Self {
+        let redactor = route.and_then(|route| route.redactor.as_ref());
+        let redactor = redactor.unwrap_or(&gateway.fallback.redactor);
+        let mut secrets = KnownSecrets::default();
+        secrets.add_query(query.unwrap_or_default(), |name| redactor.hides(name));
+        secrets.add_headers(&head.headers, |name| redactor.hides(name));
+        let key = self.cache.as_mut().and_then(|cache| cache.key.as_mut());
+        let of_key = key
+            .into_iter()
+            .flat_map(|key| iter::once(&mut key.url).chain(&mut key.and));
+        let of_filters = self.filters.iter_mut().flat_map(|filter| &mut filter.notes);
+        let others = [
+            &mut self.rewritten_from,
+            &mut self.spelling,
+            &mut self.action,
+            &mut self.upstream_target,
+        ];
+        let texts = iter::once(&mut self.target).chain(others.into_iter().flatten());
+        for text in texts.chain(of_filters).chain(of_key) {
+            let urls = redactor.of_urls(text.as_bytes());
+            *text = secrets.hidden_in(&String::from_utf8_lossy(&urls));
+        }
+        self
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExplainedFilter {
     pub name: String,
@@ -172,6 +209,14 @@ pub enum ExplainError {
     Connection,
 }
 
+impl ExplainError {
+    /// Returns the error for a URL, without its query, which may have a credential.
+    fn url(url: &str) -> Self {
+        let shown = url.split(['?', '#']).next().unwrap_or_default();
+        Self::Url(secret::without_shapes(shown).into_owned())
+    }
+}
+
 /// Explains a request.
 pub fn explain(
     gateway: &Gateway,
@@ -186,7 +231,7 @@ pub fn explain(
         .unwrap_or_else(|| raw.as_bytes().to_vec());
     // Normalised as in the gateway, so that filters and cache see the same.
     head.set_raw_path(&normal)
-        .map_err(|_| ExplainError::Url(question.url.clone()))?;
+        .map_err(|_| ExplainError::url(&question.url))?;
     let named = head.headers.get(header::HOST);
     let host = routes::host_of(named.map_or(&b""[..], HeaderValue::as_bytes))?.into_owned();
     let mut facts = RequestFacts::new(Clock::default().now());
@@ -253,7 +298,7 @@ pub fn explain(
             now,
         )
     });
-    Ok(Explanation {
+    let explanation = Explanation {
         host: host.clone(),
         target: String::from_utf8_lossy(&normal).into_owned(),
         rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
@@ -264,7 +309,7 @@ pub fn explain(
             .map(|guarded| String::from_utf8_lossy(&guarded.reading).into_owned()),
         also_guarded_by: also.iter().filter_map(name_of).collect(),
         without_route,
-        action: action.map(|action| secret::without_shapes(&action).into_owned()),
+        action,
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         upstream_host: route.and_then(|route| sent_host(route, &head)),
         upstream_request: route.and_then(sent_as),
@@ -276,7 +321,8 @@ pub fn explain(
         filters: explained,
         cache,
         considered: considered(gateway, &target, &head, guarded.as_ref()),
-    })
+    };
+    Ok(explanation.without_secrets(gateway, route, &head, target.query))
 }
 
 /// Explains the filters of a request: guards of other routes, then those of its own.
@@ -324,7 +370,7 @@ fn request<'u>(
 ) -> Result<(RequestHeader, &'u str), ExplainError> {
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| ExplainError::Method(method.to_owned()))?;
-    let bad_url = || ExplainError::Url(url.to_owned());
+    let bad_url = || ExplainError::url(url);
     let (authority, raw) = split(url).ok_or_else(bad_url)?;
     let mut head = RequestHeader::build(method, raw.as_bytes(), None).map_err(|_| bad_url())?;
     let host = HeaderValue::from_str(authority).map_err(|_| bad_url())?;
@@ -354,12 +400,7 @@ impl ExplainedFilter {
                 .filter(|phase| phases.wants(*phase))
                 .map(|phase| phase.name().to_owned())
                 .collect(),
-            notes: named
-                .filter
-                .explain(ex)
-                .iter()
-                .map(|note| secret::without_shapes(note).into_owned())
-                .collect(),
+            notes: named.filter.explain(ex),
         }
     }
 }

@@ -173,7 +173,7 @@ impl Gateway {
         (actions, pages)
     }
 
-    fn each_build(&self, mut look: impl FnMut(&Arc<Upstream>, &Build)) {
+    pub(super) fn each_build(&self, mut look: impl FnMut(&Arc<Upstream>, &Build)) {
         for (upstream, build) in &self.app_builds {
             look(upstream, &build.now());
         }

@@ -1,6 +1,12 @@
-//! Queries by which responses are stored: routes leave parameters out of their keys.
+//! Queries by which responses are stored: routes leave parameters out of their keys, and images made
+//! here have their source in it.
 
-use edgeway_cache::purge::{Purge, PurgeTarget};
+use std::{collections::BTreeSet, sync::Arc};
+
+use edgeway_cache::{
+    nextjs::images_of,
+    purge::{Purge, PurgeTarget},
+};
 
 use crate::Gateway;
 
@@ -28,6 +34,8 @@ impl Gateway {
     pub fn purge_forms(&self, purges: Vec<Purge>) -> Vec<Purge> {
         let mut all = Vec::with_capacity(purges.len());
         for purge in purges {
+            let images = self.images_of(&purge.target).into_iter();
+            all.extend(images.map(|target| Purge { target, ..purge }));
             let url = match &purge.target {
                 PurgeTarget::Url(url) => url.split_once('?'),
                 _ => None,
@@ -44,5 +52,18 @@ impl Gateway {
             }
         }
         all
+    }
+
+    /// Returns the targets of purges for the images that are made here of what `target` is about.
+    fn images_of(&self, target: &PurgeTarget) -> Vec<PurgeTarget> {
+        let mut paths = BTreeSet::new();
+        self.each_build(|upstream, build| {
+            let mut apps = self.app_images.iter();
+            if apps.any(|(own, _)| Arc::ptr_eq(own, upstream)) {
+                paths.extend(build.image_path().map(str::to_owned));
+            }
+        });
+        let targets = paths.iter().flat_map(|path| images_of(target, path));
+        targets.collect()
     }
 }

@@ -20,6 +20,7 @@ use super::{
     header_changes::is_singleton,
 };
 use crate::base::{
+    known_secrets::KnownSecrets,
     target::{Slashes, join, normalise},
     trace_context::TraceContext,
 };
@@ -132,7 +133,8 @@ pub fn rewritten(base: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, F
             match normalise(target.as_bytes(), slashes) {
                 Ok(normal) => Ok(join(&normal.path, normal.query).into()),
                 Err(why) => Err(Failure::script(format!(
-                    "a request cannot be rewritten to {target}: {why}"
+                    "a request cannot be rewritten to {}: {why}",
+                    to.path()
                 ))),
             }
         }
@@ -141,6 +143,8 @@ pub fn rewritten(base: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, F
                 || base.to_owned(),
                 |(base, _)| base.origin().ascii_serialization(),
             );
+            // Its query may have a credential of the client.
+            let url = url.split(['?', '#']).next().unwrap_or_default();
             Err(Failure::script(format!(
                 "a request can only be rewritten to another path of {base}, not to {url}: use \
                  onRoute for another upstream"
@@ -211,6 +215,8 @@ pub(super) struct Call {
     /// Lines of `CDN-Loop`, whatever the plugin makes of its headers.
     pub(super) way: Vec<HeaderValue>,
     pub(super) changes: [Vec<HeaderChange>; 2],
+    /// Credentials in headers of the request that the hook has changed.
+    pub(super) replaced: KnownSecrets,
     pub(super) status: Option<StatusCode>,
     pub(super) waiting: PendingOperations,
     /// Set once the hook is over.
@@ -241,6 +247,7 @@ impl Call {
             way: request.get_all(CDN_LOOP).iter().cloned().collect(),
             heads: [request, response.unwrap_or_default()],
             changes: Default::default(),
+            replaced: KnownSecrets::default(),
             status: None,
             waiting: PendingOperations {
                 all: Vec::new(),

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::{kv::Kv, wait_until::WaitUntil};
-use crate::base::user_metrics::UserMetrics;
+use crate::base::{known_secrets::KnownSecrets, user_metrics::UserMetrics};
 
 /// Default deadline of a `fetch` and default size limit of its response.
 pub const FETCH_DEADLINE: Duration = Duration::from_millis(200);
@@ -25,6 +25,10 @@ pub const MAX_FETCHED_LEN: usize = 256 << 10;
 pub struct Capabilities {
     /// Environment variables that the plugin may read, as a JSON object.
     pub env: String,
+    /// Names of headers, cookies and parameters in which filters read credentials.
+    pub secret_names: Vec<String>,
+    /// Secrets of the plugin, which no log may show.
+    pub secrets: KnownSecrets,
     pub kv: Option<Kv>,
     pub fetch: Option<FetchOrigins>,
     /// Metrics that the plugin defines.

@@ -4,7 +4,12 @@ use std::fmt;
 
 use rquickjs::{CaughtError, Exception, FromJs, Value};
 
-use super::{hints, host::MAX_LINE_LEN, log_line::one_line, usv_string::UsvString};
+use super::{
+    hints,
+    host::{MAX_LINE_LEN, State, bounded},
+    log_line::one_line,
+    usv_string::UsvString,
+};
 
 /// Failure of a hook, or of loading a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,16 +72,27 @@ impl Failure {
     }
 
     /// Failure for a value that a plugin threw.
-    pub(super) fn thrown(thrown: Value<'_>) -> Self {
+    pub(super) fn thrown(thrown: Value<'_>, state: &State) -> Self {
         let exception = thrown.as_object().cloned().and_then(Exception::from_object);
-        Self::from_error(match exception {
+        let error = match exception {
             Some(exception) => CaughtError::Exception(exception),
             None => CaughtError::Value(thrown),
-        })
+        };
+        Self::from_error(error, state)
     }
 
-    /// Failure for an error of the engine.
-    pub(super) fn from_error(error: CaughtError<'_>) -> Self {
+    /// Failure for an error of the engine, without the secrets of plugin and request.
+    pub(super) fn from_error(error: CaughtError<'_>, state: &State) -> Self {
+        let (failure, secrets) = (Self::of_error(error), state.secrets());
+        let hidden = |text: &str| cut(secrets.hidden_in(bounded(text)));
+        Self {
+            kind: failure.kind,
+            message: hidden(&failure.message),
+            stack: hidden(&failure.stack),
+        }
+    }
+
+    fn of_error(error: CaughtError<'_>) -> Self {
         match error {
             CaughtError::Exception(exception) => {
                 let property = |what: &str| {
@@ -96,12 +112,12 @@ impl Failure {
                     } else {
                         FailureKind::Script
                     },
-                    message: cut(match name {
+                    message: match name {
                         Some(name) if message.is_empty() => name,
                         Some(name) => format!("{name}: {message}"),
                         None => message,
-                    }),
-                    stack: cut(property("stack").unwrap_or_default().trim_end().to_owned()),
+                    },
+                    stack: property("stack").unwrap_or_default().trim_end().to_owned(),
                 }
             }
             CaughtError::Value(value) => {
@@ -114,8 +130,9 @@ impl Failure {
                 let text = UsvString::from_js(&ctx, value);
                 let text = text.map_or_else(|_| "something".to_owned(), |text| text.0);
                 Self {
-                    stack: cut(stack.unwrap_or_default().trim_end().to_owned()),
-                    ..Self::new(FailureKind::Script, format!("it threw {text}"))
+                    kind: FailureKind::Script,
+                    message: format!("it threw {text}"),
+                    stack: stack.unwrap_or_default().trim_end().to_owned(),
                 }
             }
             CaughtError::Error(rquickjs::Error::Allocation) => {

@@ -20,6 +20,7 @@ use rquickjs::{
     Array, ArrayBuffer, Ctx, Exception, Function, IntoJs, Object, Result, TypedArray, Value,
     function::{IntoJsFunc, Opt},
 };
+use serde_json::Value as Json;
 
 use super::{
     body,
@@ -37,7 +38,12 @@ use super::{
     usv_string::{self, UsvString},
     values,
 };
-use crate::base::trace_context::{TRACEPARENT, TRACESTATE};
+use crate::base::{
+    known_secrets::KnownSecrets,
+    query::query_of,
+    secret::{is_secret_name, shown},
+    trace_context::{TRACEPARENT, TRACESTATE},
+};
 
 /// Most headers that a plugin may add to a header section, and the longest header.
 const MAX_HEADERS: usize = 128;
@@ -61,6 +67,7 @@ pub(super) struct State {
     pub(super) forgotten: DroppedPromises,
     pub(super) log: Arc<dyn Log>,
     budget: Arc<CpuBudget>,
+    capabilities: SharedCapabilities,
 }
 
 /// Environment of an isolate: receives lines of `console`, and may add functions.
@@ -94,14 +101,62 @@ pub(super) trait Log: Send + Sync {
 }
 
 impl State {
-    pub(super) fn new(log: Arc<dyn Log>, budget: &Arc<CpuBudget>) -> Self {
+    pub(super) fn new(
+        log: Arc<dyn Log>,
+        budget: &Arc<CpuBudget>,
+        capabilities: &SharedCapabilities,
+    ) -> Self {
         Self {
             call: Mutex::default(),
             waits: AtomicU32::new(0),
             forgotten: DroppedPromises::default(),
             log,
             budget: Arc::clone(budget),
+            capabilities: Arc::clone(capabilities),
         }
+    }
+
+    /// Returns what no log may show: the secrets of the plugin, and the credentials of the running
+    /// call's request.
+    pub(super) fn secrets(&self) -> KnownSecrets {
+        let mut secrets = self.capabilities.secrets.clone();
+        if let Some(call) = self.call.lock().as_deref() {
+            let query = query_of(call.input.url.as_bytes()).unwrap_or_default();
+            let is_secret = |name: &[u8]| self.is_secret(name);
+            secrets.add_query(query, is_secret);
+            secrets.add_headers(&call.heads[0], is_secret);
+            secrets.add_all(&call.replaced);
+        }
+        secrets
+    }
+
+    /// Returns the fields of `onLog` without secrets.
+    fn fields_without_secrets(&self, json: &str) -> String {
+        let Ok(Json::Object(mut fields)) = serde_json::from_str(json) else {
+            return json.to_owned();
+        };
+        let secrets = self.secrets();
+        for (name, value) in &mut fields {
+            let text = match value {
+                Json::String(text) => text.clone(),
+                Json::Number(number) => number.to_string(),
+                _ => continue,
+            };
+            let hidden = secrets.hidden_in(shown(name, &text));
+            if hidden != text {
+                *value = hidden.into();
+            }
+        }
+        Json::Object(fields).to_string()
+    }
+
+    /// Returns true if the values of a header, a cookie or a parameter are credentials.
+    fn is_secret(&self, name: &[u8]) -> bool {
+        let Ok(name) = std::str::from_utf8(name) else {
+            return false;
+        };
+        let mut read = self.capabilities.secret_names.iter();
+        is_secret_name(name) || read.any(|own| own.eq_ignore_ascii_case(name))
     }
 
     /// Counts bytes that a host function processes, see [`CpuBudget::charge`].
@@ -201,6 +256,12 @@ pub(super) fn functions<'js>(
     Ok(host)
 }
 
+/// Returns the part of a text in which secrets are looked for. One beyond the end of a line may
+/// begin before it.
+pub(super) fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_LINE_LEN + 2 * MAX_HEADER_LEN)]
+}
+
 /// Adds a function to those that JavaScript can call.
 pub(super) fn add<'js, P>(
     host: &Object<'js>,
@@ -259,6 +320,12 @@ fn headers<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
             if call.changes[which].len() >= MAX_HEADERS {
                 let why = format!("a hook can change at most {MAX_HEADERS} headers");
                 return Err(Exception::throw_range(&ctx, &why));
+            }
+            if which == 0 {
+                let old = call.heads[0].get_all(change.name()).iter();
+                let old = old.map(|value| (change.name().clone(), value.clone()));
+                let old: HeaderMap = old.collect();
+                call.replaced.add_headers(&old, |name| s.is_secret(name));
             }
             change.clone().apply(&mut call.heads[which]);
             call.changes[which].push(change);
@@ -340,6 +407,7 @@ fn facts<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let log = move |ctx: Ctx<'js>, at: u8, UsvString(text): UsvString| {
         s.charge(&ctx, text.len())?;
+        let text = s.secrets().hidden_in(bounded(&text));
         let end = text.floor_char_boundary(MAX_LINE_LEN);
         s.log.line(level(at), &text[..end]);
         Result::Ok(())
@@ -383,7 +451,7 @@ fn outcome<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
             0 => HookResult::Nothing,
             1 => HookResult::Rewrite(text),
             2 => HookResult::Text(text),
-            _ => HookResult::Json(text),
+            _ => HookResult::Json(s.fields_without_secrets(&text)),
         };
         s.with(&ctx, call, |call| {
             call.outcome.get_or_insert(Ok(result));
@@ -416,7 +484,7 @@ fn outcome<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     add(host, "respond", respond)?;
     let s = Arc::clone(state);
     let fail = move |ctx: Ctx<'js>, call: u32, thrown: Value<'js>| {
-        let failure = Failure::thrown(thrown);
+        let failure = Failure::thrown(thrown, &s);
         s.with(&ctx, call, |call| {
             call.outcome.get_or_insert(Err(failure));
             Ok(())

@@ -94,14 +94,15 @@ impl Isolate {
         allow(limits.memory.saturating_add(LOADING));
         runtime.set_interrupt_handler(Some(Box::new(budget.interrupt_handler())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
-        let state = Arc::new(State::new(Arc::clone(log), &budget));
+        let state = Arc::new(State::new(Arc::clone(log), &budget, capabilities));
         let loaded = context.with(|ctx| {
             budget.enter(limits.load, Duration::ZERO, false);
             let prepared = budget.steps.prepare(&ctx);
-            prepared.catch(&ctx).map_err(Failure::from_error)?;
+            let failure = |error| Failure::from_error(error, &state);
+            prepared.catch(&ctx).map_err(failure)?;
             load(&ctx, source, config, capabilities, &state, &budget)
                 .catch(&ctx)
-                .map_err(Failure::from_error)
+                .map_err(failure)
         });
         budget.leave();
         // Whatever it returned: it was interrupted midway.
@@ -228,7 +229,10 @@ impl Isolate {
             *state.call.lock() = Some(call);
             self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
-                Some(entry) => run(entry, id).catch(&ctx).map_err(Failure::from_error),
+                Some(entry) => {
+                    let ran = run(entry, id).catch(&ctx);
+                    ran.map_err(|error| Failure::from_error(error, state))
+                }
                 None => Err(Failure::load("it has no entry")),
             };
             drop(entry);

@@ -8,10 +8,12 @@ use rquickjs::{Array, Ctx, Exception, Object, Result, Value, function::Opt};
 use super::{
     capabilities::SharedCapabilities,
     error::Failure,
-    host::{MAX_LINE_LEN, State, add, level},
+    host::{MAX_LINE_LEN, State, add, bounded, level},
     usv_string::UsvString,
 };
-use crate::base::{out::printable, secret::without_shapes, user_metrics::UserKind};
+use crate::base::{
+    known_secrets::KnownSecrets, out::printable, secret::shown, user_metrics::UserKind,
+};
 
 /// Most fields of a line of `ctx.log`.
 const MAX_FIELDS: usize = 16;
@@ -51,12 +53,13 @@ pub(super) fn functions<'js>(
     let log_line =
         move |ctx: Ctx<'js>, call: u32, at: u8, UsvString(text): UsvString, flat: Array<'js>| {
             s.charge(&ctx, text.len())?;
-            let fields = fields(&ctx, s.texts(&ctx, &flat)?)?;
+            let secrets = s.secrets();
+            let fields = fields(&ctx, s.texts(&ctx, &flat)?, &secrets)?;
             let id = s.with(&ctx, call, |call| Ok(call.input.request_id.clone()))?;
             s.log.request_line(&PluginLogLine {
                 level: level(at),
                 request_id: &id,
-                text: &one_line(&text),
+                text: &one_line(&secrets.hidden_in(bounded(&text))),
                 fields: &fields,
             });
             Result::Ok(())
@@ -106,7 +109,7 @@ fn promises<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
         // Only one failure is reported, and each may be as long as its heap.
         let is_first = s.with(&ctx, call, |call| Ok(call.rejection.is_none()))?;
         let failure = is_first.then(|| match thrown.0 {
-            Some(thrown) => Failure::thrown(thrown),
+            Some(thrown) => Failure::thrown(thrown, &s),
             None => Failure::script("it was rejected"),
         });
         s.with(&ctx, call, |call| {
@@ -123,7 +126,11 @@ fn pairs(flat: Vec<String>) -> Vec<(String, String)> {
     std::iter::from_fn(|| flat.next().zip(flat.next())).collect()
 }
 
-fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
+fn fields(
+    ctx: &Ctx<'_>,
+    flat: Vec<String>,
+    secrets: &KnownSecrets,
+) -> Result<Vec<(String, String)>> {
     let mut left = MAX_LINE_LEN;
     let mut fields = pairs(flat);
     if fields.len() > MAX_FIELDS {
@@ -141,6 +148,7 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
             let why = format!("invalid field name `{name}`");
             return Err(Exception::throw_type(ctx, &why));
         }
+        *value = secrets.hidden_in(shown(name, bounded(value)));
         value.truncate(value.floor_char_boundary(left));
         left -= value.len();
         let is_word = |b: u8| b.is_ascii_graphic() && !b"\"=\\".contains(&b);
@@ -151,9 +159,7 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
     Ok(fields)
 }
 
-/// Redacts credentials and escapes what a terminal obeys: client input in the text must not look
-/// like lines of its own.
+/// Escapes what a terminal obeys: client input in the text must not look like lines of its own.
 pub(super) fn one_line(text: &str) -> String {
-    let text = &text[..text.floor_char_boundary(MAX_LINE_LEN)];
-    printable(&without_shapes(text))
+    printable(&text[..text.floor_char_boundary(MAX_LINE_LEN)])
 }

@@ -20,7 +20,7 @@ use super::{
     source::Source,
     wait_until::WaitUntil,
 };
-use crate::base::{clock::Clock, target::Slashes};
+use crate::base::{clock::Clock, known_secrets::KnownSecrets, target::Slashes};
 
 /// Plugin that is called by hand, one hook at a time.
 #[derive(Debug)]
@@ -84,6 +84,8 @@ impl ManualPlugin {
         let wait_until = WaitUntil::default();
         let capabilities = Capabilities {
             env,
+            secret_names: Vec::new(),
+            secrets: KnownSecrets::default(),
             wait_until: wait_until.clone(),
             kv: Some(Kv::memory(Arc::new(Memory::new(&clock)))),
             fetch,

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use log::{Level, Record};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value};
 
 use super::{
     budget::{HookLimits, Isolation},
@@ -23,10 +24,16 @@ use super::{
     isolate::Isolate,
     log_line::{PluginLogLine, one_line},
     matcher::{self, OwnPattern},
+    schema::{ConfigSchema, Step},
     source::Source,
     threads::{MAX_STUCK, PluginThreads},
     wait_until::RemainingWork,
 };
+use crate::base::known_secrets::KnownSecrets;
+
+/// Length of the shortest variable of the environment that is secret whatever its name is: shorter
+/// ones may be words such as `production`.
+const MIN_ENV_LEN: usize = 12;
 
 /// Loaded plugin, for as long as a configuration has it.
 pub struct Plugin {
@@ -122,11 +129,12 @@ impl Plugin {
         source: Arc<Source>,
         config: String,
         limits: HookLimits,
-        capabilities: Capabilities,
+        mut capabilities: Capabilities,
         workers: usize,
         log: Arc<dyn Log>,
     ) -> Result<Self, Failure> {
         let name: Arc<str> = name.into();
+        capabilities.secrets = secrets_of(&source, &config, &capabilities.env)?;
         let capabilities = Arc::new(capabilities);
         let mut isolates = Vec::with_capacity(workers.max(1));
         for _ in 0..workers.max(1) {
@@ -368,6 +376,30 @@ impl Plugin {
             }
         }
     }
+}
+
+/// Returns the secrets in the `config` and the environment of a plugin.
+fn secrets_of(source: &Source, config: &str, env: &str) -> Result<KnownSecrets, Failure> {
+    let read = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
+    let (config, env) = (read(config), read(env));
+    let mut secrets = KnownSecrets::default();
+    secrets.add_data(&config, false);
+    secrets.add_data(&env, false);
+    let values = env.as_object().into_iter().flat_map(Map::values);
+    let long = values
+        .filter_map(Value::as_str)
+        .filter(|value| value.len() >= MIN_ENV_LEN);
+    long.for_each(|value| secrets.add(value));
+    if let Some(schema) = ConfigSchema::beside(&source.folder)? {
+        for path in schema.secrets(&config) {
+            let value = path.iter().try_fold(&config, |value, step| match step {
+                Step::Key(key) => value.get(key),
+                Step::Item(index) => value.get(index),
+            });
+            secrets.add_data(value.unwrap_or(&Value::Null), true);
+        }
+    }
+    Ok(secrets)
 }
 
 /// Returns true if a hook left work behind, or a failure to report, and can still go on.

@@ -1,7 +1,9 @@
 //! Images that Next.js encodes on demand: the allowed requests, and the accepted formats.
 
 use http::HeaderValue;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode,
+};
 use serde::Deserialize;
 
 use crate::{
@@ -10,6 +12,7 @@ use crate::{
         query,
     },
     policy::number,
+    purge::{PurgeTarget, split_authority},
 };
 
 /// Image formats that a client accepts, among those that not all clients accept. Requests that are
@@ -215,6 +218,27 @@ pub(super) fn canonical(query: &[u8], size: ImageSize, deployment: Option<&str>)
         canonical.extend(utf8_percent_encode(id, IN_URL));
     }
     canonical.into_bytes()
+}
+
+/// Returns the targets of purges for the images that an optimizer at this path makes of what
+/// `target` is about, whatever the host of their requests.
+pub fn images_of(target: &PurgeTarget, optimizer: &str) -> Vec<PurgeTarget> {
+    let (url, end) = match target {
+        PurgeTarget::Url(url) => (url, "&"),
+        PurgeTarget::Prefix(url) => (url, ""),
+        PurgeTarget::Tag(_) | PurgeTarget::Written(_) | PurgeTarget::All => return Vec::new(),
+    };
+    let (_, own) = split_authority(url);
+    // A page may name its source in either form, and one on another server by its URL.
+    let decoded = percent_decode_str(own).decode_utf8_lossy();
+    let mut sources = vec![own, &*decoded];
+    sources.extend(url.contains("://").then_some(&**url));
+    sources.dedup();
+    let prefixes = sources.iter().map(|source| {
+        let source = utf8_percent_encode(source, IN_URL);
+        PurgeTarget::Prefix(format!("{optimizer}?url={source}{end}"))
+    });
+    prefixes.collect()
 }
 
 /// Bytes that the pages of an app encode in the URL of an image.

@@ -19,7 +19,7 @@ mod shape;
 use std::{sync::Arc, time::Duration};
 
 pub use build::{AssetKind, Build, BuildError, BuildStamp, BuildWatch};
-pub use image::{ImageForms, InvalidImageRequest};
+pub use image::{ImageForms, InvalidImageRequest, images_of};
 pub use optimizer::{ImageRequest, Optimizer, max_age_of};
 pub use paths::PathSet;
 pub use releases::{

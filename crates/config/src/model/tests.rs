@@ -348,6 +348,23 @@ fn health_may_be_a_path_or_off() {
 }
 
 #[test]
+fn other_frameworks_are_apps_of_node() {
+    for (word, meant) in [
+        ("nest", "node"),
+        ("nestjs", "node"),
+        ("nuxt", "node"),
+        ("next", "nextjs"),
+        ("nextj", "nextjs"),
+        ("nod", "node"),
+    ] {
+        let text = format!("upstreams: {{ web: {{ app: {word}, backends: ['127.0.0.1:1'] }} }}");
+        let problems = file(&text).unwrap_err().concat();
+        let help = format!("did you mean `{meant}`? Allowed are `none`, `node`, `nextjs`");
+        assert!(problems.contains(&help), "{problems}");
+    }
+}
+
+#[test]
 fn the_other_shorthands() {
     assert_eq!(value::<InFlightConfig>("7").unwrap().per_backend, 7);
     assert_eq!(value::<InFlightConfig>("{ queue: 0 }").unwrap().queue, 0);

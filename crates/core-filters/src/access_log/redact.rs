@@ -136,34 +136,19 @@ impl Redactor {
     }
 
     /// Returns true if one of the words marks a parameter name as a secret.
-    fn hides(&self, name: &[u8]) -> bool {
+    pub fn hides(&self, name: &[u8]) -> bool {
         let mut decoded = [0; MAX_NAME_LEN];
         let name = if name.contains(&b'%') {
             decode(name, &mut decoded)
         } else {
             name
         };
-        let name = last_word(name);
+        let name = query::last_word(name);
         let (start, end) = self.by_end[end_of(name)];
         self.words[usize::from(start)..usize::from(end)]
             .iter()
             .any(|word| secret::is_named(name, &word.text, word.is_exact))
     }
-}
-
-/// Returns the word of a name in brackets that says what the value is: `token` of `user[token]`,
-/// `token[]` and `token[0]`.
-fn last_word(mut name: &[u8]) -> &[u8] {
-    while let [outer @ .., b']'] = name
-        && let Some(bracket) = outer.iter().rposition(|b| *b == b'[')
-    {
-        let inner = &outer[bracket + 1..];
-        if !inner.iter().all(u8::is_ascii_digit) {
-            return inner;
-        }
-        name = &outer[..bracket];
-    }
-    name
 }
 
 /// Returns the place of the password in `https://user:password@host`.

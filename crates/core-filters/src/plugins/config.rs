@@ -8,6 +8,7 @@ use std::{
 
 use edgeway_base::{
     breaker::Breaker,
+    known_secrets::KnownSecrets,
     units::{ByteSize, Span},
     user_metrics::UserMetrics,
 };
@@ -231,6 +232,7 @@ impl PluginConfig {
             config,
             limits,
             env: self.env.iter().map(|name| name.value.clone()).collect(),
+            secret_names: cx.secret_names.to_vec(),
             kv: self.kv.as_ref().map(|kv| kv.value),
             redis,
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
@@ -398,6 +400,8 @@ impl PluginConfig {
         });
         Capabilities {
             env: serde_json::Value::Object(env).to_string(),
+            secret_names: cx.secret_names.to_vec(),
+            secrets: KnownSecrets::default(),
             kv,
             fetch,
             metrics: metrics(plugin, cx),

@@ -28,6 +28,7 @@ pub(super) struct PluginIdentity {
     pub(super) config: String,
     pub(super) limits: HookLimits,
     pub(super) env: Vec<String>,
+    pub(super) secret_names: Vec<String>,
     pub(super) kv: Option<KvConfig>,
     /// Address in memory of the Redis of `kv`. The plugin holds a reference to it for its whole
     /// life, so another Redis has another address.
@@ -89,6 +90,7 @@ mod tests {
                 config: "{}".to_owned(),
                 limits: HookLimits::default(),
                 env: Vec::new(),
+                secret_names: Vec::new(),
                 kv: Some(KvConfig::Redis),
                 redis,
                 fetch: None,

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use edgeway_cache::nextjs::Build;
+use edgeway_cache::{nextjs::Build, store::LogMark};
 use edgeway_images::Kind;
 use http::HeaderMap;
 
@@ -26,7 +26,7 @@ impl AppImages {
         let name = release.map(|(name, _)| name);
         let is_image = |build: &Build| build.is_image_path(path);
         self.files.with_build(name, is_image).filter(|it| *it)?;
-        let Some(wanted) = self.wanted(path, query, headers, name) else {
+        let Some(wanted) = self.wanted(path, query, headers, name, LogMark::default()) else {
             return Some(
                 "left to the app: the app refuses the request, or the source is on another server \
                  (without `images: { at: edge, remote: true }`), or the app's configuration has \

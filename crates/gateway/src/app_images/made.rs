@@ -29,6 +29,8 @@ pub struct MadeImage {
     pub(super) is_original: bool,
     /// Seconds for which the source is fresh.
     source_age: u64,
+    /// Headers with the tags of the source.
+    pub tags: HeaderMap,
     /// Stored response with this image, for the other requests that wait for it.
     pub stored: OnceLock<Arc<Entry>>,
 }
@@ -113,6 +115,7 @@ pub(super) fn make(
             etag: source.etag(),
             is_original: true,
             source_age: source.age(),
+            tags: source.tags(),
             stored: OnceLock::new(),
         });
     }
@@ -129,6 +132,7 @@ pub(super) fn make(
         kind: kind_made,
         is_original: false,
         source_age: source.age(),
+        tags: source.tags(),
         stored: OnceLock::new(),
     })
 }

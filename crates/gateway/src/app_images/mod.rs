@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway_cache::nextjs::{BuildWatch, ImageRequest, Optimizer, PathSet, Releases, RemoteSource};
+use edgeway_cache::{
+    nextjs::{BuildWatch, ImageRequest, Optimizer, PathSet, Releases, RemoteSource},
+    store::LogMark,
+};
 use edgeway_config::{
     model::{ImagesAt, UpstreamConfig},
     tree::Key,
@@ -54,6 +57,8 @@ pub(crate) struct ImageKey {
     width: u32,
     quality: u8,
     media_type: Option<Box<str>>,
+    /// Place among purges: an image that is asked for after a purge is made again.
+    mark: LogMark,
 }
 
 /// Threads that make the images of all apps.
@@ -162,13 +167,14 @@ impl Compiler<'_> {
 
 impl AppImages {
     /// Returns the image that a request to the optimizer wants; `None` if it is for the app.
-    /// `release` is the one that the request goes to.
+    /// `release` is the one that the request goes to, and `mark` is its place among purges.
     pub fn wanted(
         &self,
         path: &[u8],
         query: Option<&[u8]>,
         headers: &HeaderMap,
         release: Option<&str>,
+        mark: LogMark,
     ) -> Option<WantedImage> {
         let accept = headers.get_all(header::ACCEPT).into_iter();
         let accept = accept.map(http::HeaderValue::as_bytes);
@@ -186,6 +192,7 @@ impl AppImages {
             width: request.width,
             quality: request.quality,
             media_type: request.media_type.clone(),
+            mark,
         };
         Some(WantedImage {
             request,
@@ -248,6 +255,7 @@ impl AppImages {
             upstream: Arc::clone(&wanted.key.upstream),
             build: wanted.key.build,
             source: wanted.key.source.clone(),
+            mark: wanted.key.mark,
         };
         let fetches = match wanted.request.remote {
             Some(_) => &self.workers.remote,

@@ -7,7 +7,9 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use edgeway_cache::{route::TAGS, store::LogMark};
 use edgeway_files::ServedFile;
+use http::HeaderMap;
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
@@ -33,6 +35,8 @@ pub struct FetchedSource {
     etag: Option<String>,
     /// Seconds for which it is fresh.
     age: u64,
+    /// Headers with its tags, which images made of it have too.
+    tags: HeaderMap,
     _place: FetchPlace,
 }
 
@@ -48,6 +52,7 @@ pub(super) struct SourceKey {
     pub(super) upstream: Arc<str>,
     pub(super) build: u128,
     pub(super) source: Box<str>,
+    pub(super) mark: LogMark,
 }
 
 type SourceCell = OnceCell<Result<Arc<FetchedSource>, SourceFailure>>;
@@ -153,8 +158,20 @@ impl FetchedSource {
             bytes,
             etag,
             age,
+            tags: HeaderMap::new(),
             _place: place,
         }
+    }
+
+    /// Adds the tags of a response with these headers.
+    #[must_use]
+    pub fn with_tags(mut self, headers: &HeaderMap) -> Self {
+        for name in &TAGS {
+            for value in headers.get_all(name) {
+                self.tags.append(name, value.clone());
+            }
+        }
+        self
     }
 }
 
@@ -176,6 +193,13 @@ impl ImageSource {
             },
         };
         URL_SAFE_NO_PAD.encode(tag)
+    }
+
+    pub(super) fn tags(&self) -> HeaderMap {
+        match self {
+            Self::File(..) => HeaderMap::new(),
+            Self::Fetched(source) => source.tags.clone(),
+        }
     }
 
     /// Returns the seconds for which it is fresh.
@@ -203,6 +227,7 @@ mod tests {
             upstream: "web".into(),
             build: 1,
             source: source.into(),
+            mark: LogMark::default(),
         }
     }
 

@@ -37,14 +37,14 @@ pub(super) fn collect<'a>(
         }
         let mut location = Location::new(directive, inner, format!("{mark} {path}").trim_start());
         location.within = within.to_vec();
+        let mut alike = locations.iter().filter(|one| one.text.ends_with(path));
         let is_same = |one: &Location<'_>| match (one.path(), location.path()) {
             (Some(own), Some(path)) => {
                 own == path && one.text.starts_with('=') == location.text.starts_with('=')
             }
             _ => one.text == location.text,
         };
-        let mut beside = locations.iter().filter(|one| one.within == within);
-        if beside.any(is_same) {
+        if alike.any(|one| one.within == within && is_same(one)) {
             directive.lost("another location beside it has this path");
             continue;
         }

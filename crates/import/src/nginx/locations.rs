@@ -1,5 +1,7 @@
 //! Locations: which ones a server has, and the route that stands for each.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -72,6 +74,8 @@ pub(super) struct Routes<'a, 's> {
     pub(super) upstreams: Upstreams<'a>,
     pub(super) limits: Limits,
     pub(super) parts: Vec<Part>,
+    /// Texts of `match` of these parts.
+    pub(super) matches: HashSet<String>,
     pub(super) sites: Vec<(String, Part)>,
     /// Names of routes that only their names lead to.
     pub(super) names: Vec<String>,
@@ -379,8 +383,12 @@ impl<'a> Routes<'a, '_> {
         };
         let text = format!("= {path}");
         let outer = location.within.last().and_then(|outer| path_of(outer));
-        let is_other =
-            |other: &Location<'_>| other.within == location.within && other.path() == Some(path);
+        let is_other = |other: &Location<'_>| {
+            // Cheap, and false for most of a thousand.
+            other.text.ends_with(path)
+                && other.within == location.within
+                && other.path() == Some(path)
+        };
         if outer.is_some_and(|outer| !path.starts_with(outer))
             || locations.iter().any(is_other)
             || is_hidden(&location.within, &text, locations)
@@ -433,8 +441,7 @@ impl<'a> Routes<'a, '_> {
         value.extend(keys);
         let part = Part::new(comment, value);
         // What an earlier line has taken is never reached.
-        let mut known = self.parts.iter();
-        if known.all(|known| known.value["match"] != part.value["match"]) {
+        if self.matches.insert(part.value["match"].to_string()) {
             self.parts.push(part);
         }
     }

@@ -30,6 +30,7 @@ mod variables;
 mod words;
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -253,6 +254,7 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
         upstreams: Upstreams::read(&http),
         limits: Vec::new(),
         parts: Vec::new(),
+        matches: HashSet::new(),
         sites: Vec::new(),
         names: Vec::new(),
     };

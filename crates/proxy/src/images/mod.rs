@@ -6,7 +6,7 @@ mod remote;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgeway_cache::nextjs::max_age_of;
+use edgeway_cache::{nextjs::max_age_of, route::TAGS};
 use edgeway_core::chain::{Phase, Reply};
 use edgeway_core::open_headers::OpenResponseHeaders;
 use edgeway_gateway::{
@@ -76,7 +76,7 @@ async fn make(
     let target = forward::target(head, ctx);
     let target = Target::new("", &target);
     let release = ctx.facts.release.as_deref();
-    let wanted = images.wanted(target.path, target.query, &head.headers, release);
+    let wanted = images.wanted(target.path, target.query, &head.headers, release, flow.mark);
     let Some(wanted) = wanted else {
         return Decision::GoesOn(Some(flow));
     };
@@ -192,7 +192,7 @@ async fn fetch(
     let control = joined(&head.headers, &header::CACHE_CONTROL)?;
     let etag = joined(&head.headers, &header::ETAG)?;
     let age = max_age_of(control.as_deref().unwrap_or_default()).ok_or(ImageFailure::Source)?;
-    Ok(FetchedSource::new(body, etag, age, place))
+    Ok(FetchedSource::new(body, etag, age, place).with_tags(&head.headers))
 }
 
 /// Builds the request for the source of an image as the optimizer of Next.js does it: without any
@@ -225,6 +225,7 @@ async fn respond(
     {
         let mut open = OpenResponseHeaders::take(&mut response, headers.len());
         open.parts.headers = headers;
+        open.parts.headers.extend(made.tags.clone());
         let (chain, mut ex) = ctx.exchange(head);
         if chain.has(Phase::UpstreamResponse) {
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
@@ -234,6 +235,9 @@ async fn respond(
     if let Some(entry) = cache::store_made(head, &response, made.bytes.clone(), ctx, flow).await {
         let _is_first = made.stored.set(Arc::clone(&entry));
         return Decision::Stored(entry, None);
+    }
+    for name in &TAGS {
+        response.remove_header(name);
     }
     if cache::not_modified(head, &response) {
         let mut reply = Reply::empty(StatusCode::NOT_MODIFIED);

@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use edgeway_base::http::decimal;
 use edgeway_upstreams::BackendConnection;
-use http::{Method, header};
+use http::{HeaderMap, Method, header};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -236,7 +236,7 @@ impl Http1Wire {
         self.is_kept = is_kept_alive(response);
         self.framing = Framing::for_response(method, response)?;
         self.is_kept &= self.framing != Framing::UntilClose;
-        self.body = MessageBody::new(self.framing);
+        self.body = MessageBody::new(self.framing).with_trailers();
         Ok(self.framing != Framing::None)
     }
 
@@ -272,6 +272,10 @@ impl Http1Wire {
                 return Poll::Ready(self.body.close().map_err(Error::into_up));
             }
         }
+    }
+
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.body.take_trailers()
     }
 
     pub(super) fn is_delimited(&self) -> bool {

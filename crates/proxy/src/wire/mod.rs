@@ -226,7 +226,7 @@ impl Wire {
     /// Takes the trailers of a response whose body has ended.
     pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
         match self {
-            Self::Http1(_) => None,
+            Self::Http1(wire) => wire.take_trailers(),
             Self::Http2(wire) => wire.trailers.take(),
         }
     }

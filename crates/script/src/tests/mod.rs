@@ -4,6 +4,7 @@ mod engine;
 mod escapes;
 mod log_line;
 mod patterns;
+mod secrets;
 mod slow;
 mod text;
 mod threads;

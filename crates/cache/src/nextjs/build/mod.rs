@@ -362,6 +362,11 @@ impl Build {
         Some((request, Arc::clone(optimizer)))
     }
 
+    /// Returns the path of the optimizer of images.
+    pub fn image_path(&self) -> Option<&str> {
+        Some(&*self.images.as_ref()?.path)
+    }
+
     /// Returns the optimizer, if nothing but itself decides about requests for this path: no headers
     /// or redirects of the app's configuration.
     fn optimizer_for(&self, path: &[u8]) -> Option<&Arc<Optimizer>> {

@@ -115,7 +115,7 @@ impl Mask {
             text = if piece.bytes().all(|byte| byte.is_ascii_digit()) {
                 without_number(&text, piece)
             } else {
-                text.replace(piece.as_str(), REDACTED)
+                without_word(&text, piece)
             };
         }
         text
@@ -143,6 +143,23 @@ fn occurrences(text: &str, secrets: &[&str]) -> Vec<Range<usize>> {
     };
     let occurrences = automaton.find_overlapping_iter(text);
     occurrences.map(|occurrence| occurrence.range()).collect()
+}
+
+/// Redacts a text, except within a longer word of the message (`short` in `shorter`).
+fn without_word(text: &str, word: &str) -> String {
+    let is_letter = |char: Option<char>| char.is_some_and(|char| char.is_ascii_lowercase());
+    let is_word = word.chars().all(|char| is_letter(Some(char)));
+    let (mut out, mut from) = (String::new(), 0);
+    for (at, _) in text.match_indices(word) {
+        let (before, rest) = (&text[..at], &text[at + word.len()..]);
+        let is_part = is_letter(before.chars().next_back()) || is_letter(rest.chars().next());
+        if !is_word || !is_part {
+            out.push_str(&text[from..at]);
+            out.push_str(REDACTED);
+            from = at + word.len();
+        }
+    }
+    out + &text[from..]
 }
 
 /// Redacts a number, except for the port of an address that advice has as an example.

@@ -108,7 +108,8 @@ fn messages_lose_what_excerpts_hide() {
     let sources = Sources {
         files: vec![(
             "a.yaml".into(),
-            "token: 0x10000\npassword: ${P}\nusers:\n  ann: 725111 # why\n".to_owned(),
+            "token: 0x10000\npassword: ${P}\nusers:\n  ann: 725111 # why\nsecret: short\n"
+                .to_owned(),
         )],
         expanded: vec![(
             Place {
@@ -125,6 +126,13 @@ fn messages_lose_what_excerpts_hide() {
     assert_eq!(mask.text("found `hunter2`"), "found `[redacted]`");
     assert_eq!(mask.text("found 725111"), "found [redacted]");
     assert_eq!(mask.text("found `other`"), "found `other`");
+    let reason = "the secret has 5 bytes: one shorter than 32 can be guessed";
+    assert_eq!(mask.text(reason), reason);
+    let shown = "found `[redacted]`, [redacted] [redacted]1 /[redacted]: no Shorts, shorty";
+    assert_eq!(
+        mask.text("found `short`, short short1 /short: no Shorts, shorty"),
+        shown
+    );
     let example = "add `127.0.0.1:65536`";
     assert_eq!(mask.text(example), example);
     assert_eq!(mask.text("127.0.0.1:1 65536"), "127.0.0.1:1 [redacted]");

@@ -219,11 +219,16 @@ impl Rounds {
     }
 }
 
+/// Frameworks whose apps are of Node, though their names look like that of Next.js.
+const OF_NODE: [&str; 4] = ["nest", "nestjs", "nuxt", "nuxtjs"];
+
 /// Lists all allowed words, the most likely one first.
 fn allowed(word: &str, known: &[&str]) -> String {
     let words: Vec<_> = known.iter().map(|word| format!("`{word}`")).collect();
     let words = words.join(", ");
-    match closest(word, known.iter().copied()) {
+    let node = OF_NODE.contains(&word).then_some("node");
+    let node = node.filter(|node| known.contains(node));
+    match node.or_else(|| closest(word, known.iter().copied())) {
         Some(meant) => format!("did you mean `{meant}`? Allowed are {words}"),
         None => format!("allowed are {words}"),
     }
