@@ -9,6 +9,7 @@
 mod accepts;
 mod beside;
 mod compare;
+mod purged;
 mod remote;
 mod remote_rules;
 mod sources;

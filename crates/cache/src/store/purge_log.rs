@@ -20,7 +20,7 @@ use crate::{
 
 /// A position in the log of purges. A response requested at a mark is stored only if no purge since
 /// then affects it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogMark {
     position: u64,
     /// Highest position then known of the purges of the shared tier.

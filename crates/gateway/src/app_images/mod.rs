@@ -14,13 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway_cache::nextjs::{BuildWatch, ImageRequest, Optimizer, PathSet, Releases, RemoteSource};
+use edgeway_cache::{
+    nextjs::{BuildWatch, ImageRequest, Optimizer, PathSet, Releases, RemoteSource},
+    store::LogMark,
+};
 use edgeway_config::{
     model::{ImagesAt, UpstreamConfig},
     tree::Key,
 };
 use edgeway_core::zones::Zone;
-use edgeway_files::{FileLookup, Files};
+use edgeway_files::FileLookup;
 use edgeway_images::Workers;
 use http::{HeaderMap, header};
 
@@ -58,7 +61,8 @@ pub(crate) struct ImageKey {
 
 /// Threads that make the images of all apps.
 struct ImageWorkers {
-    workers: Workers<ImageKey, Result<MadeImage, ImageFailure>>,
+    /// No request waits for an image that was begun before a purge: its source may have changed.
+    workers: Workers<(ImageKey, LogMark), Result<MadeImage, ImageFailure>>,
     /// Sources that apps send.
     fetches: SourceFetches,
     /// Sources on other servers.
@@ -218,27 +222,22 @@ impl AppImages {
             return is_of_app();
         };
         let age = self.files.age_of(files);
-        let lookup = match files.kept(&path) {
-            Some(file) => Some(file),
-            None => match Files::find(files, &path).await {
-                FileLookup::File(file) => Some(file),
-                _ => None,
-            },
-        };
-        match lookup {
-            Some(file) if (1..=wanted.optimizer.max_source).contains(&file.size()) => {
+        // As it is now: the image is stored for longer than a look at the file is valid.
+        match files.find(&path).await {
+            FileLookup::File(file) if (1..=wanted.optimizer.max_source).contains(&file.size()) => {
                 Ok(Some(ImageSource::File(file, age)))
             }
-            Some(_) => Err(ImageFailure::Source),
-            None => is_of_app(),
+            FileLookup::File(_) => Err(ImageFailure::Source),
+            _ => is_of_app(),
         }
     }
 
     /// Returns the source that the app or another server sends, which `fetch` asks it for. It is
-    /// asked for once for all requests that want it meanwhile.
+    /// asked for once for all requests that want it meanwhile, with no purge since `mark`.
     pub async fn fetched<F>(
         &self,
         wanted: &WantedImage,
+        mark: LogMark,
         fetch: impl FnOnce(FetchPlace) -> F,
     ) -> Result<ImageSource, SourceFailure>
     where
@@ -248,6 +247,7 @@ impl AppImages {
             upstream: Arc::clone(&wanted.key.upstream),
             build: wanted.key.build,
             source: wanted.key.source.clone(),
+            mark,
         };
         let fetches = match wanted.request.remote {
             Some(_) => &self.workers.remote,
@@ -265,15 +265,16 @@ impl AppImages {
         wanted.request.remote.as_ref().zip(self.remote.as_ref())
     }
 
-    /// Returns the image, which is made once for all requests that want it.
+    /// Returns the image, which is made once for all requests that want it, with no purge since
+    /// `mark`.
     pub async fn make(
         &self,
         wanted: &WantedImage,
-        source: ImageSource,
+        (source, mark): (ImageSource, LogMark),
         now: Instant,
     ) -> Result<MadeOnce, ImageFailure> {
         let deadline = now + MAX_DURATION;
-        let (key, wanted) = (wanted.key.clone(), wanted.clone());
+        let (key, wanted) = ((wanted.key.clone(), mark), wanted.clone());
         let workers = &self.workers.workers;
         let image = workers.get(key, move || make(&source, &wanted, deadline));
         let image = tokio::time::timeout(MAX_DURATION, image).await;

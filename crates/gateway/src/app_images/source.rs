@@ -7,6 +7,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use edgeway_cache::store::LogMark;
 use edgeway_files::ServedFile;
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
@@ -48,6 +49,8 @@ pub(super) struct SourceKey {
     pub(super) upstream: Arc<str>,
     pub(super) build: u128,
     pub(super) source: Box<str>,
+    /// A source may have changed before a purge: later requests ask for it again.
+    pub(super) mark: LogMark,
 }
 
 type SourceCell = OnceCell<Result<Arc<FetchedSource>, SourceFailure>>;
@@ -203,6 +206,7 @@ mod tests {
             upstream: "web".into(),
             build: 1,
             source: source.into(),
+            mark: LogMark::default(),
         }
     }
 

@@ -6,7 +6,7 @@ mod remote;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgeway_cache::nextjs::max_age_of;
+use edgeway_cache::{nextjs::max_age_of, store::LogMark};
 use edgeway_core::chain::{Phase, Reply};
 use edgeway_core::open_headers::OpenResponseHeaders;
 use edgeway_gateway::{
@@ -83,8 +83,9 @@ async fn make(
     let release = release.map(|name| (name, upstream.is_release_up(name)));
     let clock = ctx.live().world.clock.clone();
     flow.ask_now(clock.wall());
-    let image = match source(ctx, (upstream, images), &wanted, release).await {
-        Ok(source) => images.make(&wanted, source, clock.now()).await,
+    let mark = flow.mark;
+    let image = match source(ctx, (upstream, images), (&wanted, mark), release).await {
+        Ok(source) => images.make(&wanted, (source, mark), clock.now()).await,
         Err(SourceFailure::Left(failure)) => Err(failure),
         // The stored image may still be used, if the route allows it, or the route has another
         // response in place of the app's.
@@ -137,18 +138,18 @@ fn refuse(refusal: Refusal) -> Reply {
 async fn source(
     ctx: &Context,
     (upstream, images): (&Arc<Upstream>, &AppImages),
-    wanted: &WantedImage,
+    (wanted, mark): (&WantedImage, LogMark),
     release: Option<(&str, bool)>,
 ) -> Result<ImageSource, SourceFailure> {
     if let Some(remote) = images.remote(wanted) {
-        let fetched = images.fetched(wanted, |place| remote::fetch(wanted, remote, place));
+        let fetched = images.fetched(wanted, mark, |place| remote::fetch(wanted, remote, place));
         let fetched = tokio::time::timeout(REMOTE_TIMEOUT, fetched).await;
         return fetched.unwrap_or(Err(ImageFailure::Time.into()));
     }
     if let Some(file) = images.file(wanted, release).await? {
         return Ok(file);
     }
-    let fetched = images.fetched(wanted, |place| {
+    let fetched = images.fetched(wanted, mark, |place| {
         fetch(ctx, upstream, wanted, (release, place))
     });
     let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetched).await;
