@@ -122,6 +122,7 @@ mod redis;
 mod refusals;
 mod refused_responses;
 mod releases;
+mod releases_builds;
 mod releases_crashes;
 mod releases_overlap;
 mod releases_stop;

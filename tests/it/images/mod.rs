@@ -9,6 +9,7 @@
 mod accepts;
 mod beside;
 mod compare;
+mod purged;
 mod purges;
 mod remote;
 mod remote_rules;

@@ -23,7 +23,7 @@ use edgeway_config::{
     tree::Key,
 };
 use edgeway_core::zones::Zone;
-use edgeway_files::{FileLookup, Files};
+use edgeway_files::FileLookup;
 use edgeway_images::Workers;
 use http::{HeaderMap, header};
 
@@ -225,19 +225,13 @@ impl AppImages {
             return is_of_app();
         };
         let age = self.files.age_of(files);
-        let lookup = match files.kept(&path) {
-            Some(file) => Some(file),
-            None => match Files::find(files, &path).await {
-                FileLookup::File(file) => Some(file),
-                _ => None,
-            },
-        };
-        match lookup {
-            Some(file) if (1..=wanted.optimizer.max_source).contains(&file.size()) => {
+        // As it is now: the image is stored for longer than a look at the file is valid.
+        match files.find(&path).await {
+            FileLookup::File(file) if (1..=wanted.optimizer.max_source).contains(&file.size()) => {
                 Ok(Some(ImageSource::File(file, age)))
             }
-            Some(_) => Err(ImageFailure::Source),
-            None => is_of_app(),
+            FileLookup::File(_) => Err(ImageFailure::Source),
+            _ => is_of_app(),
         }
     }
 

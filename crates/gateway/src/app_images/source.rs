@@ -52,6 +52,7 @@ pub(super) struct SourceKey {
     pub(super) upstream: Arc<str>,
     pub(super) build: u128,
     pub(super) source: Box<str>,
+    /// A source may have changed before a purge: later requests ask for it again.
     pub(super) mark: LogMark,
 }
 

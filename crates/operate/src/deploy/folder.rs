@@ -227,6 +227,20 @@ impl ReleaseFolder {
         state_file::write(&self.state_path(), &state)
     }
 
+    /// Returns the state with what the gateway has decided since the last command. Writes nothing if
+    /// there is nothing new: a rollback is possible while the disk is full.
+    pub(super) fn settled(
+        &self,
+        status: &UpstreamStatus,
+        linger: Duration,
+    ) -> Result<State, String> {
+        let (mut state, instances) = (self.state()?, self.instances());
+        if state.settle(status, &instances, linger) {
+            self.change(|state| state.settle(status, &instances, linger))?;
+        }
+        Ok(state)
+    }
+
     /// Creates a folder below that of the releases, and not that one: the process that ends releases
     /// works on while somebody removes it.
     pub(super) fn make(&self, below: &str) -> io::Result<()> {

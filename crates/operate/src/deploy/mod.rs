@@ -251,8 +251,7 @@ impl<'a> Deploy<'a> {
         // From now on no other command decides, and the gateway may have decided before.
         let (status, settings) = settings(gateway, upstream).await?;
         let linger = Duration::from_secs(settings.linger);
-        let instances = folder.instances();
-        folder.change(|state| state.settle(&status, &instances, linger))?;
+        folder.settled(&status, linger)?;
         let mut deploy = Self {
             gateway,
             upstream: upstream.to_owned(),
@@ -279,6 +278,15 @@ impl<'a> Deploy<'a> {
                  most 100, the first of them a letter or a digit, and none of the gateway's own \
                  names: {}",
                 folder::RESERVED.join(", ")
+            )
+            .into());
+        }
+        if self.folder.instances().values().any(|other| *other == name) {
+            return Err(format!(
+                "release `{name}` runs already, and its instances keep the build that they were \
+                 started with: deploy another build under another name, or send visitors to this \
+                 one with `edgeway switch {} {name}`",
+                self.upstream
             )
             .into());
         }

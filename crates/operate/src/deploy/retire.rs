@@ -167,14 +167,10 @@ impl Settled {
         };
         let (status, config) = settings(gateway, upstream).await?;
         let linger = Duration::from_secs(config.linger);
-        let (mut state, instances) = (folder.state()?, folder.instances());
-        if state.settle(&status, &instances, linger) {
-            folder.change(|state| state.settle(&status, &instances, linger))?;
-        }
         Ok(Some(Self {
+            state: folder.settled(&status, linger)?,
             status,
             own: config,
-            state,
             _alone: alone,
         }))
     }
@@ -250,10 +246,12 @@ async fn round(
     let is_known = |release: &String| settled.state.releases.contains_key(release);
     let lingers = running.iter().any(is_known);
     running.extend(settled.status.current_release.clone());
-    let has_removed = folder.prune(&settled.own, &running)?;
-    let is_over = !lingers && !has_removed && settled.status.canary.is_none();
+    let has_removed = folder.prune(&settled.own, &running);
+    let is_over = !lingers && settled.status.canary.is_none();
     // The commands are kept out no longer.
     drop(settled);
+    // On a full disk, nothing can be written before.
     folder.empty_removed()?;
+    let is_over = is_over && !has_removed?;
     Ok(if is_over { Round::Over } else { Round::Again })
 }
