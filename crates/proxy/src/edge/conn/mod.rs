@@ -201,10 +201,16 @@ impl ConnIo {
         let head = shared_copy(&self.input[..length]);
         self.input.advance(length);
         self.remainder = BodyRemainder::new(body);
-        self.room = match body {
-            BodyFraming::None => READ_BUFFER,
-            BodyFraming::Length(rest) if length as u64 + rest <= READ_BUFFER as u64 => READ_BUFFER,
-            BodyFraming::Length(_) | BodyFraming::Chunked => LONG_READ_BUFFER,
+        let rest = match body {
+            BodyFraming::None => 0,
+            BodyFraming::Length(rest) => rest,
+            BodyFraming::Chunked => u64::MAX,
+        };
+        let is_short = rest == 0 || rest.saturating_add(length as u64) <= READ_BUFFER as u64;
+        self.room = if is_short {
+            READ_BUFFER
+        } else {
+            LONG_READ_BUFFER
         };
         head
     }

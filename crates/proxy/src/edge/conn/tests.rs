@@ -193,3 +193,20 @@ async fn one_read_takes_a_request_whose_client_sends_long_bodies() {
         io.idle();
     }
 }
+
+#[tokio::test]
+async fn a_body_may_be_announced_with_any_length() {
+    let (mut io, mut client) = pair();
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
+        u64::MAX
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let wait = io.next_head(false).await;
+    if matches!(wait, HeadWait::Request) {
+        assert_eq!(io.take_head(), head);
+        assert_eq!(io.room, LONG_READ_BUFFER);
+    } else {
+        assert!(matches!(wait, HeadWait::Refused(_)), "{wait:?}");
+    }
+}
