@@ -8,6 +8,7 @@ use std::{
         unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -233,16 +234,18 @@ impl BoundListener {
         let begin = |(socket, peer): (Socket, Option<SocketAddr>)| {
             shared.facts.metrics().accepted.inc();
             if let Some(guard) = shared.admit(peer) {
-                tasks.spawn(Arc::clone(&shared).serve(socket, peer, guard));
+                // Boxed, because the runtime moves the future of a task about at its start and its end.
+                tasks.spawn(Box::pin(Arc::clone(&shared).serve(socket, peer, guard)));
             }
         };
-        let mut stopped = shared.stop.clone();
+        let mut stop = shared.stop.clone();
+        let mut stopped = pin!(stop.wait_for(|stop| *stop));
         let mut deferral = Deferral::new();
         let mut is_exhausted = false;
         loop {
             let outcome = tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stop| *stop) => break,
+                _ = &mut stopped => break,
                 outcome = self.accept() => outcome,
                 () = deferral.due() => {
                     deferral.look(&*self);
@@ -367,8 +370,6 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use tokio::io::AsyncReadExt as _;
 
     use super::*;

@@ -45,6 +45,9 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// trace, an encoding.
 const ADDED_CAPACITY: usize = 12;
 
+/// Bytes of the five as lines, with a host of usual length.
+const LINES_CAPACITY: usize = 256;
+
 /// Result of verifying the client certificate: `SUCCESS` or `NONE`, as in nginx. The other two are
 /// present if a certificate was verified.
 const X_CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
@@ -284,7 +287,7 @@ pub(super) fn ready_lines(request: &RequestHeader, cx: &Forwarding<'_>) -> Optio
         return None;
     }
     let lines = cx.text.forwarding_lines(cx.client.ip, || {
-        let mut lines = Vec::new();
+        let mut lines = Vec::with_capacity(LINES_CAPACITY);
         for (name, value) in ForwardingHeaders::new(request, cx).usual(cx) {
             if let Some(value) = value {
                 write_header_line(&mut lines, name.as_str().as_bytes(), value.as_bytes());
