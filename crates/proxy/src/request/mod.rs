@@ -23,7 +23,9 @@ pub(crate) use self::decide::{begin, decide};
 use self::others::{guarded, pass_others, pass_rewritten};
 use crate::{
     connection::{
-        ClientCertificateStatus, Connection, header_texts::ConnectionText, refusal::Refusal,
+        ClientCertificateStatus, Connection,
+        header_texts::{ConnectionText, HostText},
+        refusal::Refusal,
     },
     context::{self, AdditionalGuards, Context, RefusedBy},
     error::{Failure, METHODS},
@@ -148,11 +150,10 @@ fn set_up(
 
     let has_spellings = normalise_target(request, ctx)?;
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
-    let sent = values(&request.headers, &header::HOST).next();
-    // Hosts that the connection remembers are normal.
-    let known = text.zip(sent).and_then(|(text, sent)| text.host(sent));
+    let mut known = known_host(request, &ctx.facts.client, text);
     if known.is_none() {
         normalise_host(request, &ctx.facts.client);
+        known = known_host(request, &ctx.facts.client, text);
     }
     if ctx.gateway.reserved.is_read {
         write_forwarding(request, ctx);
@@ -293,24 +294,32 @@ fn reads_written(ctx: &Context, route: usize) -> bool {
     reads(route) || also.is_some_and(|also| also.routes.iter().any(|(index, _)| reads(*index)))
 }
 
+/// Returns the values of a `Host` in its normal form, if the connection or its thread remembers them.
+fn known_host<'a>(
+    request: &RequestHeader,
+    client: &Client,
+    text: Option<&'a ConnectionText>,
+) -> Option<&'a HostText> {
+    let (text, sent) = text.zip(values(&request.headers, &header::HOST).next())?;
+    // These values are shared with other clients, so only what `Host` itself says counts.
+    let recall = || text.recall_host(sent, client.scheme);
+    text.host(sent)
+        .or_else(|| (!client.is_trusted).then(recall)?)
+}
+
 /// Returns the name of the requested host, as routes match it.
 fn host_name<'a>(
     request: &'a RequestHeader,
     client: &Client,
-    text: Option<&'a ConnectionText>,
+    text: Option<&ConnectionText>,
 ) -> Result<Cow<'a, str>, Failure> {
-    let raw = values(&request.headers, &header::HOST).next();
     let named = requested_host(request);
-    // These values are shared with other clients, so only what `Host` itself says counts.
-    let raw = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());
-    let (Some(text), Some(raw)) = (text, raw) else {
-        return routes::host_of(named).map_err(|_| Failure::BadHost);
-    };
-    if let Some(known) = text.recall_host(raw, client.scheme) {
-        return Ok(Cow::Borrowed(&known.name));
-    }
     let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
-    text.remember_host(|| forwarded::host_text(raw, client.scheme, &host));
+    let raw = values(&request.headers, &header::HOST).next();
+    let raw = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());
+    if let Some((text, raw)) = text.zip(raw) {
+        text.remember_host(|| forwarded::host_text(raw, client.scheme, &host));
+    }
     Ok(host)
 }
 
