@@ -161,8 +161,11 @@ fn name_host(request: &mut RequestHeader, text: &ConnectionText) -> Result<(), F
     };
     if !has(&request.headers, &header::HOST) {
         let host = text
-            .host_value(authority.as_str().as_bytes())
-            .map_or_else(|| HeaderValue::from_str(authority.as_str()), Ok)
+            .host(authority.as_str().as_bytes())
+            .map_or_else(
+                || HeaderValue::from_str(authority.as_str()),
+                |known| Ok(known.raw.clone()),
+            )
             .map_err(|_| Failure::BadHost)?;
         request
             .insert_header(header::HOST, host)

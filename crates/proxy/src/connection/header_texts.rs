@@ -76,9 +76,9 @@ impl ConnectionText {
     }
 
     /// Values of this `Host`, if it is the connection's first one.
-    pub fn host(&self, raw: &HeaderValue) -> Option<&HostText> {
+    pub fn host(&self, raw: &[u8]) -> Option<&HostText> {
         let first = self.host.get()?;
-        (first.raw.as_bytes() == raw.as_bytes()).then_some(first)
+        (first.raw.as_bytes() == raw).then_some(first)
     }
 
     /// Takes the values of this `Host` from an earlier connection, if this one has none yet. The
@@ -90,13 +90,7 @@ impl ConnectionText {
         let text = HOSTS.with_borrow(|hosts| hosts.find(raw, scheme))?;
         drop(self.host.set(text));
         // A concurrent request may have stored that of another host first.
-        self.host(raw)
-    }
-
-    /// The connection's first `Host`, if it equals `raw`.
-    pub fn host_value(&self, raw: &[u8]) -> Option<HeaderValue> {
-        let first = self.host.get()?;
-        (first.raw.as_bytes() == raw).then(|| first.raw.clone())
+        self.host(raw.as_bytes())
     }
 
     /// Stores the values of the first `Host`, for the next connections of this thread too.

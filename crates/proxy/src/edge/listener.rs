@@ -1,6 +1,7 @@
 //! Binds addresses, accepts connections, and ends them when a listener is removed.
 
 use std::{
+    fs::Permissions,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
@@ -345,8 +346,7 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
 /// segments, and a limit on the unsent bytes in the kernel.
 fn set_inherited(socket: &RawSocket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    system::limit_unsent(socket, MAX_UNSENT)?;
-    Ok(())
+    system::limit_unsent(socket, MAX_UNSENT)
 }
 
 fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
@@ -358,14 +358,10 @@ fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
 /// Applies the settings of another configuration for the same address.
 pub(super) fn follow(address: &ListenAddress) {
     if let ListenAddress::Unix { path, mode } = address
-        && let Err(error) = set_mode(path, *mode)
+        && let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(*mode))
     {
         warn!(error:%, path:? = path; "permissions of a unix socket not changed");
     }
-}
-
-fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]

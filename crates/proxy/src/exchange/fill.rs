@@ -282,8 +282,7 @@ async fn store_body(
             let piece = poll_fn(|cx| wire.poll_piece(cx, usize::MAX));
             in_time(silence, piece).await?
         } else {
-            let (bytes, is_last) = (None, true);
-            Piece { bytes, is_last }
+            Piece::END
         };
         let Piece { bytes, is_last } = piece;
         {

@@ -273,7 +273,7 @@ impl<'a> Forwarding<'a> {
     fn first_host(&self, request: &RequestHeader) -> Option<&'a HostText> {
         let client = self.client;
         let host = values(&request.headers, &header::HOST).next()?;
-        let known = self.text.host(host)?;
+        let known = self.text.host(host.as_bytes())?;
         (known.scheme == client.scheme && !client.is_trusted).then_some(known)
     }
 }

@@ -44,6 +44,14 @@ pub(crate) struct Piece {
     pub is_last: bool,
 }
 
+impl Piece {
+    /// End of a body without bytes.
+    pub(crate) const END: Self = Self {
+        bytes: None,
+        is_last: true,
+    };
+}
+
 impl MessageBody {
     pub(crate) fn new(framing: Framing) -> Self {
         Self {
@@ -113,12 +121,7 @@ impl MessageBody {
     pub(crate) fn take(&mut self, input: &mut BytesMut) -> Result<Option<Piece>> {
         self.skip_framing(input)?;
         let left = match self.state {
-            State::Complete => {
-                return Ok(Some(Piece {
-                    bytes: None,
-                    is_last: true,
-                }));
-            }
+            State::Complete => return Ok(Some(Piece::END)),
             State::Length(left) | State::Chunk(left) => left,
             State::UntilClose => u64::MAX,
             State::ChunkSize | State::ChunkEnd | State::Trailers => return Ok(None),
@@ -159,10 +162,7 @@ impl MessageBody {
             return Err(Error::explain(ErrorType::ConnectionClosed, why).into_up());
         }
         self.state = State::Complete;
-        Ok(Piece {
-            bytes: None,
-            is_last: true,
-        })
+        Ok(Piece::END)
     }
 
     /// Skips the bytes of `input` that are not content.

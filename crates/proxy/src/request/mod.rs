@@ -303,7 +303,7 @@ fn known_host<'a>(
     let (text, sent) = text.zip(values(&request.headers, &header::HOST).next())?;
     // These values are shared with other clients, so only what `Host` itself says counts.
     let recall = || text.recall_host(sent, client.scheme);
-    text.host(sent)
+    text.host(sent.as_bytes())
         .or_else(|| (!client.is_trusted).then(recall)?)
 }
 

@@ -113,10 +113,7 @@ impl RequestBody {
         let (is_read, is_there) = (self.is_read(), self.is_there());
         match self.again.back_mut() {
             Some(last) => last.is_last = is_read,
-            None if is_read && is_there => self.again.push_back(Piece {
-                bytes: None,
-                is_last: true,
-            }),
+            None if is_read && is_there => self.again.push_back(Piece::END),
             None => {}
         }
     }

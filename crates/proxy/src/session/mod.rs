@@ -275,8 +275,7 @@ impl Client {
             return Poll::Ready(Ok(piece));
         }
         let Some(framing) = &mut body.framing else {
-            let (bytes, is_last) = (None, true);
-            return Poll::Ready(Ok(Piece { bytes, is_last }));
+            return Poll::Ready(Ok(Piece::END));
         };
         let piece = match wire {
             Wire::Http1(stream) => loop {
@@ -296,8 +295,7 @@ impl Client {
             }
             Wire::Nobody => {
                 framing.complete();
-                let (bytes, is_last) = (None, true);
-                Piece { bytes, is_last }
+                Piece::END
             }
         };
         body.record(&piece);

@@ -157,8 +157,7 @@ impl Http2Wire {
         }
         let polled = self.stream.poll_trailers(cx);
         self.trailers = ready!(self.awaited(cx, polled))?;
-        let (bytes, is_last) = (None, true);
-        Poll::Ready(Ok(Piece { bytes, is_last }))
+        Poll::Ready(Ok(Piece::END))
     }
 
     /// Tells the deadlines if the request waits for its backend.
