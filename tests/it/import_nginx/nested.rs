@@ -211,7 +211,7 @@ async fn locations_within_each_other_are_chosen_as_nginx_chooses() {
     let side = async |name| Side::new(&shape, Path::new(folder.path()), name).await;
     let nginx = Nginx::start(&shape, side("nginx").await, false).await;
     let edge = Edge::start(&shape, side("edge").await).await;
-    let (mut refused, mut served, mut beyond, mut baited, mut strict) = (0, 0, 0, 0, 0);
+    let (mut refused, mut served, mut beyond, mut baited) = (0, 0, 0, 0);
     let mut wrong = Vec::new();
     let mut reached = BTreeSet::new();
     for (number, server) in servers.iter().enumerate() {
@@ -233,7 +233,6 @@ async fn locations_within_each_other_are_chosen_as_nginx_chooses() {
                 is_guarded_spelling(&nginx.side, &text, &own).await
             };
             if !is_right {
-                strict += usize::from(own.status >= 400);
                 let line = text.lines().next().unwrap_or_default();
                 wrong.push(format!(
                     "{line}: nginx {} {wanted:?}, own {} {found:?}\n{server}",
@@ -253,14 +252,7 @@ async fn locations_within_each_other_are_chosen_as_nginx_chooses() {
     let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("import_nginx_nested.txt");
     fs::write(list, wrong.join("\n")).expect("the folder takes files");
     let shown = wrong.iter().take(3).cloned().collect::<Vec<_>>().join("\n");
-    // A location that responds by itself does not tell how an app reads its path, so the guard behind
-    // it holds: seldom, this refuses what nginx serves.
-    let most = if strict * 2000 <= all { strict } else { 0 };
-    assert!(
-        wrong.len() == most,
-        "{} of {all} wrong:\n{shown}",
-        wrong.len()
-    );
+    assert!(wrong.is_empty(), "{} of {all} wrong:\n{shown}", wrong.len());
     // Were the expressions within prefixes those of the server, they would take some of these.
     assert!(baited > all / 50, "{baited} say nothing");
     assert!(refused > all / 10 && served > all / 10, "it says nothing");
