@@ -117,7 +117,7 @@ impl Server {
             // A resumed session carries the certificate of the first one, which may have expired
             // since.
             Some([leaf, ..]) => {
-                let client = client::read(leaf, self.now());
+                let client = client::read(leaf, client_rules >> 1, self.now());
                 Some(client.ok_or(HandshakeError::ClientCertificate)?.into())
             }
             _ => None,

@@ -3,7 +3,6 @@
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    mem,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -67,14 +66,11 @@ impl ClientCa {
         }
     }
 
-    /// Returns a digest of what is demanded of clients.
+    /// Returns a digest of what is demanded of clients: of the CAs, and the mode as the lowest bit.
     pub(super) fn rules(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        mem::discriminant(&self.mode).hash(&mut hasher);
-        for ca in &self.current {
-            ca.as_ref().hash(&mut hasher);
-        }
-        hasher.finish()
+        self.current.hash(&mut hasher);
+        hasher.finish() << 1 | u64::from(self.mode == ClientCertificateConfig::Required)
     }
 
     /// Reads the file. Returns `None` if its contents are the same as before.

@@ -10,6 +10,7 @@
 mod certificates;
 mod clients;
 mod handshake;
+mod identities;
 mod reload;
 
 use std::{path::Path, sync::Arc, time::Duration};
