@@ -87,7 +87,8 @@ impl ClientCa {
     /// The new verifier, if the file has changed and is usable.
     fn look(&mut self, events: &mut Vec<FilesEvent>) -> Option<Arc<dyn ClientCertVerifier>> {
         let due = self.turn.due(Stamps::read([&*self.path]));
-        if due == ReadDecision::Nothing {
+        // What failed may have been the reading: no stamp changes when files can be opened again.
+        if due == ReadDecision::Nothing && self.problem.is_none() {
             return None;
         }
         match self.read() {
@@ -97,7 +98,7 @@ impl ClientCa {
             }
             Err(error) => {
                 let why = error.to_string();
-                if due == ReadDecision::Settled && self.problem.as_ref() != Some(&why) {
+                if due != ReadDecision::Changed && self.problem.as_ref() != Some(&why) {
                     let path = self.path.clone();
                     self.problem = Some(why.clone());
                     events.push(FilesEvent::Trouble { path, why });
@@ -167,7 +168,7 @@ impl Watch {
 
     /// Reads changed files, and lets `server` use them.
     fn look(&mut self, server: &Server) {
-        let mut look = self.files.look();
+        let mut look = self.files.look(server.now());
         let mut verifier = None;
         if let Some(ca) = &mut self.client_ca {
             verifier = ca.look(&mut look.events);

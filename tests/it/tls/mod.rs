@@ -11,7 +11,9 @@ mod certificates;
 mod clients;
 mod handshake;
 mod identities;
+mod names;
 mod reload;
+mod replaced;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
