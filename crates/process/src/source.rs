@@ -116,6 +116,7 @@ impl RunningState {
             traffic: std::mem::take(&mut traffic.figures),
             reloads: live.reloads(),
             expiries: totals::expiries(&live.world.metrics),
+            unusable_certificates: totals::unusable_certificates(&live.world.metrics),
             limits: totals::limits(&live.world.metrics),
             cache: gateway
                 .cache

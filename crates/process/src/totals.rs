@@ -24,6 +24,21 @@ pub(super) fn expiries(metrics: &Metrics) -> Vec<CertificateExpiry> {
     expiries
 }
 
+/// Returns the listeners that serve a certificate although the one on disk is unusable.
+pub(super) fn unusable_certificates(metrics: &Metrics) -> Vec<String> {
+    let mut listeners = Vec::new();
+    metrics.each_gauge(
+        "edgeway_certificate_last_reload_success",
+        |series, is_well| {
+            if is_well == 0 {
+                listeners.extend(series.get("listener").map(str::to_owned));
+            }
+        },
+    );
+    listeners.sort();
+    listeners
+}
+
 /// Returns the counts of all rate limits, sorted by name.
 pub(super) fn limits(metrics: &Metrics) -> Vec<LimitStatus> {
     let mut limits = std::collections::BTreeMap::<String, LimitStatus>::new();

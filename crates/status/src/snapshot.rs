@@ -119,6 +119,8 @@ pub struct Snapshot {
     pub certificates: Vec<CertificateStatus>,
     /// Expiry of all certificates, the next one first.
     pub expiries: Vec<CertificateExpiry>,
+    /// Listeners for which a certificate or CA on disk is unusable.
+    pub unusable_certificates: Vec<String>,
     /// Rate limits with their counts.
     pub limits: Vec<LimitStatus>,
     /// Redis, which carries state shared with other gateways, if configured.

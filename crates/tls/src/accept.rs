@@ -1,6 +1,6 @@
 //! The TLS handshake: identifies the kind of client and selects its configuration.
 
-use std::io;
+use std::{io, time::Duration};
 
 use rustls::{ServerConnection, server::Acceptor};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -18,6 +18,9 @@ content-type: text/plain; charset=utf-8\r\n\
 content-length: 72\r\n\
 connection: close\r\n\r\n\
 This port speaks HTTPS, the request was plain HTTP: write https:// here\n";
+
+/// Time in which a client of plain HTTP may finish its request.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +74,10 @@ impl Server {
             // Every HTTP method begins with a capital letter, and no TLS record does.
             if is_first && came[0].is_ascii_uppercase() {
                 goodbye(&mut socket, PLAIN_HTTP).await;
+                // Unread bytes would reset the connection, and the client might lose the response.
+                let mut nowhere = tokio::io::sink();
+                let rest = tokio::io::copy(&mut socket, &mut nowhere);
+                let _over = tokio::time::timeout(LINGER, rest).await;
                 return Err(HandshakeError::PlainHttp);
             }
             is_first = false;
@@ -117,7 +124,7 @@ impl Server {
             // A resumed session carries the certificate of the first one, which may have expired
             // since.
             Some([leaf, ..]) => {
-                let client = client::read(leaf, self.now());
+                let client = client::read(leaf, client_rules >> 1, self.now());
                 Some(client.ok_or(HandshakeError::ClientCertificate)?.into())
             }
             _ => None,

@@ -5,16 +5,19 @@ use ring::digest;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
     der_parser::asn1_rs::{Any, Tag},
-    oid_registry::{self as oids, Oid},
-    x509::X509Name,
+    x509::{AttributeTypeAndValue, X509Name},
 };
 
 use super::pair;
 use crate::chain::ClientCertificate;
 
-/// Reads the fields of a verified certificate that origins receive. `None` if it expires before
-/// `now`, in seconds since 1970.
-pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<ClientCertificate> {
+/// Reads the fields of a certificate that was verified by the CAs with the digest `cas`. `None` if
+/// it expires before `now`, in seconds since 1970.
+pub(super) fn read(
+    certificate: &CertificateDer<'_>,
+    cas: u64,
+    now: i64,
+) -> Option<ClientCertificate> {
     let parsed = pair::parse(certificate)?;
     if parsed.validity().not_after.timestamp() < now {
         return None;
@@ -23,62 +26,46 @@ pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<ClientC
     Some(ClientCertificate {
         subject: HeaderValue::try_from(rfc4514(parsed.subject())).ok()?,
         fingerprint: HeaderValue::try_from(hex::encode(hash)).ok()?,
+        cas,
     })
 }
 
-/// Formats a distinguished name per RFC 4514, with the last part first. Everything that is not
-/// printable ASCII is escaped, so that the text fits a header and is unambiguous.
+/// Formats a distinguished name per RFC 4514, with the last part first, as OpenSSL does with
+/// `-nameopt RFC2253`. Everything that is not printable ASCII is escaped, so that the text fits a
+/// header and is unambiguous.
 fn rfc4514(name: &X509Name<'_>) -> String {
-    let mut text = String::new();
-    let parts: Vec<_> = name.iter().collect();
-    for (index, part) in parts.iter().rev().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        for (index, attribute) in part.iter().enumerate() {
-            if index > 0 {
-                text.push('+');
-            }
-            let value = attribute.attr_value();
-            match (short(attribute.attr_type()), readable(value)) {
-                (Some(short), Some(value)) => {
-                    text.push_str(short);
-                    text.push('=');
-                    escape(&value, &mut text);
-                }
-                // RFC 4514, 2.4: an attribute without a short name is written in BER.
-                (short, _) => {
-                    match short {
-                        Some(short) => text.push_str(short),
-                        None => text.push_str(&attribute.attr_type().to_id_string()),
-                    }
-                    text.push_str("=#");
-                    text.push_str(&ber(value));
-                }
-            }
-        }
-    }
-    text
+    let parts = name
+        .iter()
+        .map(|part| reversed(part.iter().map(attribute), "+"));
+    reversed(parts, ",")
 }
 
-/// The short names of RFC 4514, 3, and two more that are common in certificates.
-fn short(kind: &Oid<'_>) -> Option<&'static str> {
-    let names = [
-        (&oids::OID_X509_COMMON_NAME, "CN"),
-        (&oids::OID_X509_LOCALITY_NAME, "L"),
-        (&oids::OID_X509_STATE_OR_PROVINCE_NAME, "ST"),
-        (&oids::OID_X509_ORGANIZATION_NAME, "O"),
-        (&oids::OID_X509_ORGANIZATIONAL_UNIT, "OU"),
-        (&oids::OID_X509_COUNTRY_NAME, "C"),
-        (&oids::OID_X509_STREET_ADDRESS, "STREET"),
-        (&oids::OID_DOMAIN_COMPONENT, "DC"),
-        (&oids::OID_USERID, "UID"),
-        (&oids::OID_PKCS9_EMAIL_ADDRESS, "emailAddress"),
-        (&oids::OID_X509_SERIALNUMBER, "serialNumber"),
-    ];
-    let name = names.into_iter().find(|(known, _)| *known == kind);
-    name.map(|(_, short)| short)
+/// Joins texts from the last to the first.
+fn reversed(texts: impl Iterator<Item = String>, separator: &str) -> String {
+    let mut texts: Vec<_> = texts.collect();
+    texts.reverse();
+    texts.join(separator)
 }
+
+fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
+    let (kind, value) = (attribute.attr_type().to_id_string(), attribute.attr_value());
+    let name = NAMES.split(' ').skip_while(|word| *word != kind).nth(1);
+    match (name, readable(value)) {
+        (Some(name), Some(value)) => format!("{name}={}", escaped(&value)),
+        // RFC 4514, 2.4: an attribute without a name is written in BER.
+        (name, _) => format!("{}=#{}", name.unwrap_or(&kind), ber(value)),
+    }
+}
+
+/// Types of attributes and their names, as OpenSSL and nginx have them: those of RFC 4514, 3, and more
+/// that are common in certificates.
+const NAMES: &str = "2.5.4.3 CN 2.5.4.4 SN 2.5.4.5 serialNumber 2.5.4.6 C 2.5.4.7 L 2.5.4.8 ST \
+    2.5.4.9 street 2.5.4.10 O 2.5.4.11 OU 2.5.4.12 title 2.5.4.13 description \
+    2.5.4.15 businessCategory 2.5.4.17 postalCode 2.5.4.41 name 2.5.4.42 GN 2.5.4.43 initials \
+    2.5.4.44 generationQualifier 2.5.4.46 dnQualifier 2.5.4.65 pseudonym \
+    2.5.4.97 organizationIdentifier 0.9.2342.19200300.100.1.1 UID 0.9.2342.19200300.100.1.25 DC \
+    1.2.840.113549.1.9.1 emailAddress 1.3.6.1.4.1.311.60.2.1.1 jurisdictionL \
+    1.3.6.1.4.1.311.60.2.1.2 jurisdictionST 1.3.6.1.4.1.311.60.2.1.3 jurisdictionC";
 
 /// Decodes a value of a string type to UTF-8.
 fn readable(value: &Any<'_>) -> Option<String> {
@@ -101,32 +88,31 @@ fn readable(value: &Any<'_>) -> Option<String> {
 }
 
 /// Escapes a value (RFC 4514, 2.4).
-fn escape(value: &str, text: &mut String) {
+fn escaped(value: &str) -> String {
+    let mut text = String::new();
     let last = value.len().saturating_sub(1);
     for (index, byte) in value.bytes().enumerate() {
         let is_edge = byte == b' ' && (index == 0 || index == last) || byte == b'#' && index == 0;
-        match byte {
-            b'"' | b'+' | b',' | b';' | b'<' | b'>' | b'\\' => {
-                text.push('\\');
-                text.push(char::from(byte));
-            }
-            _ if is_edge => {
-                text.push('\\');
-                text.push(char::from(byte));
-            }
-            b' '..=b'~' => text.push(char::from(byte)),
-            _ => {
-                text.push('\\');
-                text.push_str(&hex::encode([byte]));
-            }
+        let is_printable = matches!(byte, b' '..=b'~');
+        if is_edge || !is_printable || b"\"+,;<>\\".contains(&byte) {
+            text.push('\\');
+        }
+        if is_printable {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&hex::encode_upper([byte]));
         }
     }
+    text
 }
 
 /// The value in BER, as hex.
 fn ber(value: &Any<'_>) -> String {
     use x509_parser::der_parser::asn1_rs::ToDer;
-    value.to_der_vec().map(hex::encode).unwrap_or_default()
+    value
+        .to_der_vec()
+        .map(hex::encode_upper)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -156,7 +142,7 @@ mod tests {
 
     #[track_caller]
     fn check(parts: &[(DnType, DnValue)], expected: &str) {
-        let client = read(&made(parts), 0).unwrap();
+        let client = read(&made(parts), 0, 0).unwrap();
         assert_eq!(client.subject, expected);
     }
 
@@ -181,11 +167,11 @@ mod tests {
         check(&[(DnType::CommonName, utf8(" "))], r"CN=\ ");
         check(
             &[(DnType::CommonName, utf8("Lučić\r\nX-Admin: 1"))],
-            r"CN=Lu\c4\8di\c4\87\0d\0aX-Admin: 1",
+            r"CN=Lu\C4\8Di\C4\87\0D\0AX-Admin: 1",
         );
         check(
-            &[(DnType::CustomDnType(vec![2, 5, 4, 4]), utf8("Before"))],
-            "2.5.4.4=#0c064265666f7265",
+            &[(DnType::CustomDnType(vec![2, 5, 4, 99]), utf8("Before"))],
+            "2.5.4.99=#0C064265666F7265",
         );
         check(
             &[(
@@ -201,15 +187,15 @@ mod tests {
     fn an_expired_certificate_proves_nothing() {
         let certificate = made(&[(DnType::CommonName, utf8("ann"))]);
         let end = 1_893_456_000;
-        assert!(read(&certificate, end).is_some());
-        assert!(read(&certificate, end + 1).is_none());
-        assert!(read(&CertificateDer::from(vec![0x30, 0]), 0).is_none());
+        assert!(read(&certificate, 0, end).is_some());
+        assert!(read(&certificate, 0, end + 1).is_none());
+        assert!(read(&CertificateDer::from(vec![0x30, 0]), 0, 0).is_none());
     }
 
     #[test]
     fn the_fingerprint_is_the_hash_of_the_full_certificate() {
         let certificate = made(&[]);
-        let client = read(&certificate, 0).unwrap();
+        let client = read(&certificate, 0, 0).unwrap();
         let hash = digest::digest(&digest::SHA256, &certificate);
         let expected: Vec<u8> = hash.as_ref().to_vec();
         let text = client.fingerprint.to_str().unwrap();
@@ -222,8 +208,7 @@ mod tests {
     proptest! {
         #[test]
         fn escaped_text_reads_back(value in any::<String>()) {
-            let mut text = String::new();
-            escape(&value, &mut text);
+            let text = escaped(&value);
             prop_assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')));
             let mut read = Vec::new();
             let mut rest = text.as_bytes();

@@ -11,7 +11,6 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use rustls::server::ProducesTickets;
-use smart_default::SmartDefault;
 
 /// Period between rotations of the ticket key (see [`super::sessions`]). The previous key still
 /// opens tickets, so a ticket is valid for at least this long and at most twice as long.
@@ -23,14 +22,9 @@ const SECRET: usize = 32;
 /// was not issued here.
 const MAX_LEN: usize = 1 << 16;
 
-/// Keys that encrypt tickets.
-#[derive(SmartDefault)]
-pub(super) struct TicketKeys {
-    /// The current key, then the previous one.
-    keys: ArcSwap<Vec<Arc<TicketKey>>>,
-    #[default(SystemRandom::new())]
-    random: SystemRandom,
-}
+/// Keys that encrypt tickets: the current one, then the previous one.
+#[derive(Default)]
+pub(super) struct TicketKeys(ArcSwap<Vec<Arc<TicketKey>>>);
 
 /// Secret of a key, as handed to the successor.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,23 +42,20 @@ pub(super) struct NoRandomness;
 
 impl TicketKeys {
     pub(super) fn new() -> Result<Self, NoRandomness> {
-        let random = SystemRandom::new();
-        let first = TicketKey::random(&random)?;
-        Ok(Self {
-            keys: ArcSwap::from_pointee(vec![Arc::new(first)]),
-            random,
-        })
+        let keys = Self::default();
+        keys.turn()?;
+        Ok(keys)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.keys.load().is_empty()
+        self.0.load().is_empty()
     }
 
     /// Rotates the keys: a new key becomes the current one, and the one before the previous is
     /// dropped.
     pub(super) fn turn(&self) -> Result<(), NoRandomness> {
-        let next = Arc::new(TicketKey::random(&self.random)?);
-        self.keys.rcu(|keys| {
+        let next = Arc::new(TicketKey::random()?);
+        self.0.rcu(|keys| {
             let before = keys.first().map(Arc::clone);
             std::iter::once(Arc::clone(&next))
                 .chain(before)
@@ -75,7 +66,7 @@ impl TicketKeys {
 
     /// The keys for the successor, the current one first.
     pub(super) fn export(&self) -> Vec<TicketSecret> {
-        let keys = self.keys.load();
+        let keys = self.0.load();
         keys.iter().map(|key| key.secret.clone()).collect()
     }
 
@@ -87,7 +78,7 @@ impl TicketKeys {
             .map(|secret| Arc::new(TicketKey::new(secret.clone())))
             .collect();
         if !keys.is_empty() {
-            self.keys.store(Arc::new(keys));
+            self.0.store(Arc::new(keys));
         }
     }
 }
@@ -117,9 +108,11 @@ impl TicketKey {
         }
     }
 
-    fn random(random: &SystemRandom) -> Result<Self, NoRandomness> {
+    fn random() -> Result<Self, NoRandomness> {
         let mut secret = Box::new([0; NAME + SECRET]);
-        random.fill(&mut secret[..]).map_err(|_| NoRandomness)?;
+        SystemRandom::new()
+            .fill(&mut secret[..])
+            .map_err(|_| NoRandomness)?;
         Ok(Self::new(TicketSecret(secret)))
     }
 }
@@ -135,11 +128,11 @@ impl ProducesTickets for TicketKeys {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let keys = self.keys.load();
+        let keys = self.0.load();
         let key = keys.first()?;
         // Random: a counter would reveal how many handshakes happened between two of a client's.
         let mut nonce = [0; aead::NONCE_LEN];
-        self.random.fill(&mut nonce).ok()?;
+        SystemRandom::new().fill(&mut nonce).ok()?;
         let name = key.secret.name();
         let tag_length = key.aead.algorithm().tag_len();
         let length = NAME + nonce.len() + plain.len() + tag_length;
@@ -166,7 +159,7 @@ impl ProducesTickets for TicketKeys {
         }
         let (name, rest) = ticket.split_at_checked(NAME)?;
         let (nonce, body) = rest.split_at_checked(aead::NONCE_LEN)?;
-        let keys = self.keys.load();
+        let keys = self.0.load();
         // The name is no secret: every ticket contains it.
         let key = keys.iter().find(|key| key.secret.name() == name)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;

@@ -3,7 +3,6 @@
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    mem,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -67,14 +66,11 @@ impl ClientCa {
         }
     }
 
-    /// Returns a digest of what is demanded of clients.
+    /// Returns a digest of what is demanded of clients: of the CAs, and the mode as the lowest bit.
     pub(super) fn rules(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        mem::discriminant(&self.mode).hash(&mut hasher);
-        for ca in &self.current {
-            ca.as_ref().hash(&mut hasher);
-        }
-        hasher.finish()
+        self.current.hash(&mut hasher);
+        hasher.finish() << 1 | u64::from(self.mode == ClientCertificateConfig::Required)
     }
 
     /// Reads the file. Returns `None` if its contents are the same as before.
@@ -91,7 +87,8 @@ impl ClientCa {
     /// The new verifier, if the file has changed and is usable.
     fn look(&mut self, events: &mut Vec<FilesEvent>) -> Option<Arc<dyn ClientCertVerifier>> {
         let due = self.turn.due(Stamps::read([&*self.path]));
-        if due == ReadDecision::Nothing {
+        // What failed may have been the reading: no stamp changes when files can be opened again.
+        if due == ReadDecision::Nothing && self.problem.is_none() {
             return None;
         }
         match self.read() {
@@ -101,7 +98,7 @@ impl ClientCa {
             }
             Err(error) => {
                 let why = error.to_string();
-                if due == ReadDecision::Settled && self.problem.as_ref() != Some(&why) {
+                if due != ReadDecision::Changed && self.problem.as_ref() != Some(&why) {
                     let path = self.path.clone();
                     self.problem = Some(why.clone());
                     events.push(FilesEvent::Trouble { path, why });
@@ -171,7 +168,7 @@ impl Watch {
 
     /// Reads changed files, and lets `server` use them.
     fn look(&mut self, server: &Server) {
-        let mut look = self.files.look();
+        let mut look = self.files.look(server.now());
         let mut verifier = None;
         if let Some(ca) = &mut self.client_ca {
             verifier = ca.look(&mut look.events);

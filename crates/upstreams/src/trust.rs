@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use ring::digest::{Context as Hasher, SHA256};
-use rustls::{ClientConfig, RootCertStore, sign::CertifiedKey};
+use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
@@ -54,10 +54,10 @@ fn trust(
     // All parts are compiled, so that all problems are reported.
     let name = name(config, place, sources, cx);
     let cas = if let Some(file) = &config.ca {
-        ca_certificates(file, cx).map(Some)
+        ca_certificates(file, cx)
     } else {
         warn_of_no_system(place, cx);
-        Some(None)
+        Some((Vec::new(), system::roots()))
     };
     let client = match (&config.cert, &config.key) {
         (Some(cert), Some(key)) => pair(cert, key, cx).map(Some),
@@ -71,34 +71,13 @@ fn trust(
             "write the file of the certificate that it is for: `cert: client.pem`",
         ),
     };
-    let (name, cas, client) = (name?, cas?, client?);
-    let trust = digest(cas.as_deref(), client.as_ref());
-    let config = connections(cas.as_deref(), client.as_ref(), place, cx)?;
-    Some(Trust {
-        config: Arc::new(config),
-        identity: TlsIdentity { name, trust },
-    })
-}
-
-/// Returns the settings for the connections of requests.
-fn connections(
-    cas: Option<&[CertificateDer<'static>]>,
-    client: Option<&Client>,
-    place: Place,
-    cx: &mut CompileContext<'_>,
-) -> Option<ClientConfig> {
-    let roots = match cas {
-        Some(cas) => {
-            let mut roots = RootCertStore::empty();
-            // Each was accepted by such a store when its file was read.
-            roots.add_parsable_certificates(cas.iter().cloned());
-            Arc::new(roots)
-        }
-        None => system::roots(),
-    };
-    let client = client.map(|client| (client.chain.clone(), client.key.clone_key()));
-    match client_config(roots, client) {
-        Ok(config) => Some(config),
+    let (name, (cas, roots), client) = (name?, cas?, client?);
+    let trust = digest(&cas, client.as_ref());
+    match client_config(roots, client.map(|client| (client.chain, client.key))) {
+        Ok(config) => Some(Trust {
+            config: Arc::new(config),
+            identity: TlsIdentity { name, trust },
+        }),
         Err(error) => cx.at(place, PAIR).refuse(
             format!("TLS to the backends cannot be set up: {error}"),
             "check the certificate and the key that `tls` names",
@@ -114,15 +93,13 @@ fn name(
     cx: &mut CompileContext<'_>,
 ) -> Option<ServerName> {
     if let Some(written) = &config.name {
-        let name = ServerName::parse(&written.value);
-        if name.is_none() {
-            cx.at(written.place, NAME).error(
+        return ServerName::parse(&written.value).or_else(|| {
+            cx.at(written.place, NAME).refuse(
                 format!("invalid certificate name `{}`", written.value),
                 "write a DNS name from the backends' certificate, without port or wildcard, such \
                  as `api.internal`",
-            );
-        }
-        return name;
+            )
+        });
     }
     let mut names = Vec::new();
     for source in sources {
@@ -146,14 +123,12 @@ fn name(
         }
         return None;
     };
-    let parsed = ServerName::parse(name);
-    if parsed.is_none() {
-        cx.at(place, NAME).error(
+    ServerName::parse(name).or_else(|| {
+        cx.at(place, NAME).refuse(
             format!("invalid certificate name `{name}`"),
             "write the name that it is for: `tls: { name: api.internal }`",
-        );
-    }
-    parsed
+        )
+    })
 }
 
 /// Warns if the system has no CA certificates: without trust no backend can be reached.
@@ -172,7 +147,7 @@ fn warn_of_no_system(place: Place, cx: &mut CompileContext<'_>) {
 fn ca_certificates(
     file: &Spanned<PathBuf>,
     cx: &mut CompileContext<'_>,
-) -> Option<Vec<CertificateDer<'static>>> {
+) -> Option<(Vec<CertificateDer<'static>>, Arc<RootCertStore>)> {
     let list = certificates(file, "ca", cx)?;
     let mut store = RootCertStore::empty();
     for (index, certificate) in list.iter().enumerate() {
@@ -187,7 +162,7 @@ fn ca_certificates(
             );
         }
     }
-    Some(list)
+    Some((list, Arc::new(store)))
 }
 
 /// Client certificate and its key.
@@ -205,28 +180,19 @@ fn pair(
     let private = private_key(key, cx);
     let (chain, private) = (chain?, private?);
     let provider = rustls::crypto::ring::default_provider();
+    let (cert_file, key_file) = (cert.value.display(), key.value.display());
     let (message, help) =
         match CertifiedKey::from_der(chain.clone(), private.clone_key(), &provider) {
             Ok(_) => {
-                return Some(Client {
-                    chain,
-                    key: private,
-                });
+                let key = private;
+                return Some(Client { chain, key });
             }
             Err(rustls::Error::InconsistentKeys(_)) => (
-                format!(
-                    "`{}` is not the key of `{}`",
-                    key.value.display(),
-                    cert.value.display()
-                ),
+                format!("`{key_file}` is not the key of `{cert_file}`"),
                 "write the two files of one pair; the certificate itself comes first in its file",
             ),
             Err(_) => (
-                format!(
-                    "`{}` and `{}` cannot be used",
-                    cert.value.display(),
-                    key.value.display()
-                ),
+                format!("`{cert_file}` and `{key_file}` cannot be used"),
                 "write an X.509 certificate and its RSA, ECDSA or Ed25519 key, both in PEM",
             ),
         };
@@ -254,14 +220,12 @@ fn private_key(
     cx: &mut CompileContext<'_>,
 ) -> Option<PrivateKeyDer<'static>> {
     let bytes = read(file, cx)?;
-    let key = PrivateKeyDer::from_pem_slice(&bytes).ok();
-    if key.is_none() {
-        cx.at(file.place, FILE).error(
+    PrivateKeyDer::from_pem_slice(&bytes).ok().or_else(|| {
+        cx.at(file.place, FILE).refuse(
             format!("no private key in `{}`", file.value.display()),
             "`key` must be a PEM file with `-----BEGIN PRIVATE KEY-----`, without a password",
-        );
-    }
-    key
+        )
+    })
 }
 
 fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>> {
@@ -283,13 +247,13 @@ fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>>
 }
 
 /// Returns a digest of the certificates and the key, each with its length before it.
-fn digest(cas: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> TrustDigest {
+fn digest(cas: &[CertificateDer<'static>], client: Option<&Client>) -> TrustDigest {
     let mut hasher = Hasher::new(&SHA256);
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_be_bytes());
         hasher.update(bytes);
     };
-    for certificate in cas.unwrap_or_default() {
+    for certificate in cas {
         add(certificate);
     }
     add(&[]);

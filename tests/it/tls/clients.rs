@@ -36,7 +36,7 @@ fn ann(ca: &Ca) -> Issued {
     ]))
 }
 
-const ANN: &str = "CN=ann,O=M\\c3\\bcller\\, S\\c3\\b6hne & Co,C=DE";
+const ANN: &str = "CN=ann,O=M\\C3\\BCller\\, S\\C3\\B6hne & Co,C=DE";
 
 fn with(site: &Site, own: &Issued) -> Arc<ClientConfig> {
     Arc::new(site.ca.trust_with(Some(own)))
@@ -61,7 +61,7 @@ fn client_headers(response: &Response) -> [Value; 3] {
     .map(value)
 }
 
-fn fingerprint(own: &Issued) -> String {
+pub(super) fn fingerprint(own: &Issued) -> String {
     let (chain, _) = own.ders();
     let hash = ring::digest::digest(&ring::digest::SHA256, &chain[0]);
     hash.as_ref()

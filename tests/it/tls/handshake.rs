@@ -193,6 +193,17 @@ async fn plain_http_on_a_tls_port_gets_a_400_that_names_https() {
     assert!(response.text().contains("https://"), "{}", response.text());
     assert_eq!(response.header("connection"), Some("close"));
     site.refuses("plain_http", 1).await;
+    // A client that is still sending gets all of it too, as from nginx.
+    let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
+    let start = b"POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000000\r\n\r\n";
+    socket.write_all(start).await.unwrap();
+    let mut whole = vec![socket.read_u8().await.unwrap()];
+    for _ in 0..10 {
+        socket.write_all(&vec![b'x'; 100_000]).await.unwrap();
+    }
+    socket.shutdown().await.unwrap();
+    socket.read_to_end(&mut whole).await.unwrap();
+    assert!(whole.ends_with(response.text().as_bytes()), "{whole:?}");
     // The control: bytes that are neither get an alert.
     let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
     socket.write_all(&[0; 64]).await.unwrap();
@@ -200,7 +211,7 @@ async fn plain_http_on_a_tls_port_gets_a_400_that_names_https() {
     drop(socket.read_to_end(&mut remaining).await);
     assert_eq!(remaining.first(), Some(&0x15), "{remaining:?}");
     site.refuses("tls_handshake", 1).await;
-    site.refuses("plain_http", 1).await;
+    site.refuses("plain_http", 2).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,10 @@
 mod certificates;
 mod clients;
 mod handshake;
+mod identities;
+mod names;
 mod reload;
+mod replaced;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

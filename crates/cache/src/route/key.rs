@@ -8,7 +8,7 @@ use crate::{
     base::query,
     chain::{Exchange, KeyBuilder, host::public_host},
     key::Key,
-    limits::key::{KeyItem, KeyValue, Source},
+    limits::key::{KeyItem, KeyValue, Source, user_cas},
     name_set::NameSet,
 };
 
@@ -132,6 +132,9 @@ impl KeyRules {
                 {
                     // Two issuers may give the same name to two people.
                     parts.part("issuer", issuer.as_bytes());
+                }
+                if let (Source::User, Some(cas)) = (source, user_cas(ex)) {
+                    parts.part("cas", &cas);
                 }
             }
         }

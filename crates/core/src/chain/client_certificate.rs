@@ -9,4 +9,6 @@ pub struct ClientCertificate {
     pub subject: HeaderValue,
     /// SHA-256 of the certificate in DER, in lower-case hex.
     pub fingerprint: HeaderValue,
+    /// Digest of the CAs that the listener trusts: others may give the same subject to somebody else.
+    pub cas: u64,
 }

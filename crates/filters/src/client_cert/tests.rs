@@ -19,6 +19,7 @@ fn with(check: FilterCheck, certificate: Option<(&str, &str)>) -> FilterCheck {
                 Certificate::Verified(Arc::new(ClientCertificate {
                     subject: HeaderValue::from_str(subject).unwrap(),
                     fingerprint: HeaderValue::from_str(&byte.repeat(32)).unwrap(),
+                    cas: 0,
                 }))
             });
         })

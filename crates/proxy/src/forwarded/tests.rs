@@ -391,6 +391,7 @@ fn only_we_speak_of_a_clients_certificate() {
     let certificate = Arc::new(ClientCertificate {
         subject: HeaderValue::from_static("CN=ann,O=Example"),
         fingerprint: HeaderValue::from_static("ab01"),
+        cas: 0,
     });
     // A proxy that is trusted for the client's address is not trusted for its certificate.
     for networks in [&[][..], &["127.0.0.0/8"]] {

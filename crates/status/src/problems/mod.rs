@@ -438,6 +438,16 @@ impl ProblemList {
     }
 
     fn certificates(&mut self, status: &Snapshot) {
+        for listener in &status.unusable_certificates {
+            let text =
+                format!("listener {listener}: a certificate on disk is unusable, and not served");
+            self.warn(
+                "certificate_file",
+                listener,
+                text,
+                "the log, and `edgeway check`",
+            );
+        }
         for certificate in &status.certificates {
             let (name, count) = (&certificate.name, certificate.failures);
             let why = certificate.problem.as_deref().unwrap_or("unknown reason");

@@ -449,6 +449,16 @@ fn a_certificate_that_was_not_issued_does_not_expire() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_used_is_a_problem() {
+    let status = Snapshot {
+        unusable_certificates: vec!["public".to_owned()],
+        ..Snapshot::default()
+    };
+    let text = "listener public: a certificate on disk is unusable, and not served";
+    assert_eq!(found(&status), [("certificates", text.to_owned())]);
+}
+
+#[test]
 fn a_log_that_cannot_be_written_is_a_problem() {
     let status = Snapshot {
         failing_logs: vec![LogFailure {

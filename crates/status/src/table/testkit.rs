@@ -168,6 +168,7 @@ pub fn full() -> Snapshot {
             upstream: Some("api".into()),
         }],
         unsaved_decisions: None,
+        unusable_certificates: Vec::new(),
         failing_logs: Vec::new(),
         problem_onsets: Vec::new(),
         upstreams: vec![

@@ -237,7 +237,9 @@ impl ManagedName {
             // There is none, or it is from a CA that was configured before.
             _ => now,
         };
-        served.state.next_try().map_or(due, |next| due.max(next))
+        // Another CA has refused nothing yet.
+        let next = { served.state.next_try() }.filter(|_| served.state.failing == directory);
+        next.map_or(due, |next| due.max(next))
     }
 
     /// The serial number of the served certificate, unless that is a stand-in.

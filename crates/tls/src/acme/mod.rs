@@ -167,7 +167,7 @@ impl Acme {
 
     /// Serves the certificates that appear in the folder.
     async fn watch(self: Arc<Self>) {
-        let mut seen = vec![Stamps::default(); self.names.len()];
+        let mut seen = vec![<(Stamps, bool)>::default(); self.names.len()];
         loop {
             let issuer = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
@@ -186,17 +186,20 @@ impl Acme {
     }
 
     /// Loads what has changed since `seen`. Blocks.
-    fn look(&self, seen: &mut [Stamps]) {
+    fn look(&self, seen: &mut [(Stamps, bool)]) {
         let Role::Follows { store, issuer } = &self.role else {
             return;
         };
         for (ConfiguredName { managed, .. }, seen) in self.names.iter().zip(seen) {
             let stamp = store.stamps(&managed.name);
-            if stamp == *seen {
+            if *seen == (stamp.clone(), false) {
                 continue;
             }
-            *seen = stamp;
-            match store.load(&managed.name) {
+            // Loaded again until it succeeds: no stamp changes when files can be opened again.
+            let is_new = std::mem::replace(&mut seen.0, stamp.clone()) != stamp;
+            let loaded = store.load(&managed.name);
+            seen.1 = loaded.is_err();
+            match loaded {
                 Ok(Some(stored))
                     if managed.serial().as_ref() == Some(&stored.certificate.serial) => {}
                 Ok(Some(stored)) => {
@@ -205,6 +208,7 @@ impl Acme {
                 }
                 Ok(None) => {}
                 // The pair may be half written: the other half changes the stamp.
+                Err(_) if !is_new => {}
                 Err(problem) => {
                     warn!(name = &*managed.name, issuer = &*issuer.address, error:% = chain(&problem); "certificate of the issuer unusable");
                 }

@@ -37,6 +37,8 @@ pub(super) struct NameState {
     pub(super) directory: String,
     /// When the certificate was obtained, in seconds since 1970.
     pub(super) obtained: u64,
+    /// The ACME directory of the CA that the failed attempts asked.
+    pub(super) failing: String,
     /// Failed attempts since then.
     pub(super) failures: u32,
     /// When to retry, in seconds since 1970. 0 if the last attempt did not fail.

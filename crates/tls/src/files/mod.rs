@@ -242,8 +242,8 @@ impl Files {
         })
     }
 
-    /// Checks all files, and reads those that have changed. Blocks.
-    pub(super) fn look(&mut self) -> FilesCheck {
+    /// Checks all files at `now`, and reads those that have changed. Blocks.
+    pub(super) fn look(&mut self, now: i64) -> FilesCheck {
         let mut look = FilesCheck::default();
         let mut has_changed = self.look_at_folders(&mut look);
         // A problem of a folder is all there is to report of it.
@@ -251,7 +251,7 @@ impl Files {
         let paths: Vec<PairPaths> = paths.cloned().collect();
         for paths in paths {
             let pair = self.pairs.entry(paths.clone()).or_default();
-            has_changed |= pair.look(&paths, &self.provider, &mut look.events);
+            has_changed |= pair.look((&paths, now), &self.provider, &mut look.events);
         }
         if has_changed {
             look.certificates = Some(self.certificates());
@@ -323,7 +323,7 @@ impl Pair {
     /// Checks the pair, and returns true if there is a new certificate.
     fn look(
         &mut self,
-        paths: &PairPaths,
+        (paths, now): (&PairPaths, i64),
         provider: &CryptoProvider,
         events: &mut Vec<FilesEvent>,
     ) -> bool {
@@ -331,10 +331,12 @@ impl Pair {
             return false;
         }
         let due = self.turn.due(paths.stamps());
-        if due == ReadDecision::Nothing {
+        // What failed may have been the reading: no stamp changes when files can be opened again.
+        if due == ReadDecision::Nothing && self.problem.is_none() {
             return false;
         }
-        match pair::load(paths, provider) {
+        let loaded = pair::load(paths, provider).map_err(|error| error.to_string());
+        match loaded.and_then(|new| self.accept(new, now)) {
             Ok(certificate) => {
                 self.problem = None;
                 let is_same = self.current.as_ref().is_some_and(|current| {
@@ -348,11 +350,10 @@ impl Pair {
                 }
                 !is_same
             }
-            Err(error) => {
-                let why = error.to_string();
+            Err(why) => {
                 // The halves of a pair arrive one after the other, so only a lasting problem is
                 // reported.
-                if due == ReadDecision::Settled && self.problem.as_ref() != Some(&why) {
+                if due != ReadDecision::Changed && self.problem.as_ref() != Some(&why) {
                     let path = paths.cert.clone();
                     events.push(FilesEvent::Trouble {
                         path,
@@ -363,6 +364,13 @@ impl Pair {
                 false
             }
         }
+    }
+
+    /// Returns `new`, unless clients refuse it and accept the current one.
+    fn accept(&self, new: Certificate, now: i64) -> Result<Certificate, String> {
+        let is_kept = self.current.as_ref().is_some_and(|it| it.is_valid(now));
+        let worry = new.worry(now).filter(|_| is_kept && !new.is_valid(now));
+        worry.map_or(Ok(new), |worry| Err(format!("the certificate {worry}")))
     }
 }
 

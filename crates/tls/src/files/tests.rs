@@ -45,7 +45,8 @@ impl WatchedDir {
 
     /// The names served after a check, if anything changed, and the events.
     fn look(&mut self) -> (Option<Vec<String>>, Vec<String>) {
-        let look = self.files.look();
+        let now = crate::expiry::seconds(crate::base::clock::Clock::machine().wall());
+        let look = self.files.look(now);
         let names = look.certificates.map(|all| {
             let titles = all.iter().map(|certificate| certificate.title().to_owned());
             titles.collect()

@@ -296,6 +296,9 @@ impl Source {
         };
         hasher.part(kind, name.as_bytes());
         hasher.part(b'=', &value);
+        if let (Self::User, Some(cas)) = (self, user_cas(ex)) {
+            hasher.part(b'a', &cas);
+        }
         true
     }
 }
@@ -328,6 +331,15 @@ fn octets(address: IpAddr) -> Vec<u8> {
 fn only<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
     let first = values.next()?;
     values.all(|other| other == first).then_some(first)
+}
+
+/// Returns the digest of the CAs that vouch for the user of a request, if its certificate names it.
+pub fn user_cas(ex: &Exchange<'_>) -> Option<[u8; 8]> {
+    let Certificate::Verified(shown) = &ex.facts.client.certificate else {
+        return None;
+    };
+    let user = ex.facts.identity.as_ref()?.user.as_deref()?;
+    (shown.subject == *user).then(|| shown.cas.to_be_bytes())
 }
 
 /// Removes the quotes that may surround a cookie's value (RFC 6265, 4.1.1).

@@ -146,6 +146,7 @@ fn a_binary_header_names_the_client() {
     // Connections of the balancer itself, and those without information on the client.
     check(&v2(0x20, 0x00, b""), PEER);
     check(&v2(0x20, 0x11, &INET), PEER);
+    check(&v2(0x20, 0x99, &INET), PEER);
     check(&v2(0x21, 0x00, b""), PEER);
     check(&v2(0x21, 0x00, b"what it likes"), PEER);
     check(&v2(0x21, 0x31, &[0; 216]), PEER);

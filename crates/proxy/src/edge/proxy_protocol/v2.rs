@@ -32,11 +32,12 @@ pub(in crate::edge) fn parse(header: &[u8]) -> Result<ProxySource, ProxyHeaderEr
     else {
         return Err(ProxyHeaderError::Missing);
     };
-    let is_local = match version_command {
-        0x20 => true,
-        0x21 => false,
+    match version_command {
+        // 2.2: whatever follows must be ignored, the family as well.
+        0x20 => return Ok(ProxySource::Peer),
+        0x21 => {}
         _ => return Err(ProxyHeaderError::Malformed("an unknown version or command")),
-    };
+    }
     let addresses = match family {
         0x00 => 0,
         // A client that uses UDP (HTTP/3 at the balancer) has an address too.
@@ -45,7 +46,7 @@ pub(in crate::edge) fn parse(header: &[u8]) -> Result<ProxySource, ProxyHeaderEr
         0x31 | 0x32 => 216,
         _ => return Err(ProxyHeaderError::Malformed("an unknown address family")),
     };
-    if is_local || addresses == 0 {
+    if addresses == 0 {
         // 2.2: the remainder must be ignored, whatever it is.
         return Ok(ProxySource::Peer);
     }

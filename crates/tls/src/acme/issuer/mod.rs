@@ -222,6 +222,10 @@ impl Issuing {
         }
         let outcome = error.outcome();
         let mut state = managed.state();
+        if state.failing != self.ca.directory {
+            state.failing.clone_from(&self.ca.directory);
+            state.failures = 0;
+        }
         state.failures = state.failures.saturating_add(1);
         let pause = schedule::pause(
             error.failure(),

@@ -233,6 +233,42 @@ async fn the_retry_after_of_the_ca_is_respected() {
     assert_eq!(setup.due(), Duration::ZERO);
 }
 
+/// Operators change the CA because of a refusal: what one has demanded says nothing about the next.
+#[tokio::test]
+async fn another_ca_is_asked_at_once() {
+    let refusing = FakeCa::start(|_, _| {
+        let (status, _, body) = problem(429, "rateLimited");
+        (status, vec![("retry-after", "7200".to_owned())], body)
+    })
+    .await;
+    let other = FakeCa::start(|_, _| problem(403, "rejectedIdentifier")).await;
+    let setup = setup(&format!("{}/directory", refusing.url));
+    for _ in 0..4 {
+        assert!(setup.issuing.attempt(&setup.name).await.unwrap());
+    }
+    assert!(setup.due() >= Duration::from_hours(2), "the control");
+    let next = format!("{}/directory", other.url);
+    let now = setup.issuing.clock.wall();
+    assert_eq!(setup.managed.due(&next, now), now);
+    // Its own refusals count from the first.
+    let issuing = Issuing {
+        ca: CaClient {
+            directory: next.clone(),
+            roots: None,
+            email: None,
+            making: Arc::clone(&setup.issuing.shared.making),
+        },
+        store: setup.issuing.store.clone(),
+        shared: Arc::clone(&setup.issuing.shared),
+        clock: setup.issuing.clock.clone(),
+    };
+    assert!(Arc::new(issuing).attempt(&setup.name).await.unwrap());
+    assert_eq!(other.times("/order"), 1);
+    let due = setup.managed.due(&next, now).duration_since(now).unwrap();
+    assert!((120..140).contains(&due.as_secs()), "{due:?}");
+    assert_eq!(setup.managed.state().failures, 1);
+}
+
 /// RFC 8555, 6.5: the response with the error has the nonce for the next attempt.
 #[tokio::test]
 async fn a_nonce_that_the_ca_does_not_take_is_replaced() {
