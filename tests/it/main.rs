@@ -158,6 +158,7 @@ mod tracing;
 mod transparency;
 mod typos;
 mod upgrade;
+mod upgrade_commands;
 mod upstream_h2;
 mod upstream_request;
 mod upstream_tls;

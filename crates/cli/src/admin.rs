@@ -298,9 +298,7 @@ impl ConfiguredAdmin {
         let mut all: Vec<Target> = sockets.map(Target::Socket).collect();
         let Self { targets, token, .. } = Self::read(installed);
         for target in targets.unwrap_or_else(|_| vec![Target::Address(ADMIN)]) {
-            if !all.contains(&target) {
-                all.push(target);
-            }
+            all.extend((!all.contains(&target)).then_some(target));
         }
         Self {
             targets: Ok(all),

@@ -81,9 +81,7 @@ impl Changes {
         }
         lines.extend(self.sections.iter().map(|name| format!("~ {name}")));
         lines.extend(self.files.iter().map(|path| format!("~ file {path}")));
-        if self.route_order {
-            lines.push("~ order of routes".to_owned());
-        }
+        lines.extend(self.route_order.then(|| "~ order of routes".to_owned()));
         lines
     }
 }
@@ -154,9 +152,7 @@ impl Delta {
 
     fn push(&mut self, name: String, list: impl FnOnce(&mut Self) -> &mut Vec<String>) {
         let list = list(self);
-        if !list.contains(&name) {
-            list.push(name);
-        }
+        list.extend((!list.contains(&name)).then_some(name));
     }
 }
 

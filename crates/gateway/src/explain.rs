@@ -56,9 +56,7 @@ impl ExplainRequest {
             has_host |= name.trim().eq_ignore_ascii_case(header::HOST.as_str());
             lines.push(line.clone());
         }
-        if !has_host {
-            lines.push(format!("Host: {authority}"));
-        }
+        lines.extend((!has_host).then(|| format!("Host: {authority}")));
         if lines.iter().any(|line| line.contains(['\r', '\n'])) {
             return None;
         }

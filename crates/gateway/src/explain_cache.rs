@@ -225,9 +225,7 @@ fn policy_lines(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
         (ignored.set_cookie, "Set-Cookie"),
         (ignored.vary, "Vary"),
     ] {
-        if is_ignored {
-            lines.push(format!("`{name}` of the origin is not read"));
-        }
+        lines.extend(is_ignored.then(|| format!("`{name}` of the origin is not read")));
     }
     if let Some(ttl) = policy.browser_ttl {
         lines.push(format!("browsers get {}", Span(ttl)));

@@ -85,9 +85,7 @@ impl Gateway {
         };
         let mut entries: Vec<Arc<Entry>> = Vec::new();
         cache.store().for_each(|entry| {
-            if is_of_release(entry) {
-                entries.push(Arc::clone(entry));
-            }
+            entries.extend(is_of_release(entry).then(|| Arc::clone(entry)));
         });
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.popularity()));
         for entry in entries.iter().take(max.saturating_mul(LOOKS)) {

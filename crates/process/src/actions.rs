@@ -30,10 +30,12 @@ use edgeway_status::{
 };
 use edgeway_upstreams::{BackendStatus, Force, MemberError, SAVED_AGAIN, Upstream, WARM_UP_TIME};
 use parking_lot::Mutex;
+use tokio::sync::MutexGuard;
 
 use super::{
     bans,
     control::Control,
+    predecessors::PredecessorCommand,
     purges,
     watch::{Reaction, WatchSettings},
 };
@@ -87,17 +89,17 @@ impl Operator {
         &self,
         act: impl FnOnce(&Gateway) -> Result<T, ActionError> + Send,
     ) -> Result<T, ActionError> {
-        let _turn = self.turn().await;
-        self.control.line.is_ours()?;
+        let _turn = self.turn().await?;
         act(&self.live().gateway())
     }
 
     /// Waits for its turn. An action in the middle of an upgrade would be lost on the successor.
-    async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, Candidate>> {
-        tokio::select! {
+    async fn turn(&self) -> Result<Option<MutexGuard<'_, Candidate>>, ActionError> {
+        let turn = tokio::select! {
             turn = self.control.turn.lock() => Some(turn),
             () = self.control.stop_requested() => None,
-        }
+        };
+        self.control.line.is_ours().map(|()| turn)
     }
 
     /// Purges here, serialized with upgrades, and then waits for the other gateways outside the
@@ -114,8 +116,7 @@ impl Operator {
             Vec::new()
         };
         let (link, mut started) = {
-            let _turn = self.turn().await;
-            self.control.line.is_ours()?;
+            let _turn = self.turn().await?;
             let link = purges::link(live)?;
             let started = link.begin(forms()?, PurgeSource::Admin).await;
             (link, started)
@@ -130,14 +131,16 @@ impl Operator {
         upstream: &str,
         act: impl FnOnce(&Upstream) -> Result<T, MemberError> + Send,
     ) -> Result<T, ActionError> {
-        self.in_turn(|gateway| {
-            let known = gateway.upstreams.keys().map(|name| &**name);
-            let serving = gateway.upstreams.get(upstream);
-            act(serving.ok_or_else(|| no_such_upstream(upstream, known))?).map_err(|error| {
-                ActionError::new(error.status(), error.reason(), error.to_string())
-            })
-        })
-        .await
+        let _turn = self.turn().await?;
+        let gateway = self.live().gateway();
+        let known = gateway.upstreams.keys().map(|name| &**name);
+        let serving = gateway.upstreams.get(upstream);
+        let serving = serving.ok_or_else(|| no_such_upstream(upstream, known))?;
+        let done = act(serving)
+            .map_err(|error| ActionError::new(error.status(), error.reason(), error.to_string()))?;
+        let decided = PredecessorCommand::Decisions(upstream.to_owned(), serving.decided());
+        self.control.line.predecessors.tell(&decided).await;
+        Ok(done)
     }
 
     /// Performs an action on a backend of a configured upstream.
@@ -260,12 +263,18 @@ impl Operator {
             }
             Operation::Profile(to) => self.control.switch(to.name).await.map(Done::Profile),
             Operation::Ban(new) => {
-                let banned = self.in_turn(|gateway| bans::ban(gateway, &new)).await;
-                banned.map(Done::Banned)
+                let banned = self.in_turn(|gateway| bans::ban(gateway, &new)).await?;
+                let ban = PredecessorCommand::Ban(new);
+                self.control.line.predecessors.tell(&ban).await;
+                Ok(Done::Banned(banned))
             }
             Operation::Unban(address) => {
-                let lifted = self.in_turn(|gateway| bans::unban(gateway, &address)).await;
-                lifted.map(Done::Unbanned)
+                let lifted = self
+                    .in_turn(|gateway| bans::unban(gateway, &address))
+                    .await?;
+                let unban = PredecessorCommand::Unban(address);
+                self.control.line.predecessors.tell(&unban).await;
+                Ok(Done::Unbanned(lifted))
             }
             Operation::Purge(order) => self.purged(order).await.map(Done::Purged),
         }

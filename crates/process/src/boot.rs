@@ -33,7 +33,7 @@ use super::{
     control::{Control, StartError},
     handover::LaunchState,
     last_good, log as own_log, problem_log,
-    ready::{READY_FILE, ReadyFile},
+    ready::{self, READY_FILE},
     signals::{SignalAction, Signals},
     state_folder::state_folder,
     upgrade::{Lineage, PROBLEMS, SESSIONS, SuccessionNotice},
@@ -190,8 +190,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         .spawn("problems", problem_log::watch(Arc::clone(&control)));
 
     if let Some(path) = std::env::var_os(READY_FILE) {
-        let ready = ReadyFile::new(&control);
-        ready.write(path.as_ref()).map_err(BootError::Ready)?;
+        ready::write(&control, path.as_ref()).map_err(BootError::Ready)?;
     }
     if let (Some(path), Some(sources)) = (&control.path, setup.sources) {
         let keeping = last_good::keep_later(path.clone(), Arc::new(sources));

@@ -1,38 +1,48 @@
-//! Predecessors that are still draining: the reports they send us, and the reports we send to our
-//! successor.
+//! Predecessors that are still draining: the reports they send us, the commands we send them, and
+//! the same with our successor.
 //!
-//! Each predecessor has its own pipe. Its reading end passes from successor to successor, and its
-//! writing end closes with the process, so the process that serves knows of all of them.
+//! Each predecessor has its own pair of sockets. Our end passes from successor to successor, and the
+//! other one closes with the process, so the process that serves knows of all of them.
 
 use std::{
     collections::BTreeMap,
     future::pending,
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use edgeway_base::clock::rfc3339;
-use edgeway_cache::{Cache, purge::SuccessorPurge};
+use edgeway_cache::{
+    Cache,
+    purge::{Purge, PurgeSource, SuccessorPurge},
+};
 use edgeway_net::tasks::Tasks;
 use edgeway_proxy::live::Live;
 use edgeway_status::{
+    actions::NewBan,
     sessions::{EndedSession, Sessions},
     snapshot::Predecessor,
 };
-use log::{debug, info};
+use log::{debug, info, warn};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::unix::pipe,
+    net::UnixStream,
     sync::watch,
 };
+
+use super::{bans, purges};
 
 /// Interval of reports from a draining process. A script that waits for a drained backend restarts
 /// its app once no request is in flight here either.
 const TELL: Duration = Duration::from_millis(250);
+
+/// Time limit for a draining process to confirm a command.
+const CONFIRMS_WITHIN: Duration = Duration::from_secs(2);
 
 /// All predecessors that are left, the oldest first.
 #[derive(Default)]
@@ -44,6 +54,8 @@ pub(super) struct Predecessors {
     is_awaited: watch::Sender<bool>,
     /// Called with each note of a predecessor.
     heeds: OnceLock<Box<NoteHandler>>,
+    /// Held until a command is confirmed, so that two are not confused.
+    telling: tokio::sync::Mutex<()>,
 }
 
 type NoteHandler = dyn Fn(SuccessorNote) + Send + Sync;
@@ -59,9 +71,43 @@ pub(super) enum SuccessorNote {
     Unknown,
 }
 
+/// Command that the process that serves has carried out, for those that still drain, as a line of
+/// JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum PredecessorCommand {
+    /// Decisions of operators on an upstream.
+    Decisions(String, Value),
+    Ban(NewBan),
+    Unban(String),
+    Purge(Vec<Purge>),
+}
+
+impl PredecessorCommand {
+    async fn carry_out(self, live: &Live) {
+        let gateway = live.gateway();
+        match self {
+            Self::Decisions(upstream, decided) => {
+                if let Some(upstream) = gateway.upstreams.get(&*upstream) {
+                    upstream.follow(&decided);
+                }
+            }
+            // Refused only if it holds here already.
+            Self::Ban(new) => drop(bans::ban(&gateway, &new)),
+            Self::Unban(address) => drop(bans::unban(&gateway, &address)),
+            Self::Purge(purges) => {
+                if let Ok(link) = purges::link(live) {
+                    link.apply(&purges, PurgeSource::Gateway).await;
+                }
+            }
+        }
+    }
+}
+
 struct RemainingPredecessor {
     pipe: Arc<OwnedFd>,
-    report: Option<Predecessor>,
+    report: watch::Sender<Option<Predecessor>>,
+    /// True once it has not confirmed one in time.
+    is_silent: bool,
 }
 
 impl Predecessors {
@@ -77,7 +123,8 @@ impl Predecessors {
         let _first = self.heeds.set(Box::new(heeds));
         let left = pipes.into_iter().map(|pipe| RemainingPredecessor {
             pipe: Arc::new(pipe),
-            report: None,
+            report: watch::Sender::default(),
+            is_silent: false,
         });
         self.left.lock().extend(left);
         self.is_awaited.send_replace(true);
@@ -121,8 +168,7 @@ impl Predecessors {
         pipe: &Arc<OwnedFd>,
         handed_over: &mut Option<Box<dyn FnOnce() + Send>>,
     ) -> io::Result<()> {
-        let receiver = pipe::Receiver::from_owned_fd(pipe.try_clone()?)?;
-        let mut lines = BufReader::new(receiver).lines();
+        let mut lines = BufReader::new(stream(pipe)?).lines();
         while let Some(line) = lines.next_line().await? {
             if let Some(call) = handed_over.take() {
                 call();
@@ -141,18 +187,60 @@ impl Predecessors {
                 }
                 continue;
             };
-            let mut left = self.left.lock();
-            if let Some(one) = left.iter_mut().find(|one| Arc::ptr_eq(&one.pipe, pipe)) {
-                one.report = Some(report);
-            }
+            self.change(pipe, |one| drop(one.report.send_replace(Some(report))));
         }
         Ok(())
+    }
+
+    fn change(&self, pipe: &Arc<OwnedFd>, change: impl FnOnce(&mut RemainingPredecessor)) {
+        let mut left = self.left.lock();
+        if let Some(one) = left.iter_mut().find(|one| Arc::ptr_eq(&one.pipe, pipe)) {
+            change(one);
+        }
+    }
+
+    /// Sends a command to each predecessor, and waits until all have carried it out, or have ended.
+    pub(super) async fn tell(&self, command: &PredecessorCommand) {
+        if self.left.lock().is_empty() {
+            return;
+        }
+        let _alone = self.telling.lock().await;
+        let Ok(mut line) = serde_json::to_vec(command) else {
+            return;
+        };
+        line.push(b'\n');
+        let listening = |one: &RemainingPredecessor| {
+            (!one.is_silent).then(|| (Arc::clone(&one.pipe), one.report.subscribe()))
+        };
+        let listening: Vec<_> = self.left.lock().iter().filter_map(listening).collect();
+        let count = |report: &Option<Predecessor>| report.as_ref().map_or(0, |it| it.commands);
+        for (pipe, mut report) in listening {
+            let before = count(&report.borrow());
+            let confirming = async {
+                stream(&pipe)?.write_all(&line).await?;
+                // The sender is dropped with a process that has ended.
+                drop(report.wait_for(|report| count(report) > before).await);
+                io::Result::Ok(())
+            };
+            if tokio::time::timeout(CONFIRMS_WITHIN, confirming)
+                .await
+                .is_err()
+            {
+                self.change(&pipe, |one| one.is_silent = true);
+                warn!("a previous process did not confirm a command, and may not obey it");
+            }
+        }
     }
 
     fn forget(&self, pipe: &Arc<OwnedFd>) {
         let mut left = self.left.lock();
         if let Some(index) = left.iter().position(|one| Arc::ptr_eq(&one.pipe, pipe)) {
-            let pid = left.remove(index).report.map_or(0, |report| report.pid);
+            let pid = left
+                .remove(index)
+                .report
+                .borrow()
+                .as_ref()
+                .map_or(0, |report| report.pid);
             info!(pid, left = left.len(); "previous process finished and exited");
         }
         self.count.send_replace(left.len());
@@ -161,17 +249,20 @@ impl Predecessors {
     /// The last report of each predecessor.
     pub(super) fn list(&self) -> Vec<Predecessor> {
         let left = self.left.lock();
-        left.iter().filter_map(|one| one.report.clone()).collect()
+        left.iter()
+            .filter_map(|one| one.report.borrow().clone())
+            .collect()
     }
 
     /// Number of the predecessors' requests in flight to a backend.
     pub(super) fn in_flight(&self, upstream: &str, address: &str) -> u64 {
         let name = backend_name(upstream, address);
         let left = self.left.lock();
-        let reports = left.iter().filter_map(|one| one.report.as_ref());
-        reports
-            .filter_map(|report| report.in_flight.get(&name))
-            .sum()
+        let count = |one: &RemainingPredecessor| {
+            let report = one.report.borrow();
+            report.as_ref()?.in_flight.get(&name).copied()
+        };
+        left.iter().filter_map(count).sum()
     }
 
     /// Waits until the last predecessor has left.
@@ -207,18 +298,26 @@ impl Predecessors {
 /// Sends reports to the successor until this process ends. The first line means that everything is
 /// the successor's.
 pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions: Arc<Sessions>) {
-    let pipe = match pipe::Sender::from_owned_fd(pipe) {
-        Ok(pipe) => pipe,
+    let (reader, mut pipe) = match stream(&pipe) {
+        Ok(stream) => stream.into_split(),
         Err(error) => return debug!(error:%; "cannot tell the successor how much is left"),
     };
+    let mut lines = BufReader::new(reader).lines();
+    let mut commands = 0;
     let since = rfc3339(live.world.clock.wall());
-    let mut pipe = pipe;
     let cache = live.gateway().cache.clone();
     let mut tick = tokio::time::interval(TELL);
     loop {
         let note = tokio::select! {
             biased;
             _ = tick.tick() => None,
+            Ok(Some(line)) = lines.next_line() => {
+                if let Ok(command) = serde_json::from_str::<PredecessorCommand>(&line) {
+                    command.carry_out(&live).await;
+                    commands += 1;
+                }
+                None
+            }
             note = next_purge(cache.as_deref()) => Some(SuccessorNote::Purge(note)),
             ended = sessions.next_ended() => Some(SuccessorNote::Session(ended)),
         };
@@ -240,6 +339,7 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions
             version: edgeway_base::VERSION.to_owned(),
             connections: u64::try_from(live.connections.open()).unwrap_or(u64::MAX),
             in_flight: in_flight(&live),
+            commands,
             since: since.clone(),
         };
         let Ok(mut line) = serde_json::to_vec(&report) else {
@@ -258,6 +358,13 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions
             Err(error) => return debug!(error:%; "successor exited"),
         }
     }
+}
+
+/// Returns our end of the sockets, which other tasks and processes use as well.
+fn stream(pipe: &OwnedFd) -> io::Result<UnixStream> {
+    let stream = net::UnixStream::from(pipe.try_clone()?);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 async fn next_purge(cache: Option<&Cache>) -> SuccessorPurge {
@@ -292,19 +399,17 @@ fn backend_name(upstream: &str, address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::{
-        fs::File,
         io::Write,
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use rustix::pipe::{PipeFlags, pipe_with};
     use tokio::sync::mpsc;
 
     use super::*;
 
-    fn pipe() -> (OwnedFd, File) {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        (read, write.into())
+    fn pipe() -> (OwnedFd, net::UnixStream) {
+        let (read, write) = net::UnixStream::pair().unwrap();
+        (read.into(), write)
     }
 
     async fn until(mut holds: impl FnMut() -> bool) {

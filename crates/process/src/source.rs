@@ -51,12 +51,9 @@ impl RunningState {
 
     fn config(&self, loaded: ServingConfiguration, gateway: &Gateway) -> ConfigStatus {
         let trials = self.live().trials.state();
+        let path = self.control.path.as_deref();
         ConfigStatus {
-            file: self
-                .control
-                .path
-                .as_ref()
-                .map_or_else(|| "(built in)".to_owned(), |path| absolute(path)),
+            file: path.map_or_else(|| "(built in)".to_owned(), absolute),
             generation: loaded.generation,
             loaded_at: rfc3339(loaded.at),
             profile: gateway.profiles.active.as_deref().map(str::to_owned),
@@ -85,6 +82,7 @@ impl RunningState {
         let mut upstreams: Vec<_> = gateway.upstreams.values().collect();
         upstreams.sort_by(|a, b| a.name.cmp(&b.name));
         let (active, struck) = gateway.bans.counts();
+        let (cache, opened) = (gateway.cache.as_ref(), self.control.listeners.opened());
         let mut traffic = live.traffic.recent();
         let is_failing = |traffic: &RouteTraffic| traffic.server_error_rate > 0.0;
         let mut errors = if traffic.routes.values().any(is_failing) {
@@ -118,23 +116,14 @@ impl RunningState {
             expiries: totals::expiries(&live.world.metrics),
             unusable_certificates: totals::unusable_certificates(&live.world.metrics),
             limits: totals::limits(&live.world.metrics),
-            cache: gateway
-                .cache
-                .as_ref()
-                .map(|_| totals::cache(&live.world.metrics)),
+            cache: cache.map(|_| totals::cache(&live.world.metrics)),
             config: self.config(live.loaded(), &gateway),
             predecessors: self.control.line.predecessors.list(),
-            listeners: self
-                .control
-                .listeners
-                .opened()
-                .iter()
-                .map(|open| self.listener(open))
-                .collect(),
+            listeners: opened.iter().map(|open| self.listener(open)).collect(),
             certificates: gateway.acme.iter().flat_map(|acme| acme.status()).collect(),
             redis: gateway.redis.as_deref().map(Redis::status),
-            purges: gateway.cache.as_ref().map(|cache| cache.link().status()),
-            cache_disk: gateway.cache.as_ref().and_then(|cache| cache.disk()),
+            purges: cache.map(|cache| cache.link().status()),
+            cache_disk: cache.and_then(|cache| cache.disk()),
             plugins: plugins::status(&gateway),
             unsaved_decisions: live.world.keeper.unsaved(),
             failing_logs: log_file::failing(),
@@ -181,11 +170,8 @@ impl RunningState {
             for backend in &mut status.backends {
                 let recent = failures.get(&backend.address).copied();
                 backend.recent_failures = Some(recent.unwrap_or_default());
-                let line = &self.control.line;
-                let older = line
-                    .predecessors
-                    .in_flight(&upstream.name, &backend.address);
-                backend.add_in_flight(older);
+                let older = &self.control.line.predecessors;
+                backend.add_in_flight(older.in_flight(&upstream.name, &backend.address));
             }
             status
         });

@@ -64,10 +64,8 @@ pub(super) fn limits(metrics: &Metrics) -> Vec<LimitStatus> {
 pub(super) fn cache(metrics: &Metrics) -> CacheStatus {
     let gauge = |name| {
         let mut total = 0;
-        metrics.each_gauge(name, |_, value| {
-            total = u64::try_from(value).unwrap_or(0);
-        });
-        total
+        metrics.each_gauge(name, |_, value| total = value);
+        u64::try_from(total).unwrap_or(0)
     };
     let mut evictions = 0;
     metrics.each_counter("edgeway_cache_evictions_total", |_, count| {

@@ -2,18 +2,22 @@
 //! the service manager, and drains this process while the successor serves.
 
 use std::{
-    os::fd::{BorrowedFd, OwnedFd},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use edgeway_base::{error, metrics::Metrics, system, units::millis};
+use edgeway_base::{error, metrics::Metrics, units::millis};
 use edgeway_cache::{
     Cache,
     purge::{Purge, SuccessorPurge},
 };
 use edgeway_status::actions::{ActionError, SUCCEEDED, UpgradeResult};
+use futures_util::future::BoxFuture;
 use log::{error, info, warn};
 use parking_lot::Mutex;
 use rustix::process::Signal;
@@ -26,7 +30,7 @@ use super::{
     handover::{HandoverError, InheritedState, Launch, Successor, Upgrades},
     init::{self, InitProcess},
     notify::ServiceManager,
-    predecessors::{self, Predecessors, SuccessorNote},
+    predecessors::{self, PredecessorCommand, Predecessors, SuccessorNote},
 };
 
 /// Name of the status page's sessions in the state that a successor inherits.
@@ -158,6 +162,15 @@ impl Control {
                 sessions.end_all();
             }
         };
+        if let Some(cache) = &self.live.gateway().cache {
+            let predecessors = Arc::clone(&self.line.predecessors);
+            let apply = move |purges| -> BoxFuture<'static, ()> {
+                let predecessors = Arc::clone(&predecessors);
+                let command = PredecessorCommand::Purge(purges);
+                Box::pin(async move { predecessors.tell(&command).await })
+            };
+            let _first = cache.link().draining.set(Box::new(apply));
+        }
         self.line.predecessors.follow(pipes, heeds, move || {
             control.line.manager.succeed();
             control.notify_manager();
@@ -325,7 +338,7 @@ impl Control {
             };
             sockets.iter().map(owned).collect()
         })?;
-        let (report_reader, report_writer) = system::pipe()?;
+        let (report_reader, report_writer) = UnixStream::pair()?;
         let (init, to_init) = match &*self.line.init.lock() {
             Some(to_init) => (None, Some(to_init.try_clone()?)),
             None if init::is_needed() => {
@@ -337,7 +350,7 @@ impl Control {
         let mut upgrades = *self.line.upgrades.lock();
         upgrades.succeeded += 1;
         let mut predecessors = self.line.predecessors.lend()?;
-        predecessors.push(report_reader);
+        predecessors.push(report_reader.into());
         let (cached, cache) = match &self.live.gateway().cache {
             Some(cache) => {
                 let (cached, pipe) = cache::pipe()?;
@@ -362,7 +375,7 @@ impl Control {
         };
         Ok(SuccessorResources {
             estate,
-            report_writer,
+            report_writer: report_writer.into(),
             init,
             cache,
         })

@@ -214,13 +214,9 @@ impl PathPattern {
                 segments,
                 is_prefix: self.is_prefix,
             };
-            if !folded.contains(&form) {
-                folded.push(form);
-            }
+            folded.extend((!folded.contains(&form)).then_some(form));
         }
-        if folded.is_empty() {
-            folded.push(self.clone());
-        }
+        folded.extend(folded.is_empty().then(|| self.clone()));
         folded
     }
 

@@ -279,9 +279,7 @@ pub fn methods(written: &[Spanned<String>], diagnostics: &mut Diagnostics) -> Ve
     }
     // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
     // that names HEAD alone has fewer methods and so comes first.
-    if names.contains(&"GET") {
-        names.push("HEAD");
-    }
+    names.extend((names.contains(&"GET")).then_some("HEAD"));
     names.sort_unstable();
     names.dedup();
     names.iter().filter_map(|name| name.parse().ok()).collect()

@@ -104,9 +104,7 @@ pub(super) enum UrlPart {
 }
 
 fn push_text(pieces: &mut Vec<Piece>, text: &str) {
-    if !text.is_empty() {
-        pieces.push(Piece::Text(text.as_bytes().to_vec()));
-    }
+    pieces.extend((!text.is_empty()).then(|| Piece::Text(text.as_bytes().to_vec())));
 }
 
 fn placeholder(

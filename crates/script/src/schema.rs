@@ -220,9 +220,7 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<SchemaError>) {
         let key = key.map(|key| Step::Key(key.to_owned()));
         let path = here.iter().cloned().chain(key).collect();
         let wrong = SchemaError { at: path, why };
-        if !all.contains(&wrong) {
-            all.push(wrong);
-        }
+        all.extend((!all.contains(&wrong)).then_some(wrong));
     };
     match &error.kind {
         ErrorKind::AnyOf | ErrorKind::OneOf(None) if !error.causes.is_empty() => {

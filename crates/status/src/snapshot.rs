@@ -267,6 +267,8 @@ pub struct Predecessor {
     pub connections: u64,
     /// Requests in flight by `UPSTREAM/ADDRESS`, without zeros.
     pub in_flight: BTreeMap<String, u64>,
+    /// Commands of its successors that it has carried out.
+    pub commands: u64,
     /// Start of the drain; RFC 3339, UTC.
     pub since: String,
 }

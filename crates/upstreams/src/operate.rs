@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{
     BackendStatus, Upstream,
@@ -287,6 +288,22 @@ impl Upstream {
         drop(decisions);
         self.rebuild();
         self.members_changed();
+    }
+
+    /// Returns the decisions of operators for a predecessor.
+    pub fn decided(&self) -> Value {
+        json!(&*self.shared.live.decisions())
+    }
+
+    /// Applies the decisions that a successor has, and stores.
+    pub fn follow(&self, decided: &Value) {
+        let mut decisions = self.shared.live.decisions();
+        *decisions = OperatorDecisions::from_json(decided);
+        for backend in &self.members.load().list {
+            let is_drained = decisions.drained.contains(&**backend.address());
+            backend.state.set_drained(is_drained);
+        }
+        self.apply(decisions);
     }
 
     pub(super) fn keep(&self, decisions: &OperatorDecisions) {

@@ -73,15 +73,11 @@ impl TagTemplate {
         while let Some(at) = left.find(['{', '}']) {
             let (before, from) = left.split_at(at);
             let end = from.find('}').filter(|end| *end > 1).ok_or_else(brace)?;
-            if !before.is_empty() {
-                pieces.push(TagPiece::Text(before.to_owned()));
-            }
+            pieces.extend((!before.is_empty()).then(|| TagPiece::Text(before.to_owned())));
             pieces.push(TagPiece::Slot(from[1..end].to_owned()));
             left = &from[end + 1..];
         }
-        if !left.is_empty() {
-            pieces.push(TagPiece::Text(left.to_owned()));
-        }
+        pieces.extend((!left.is_empty()).then(|| TagPiece::Text(left.to_owned())));
         Ok(Self { pieces })
     }
 

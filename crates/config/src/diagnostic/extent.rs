@@ -18,9 +18,7 @@ pub(super) fn deeper(text: &str, at: usize, key: usize) -> Vec<Range<usize>> {
         if !is_empty && indentation(line) <= least {
             break;
         }
-        if !is_empty {
-            lines.push(from..from + line.len());
-        }
+        lines.extend((!is_empty).then(|| from..from + line.len()));
         from = end + 1;
     }
     lines
@@ -106,18 +104,14 @@ pub(super) fn items(text: &str, within: Range<usize>) -> Vec<Range<usize>> {
             }
             quote @ (b'"' | b'\'') => index = unquote(text, index, quote) - 1,
             b',' => {
-                if is_scalar {
-                    items.push(from..index);
-                }
+                items.extend(is_scalar.then_some(from..index));
                 (from, is_scalar) = (index + 1, true);
             }
             _ => {}
         }
         index += 1;
     }
-    if is_scalar && from < end {
-        items.push(from..end);
-    }
+    items.extend((is_scalar && from < end).then_some(from..end));
     items
 }
 

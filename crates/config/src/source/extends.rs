@@ -252,9 +252,7 @@ fn texts(node: &Node, is_settings: bool, list: &mut Vec<String>) {
         Value::List(items) => items.iter().for_each(|item| texts(item, is_settings, list)),
         Value::Map(entries) => {
             for (key, node) in entries {
-                if is_settings {
-                    list.push(key.name.clone());
-                }
+                list.extend(is_settings.then(|| key.name.clone()));
                 if is_settings || !NO_NAMES.contains(&key.name.as_str()) {
                     texts(node, is_settings || key.name == "plugins", list);
                 }

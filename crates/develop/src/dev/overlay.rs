@@ -17,9 +17,7 @@ pub(super) fn local_site(upstream: &str, listen: ListenAddress) -> LocalSite {
         .map(str::to_owned)
         .into();
     let host = listen.host();
-    if !names.contains(&host) {
-        names.push(host);
-    }
+    names.extend((!names.contains(&host)).then_some(host));
     LocalSite {
         upstream: upstream.to_owned(),
         names,

@@ -116,9 +116,8 @@ impl Count {
     fn add(&mut self, file: &str, test: TestResult) {
         self.tests += 1;
         out::data(&format!("  {}\n", line(&test)));
-        if test.outcome.is_err() {
-            self.failed.push((file.to_owned(), test));
-        }
+        self.failed
+            .extend(test.outcome.is_err().then(|| (file.to_owned(), test)));
     }
 }
 

@@ -248,9 +248,7 @@ fn certificate_names(listen: ListenAddress, hosts: &[String]) -> Vec<String> {
     names.extend(hosts.iter().cloned());
     let mut known = Vec::new();
     for name in names {
-        if !known.contains(&name) {
-            known.push(name);
-        }
+        known.extend((!known.contains(&name)).then_some(name));
     }
     known
 }

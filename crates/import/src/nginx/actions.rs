@@ -393,9 +393,7 @@ impl<'a> Routes<'a, '_> {
         if let Some(files) = keys.get_mut("files") {
             let name = self.free_name(&format!("if-{}", directive.line));
             let mut paths = vec!["{path.decoded}"];
-            if folders {
-                paths.push("{path.decoded}/");
-            }
+            paths.extend(folders.then_some("{path.decoded}/"));
             files["try"] = json!(paths);
             files["otherwise"] = json!({ "route": name });
             self.push_named(&name, &rest, &directive.place());

@@ -147,15 +147,11 @@ fn key(zone: &Directive, scope: &Scope<'_>) -> Option<Map<String, Value>> {
                     directive.lost(note);
                     return None;
                 };
-                if !values.contains(&value) {
-                    values.push(value);
-                }
+                values.extend((!values.contains(&value)).then_some(value));
             }
         }
     }
-    if *host {
-        notes.push("`$host` has the port that a client names".to_owned());
-    }
+    notes.extend((*host).then(|| "`$host` has the port that a client names".to_owned()));
     let missing = [(!*scheme, "scheme"), (!*host, "host"), (!*path, "path")];
     let missing: Vec<&str> = missing
         .into_iter()
@@ -193,9 +189,7 @@ fn values(name: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
                 return None;
             };
             mark(directive, &value, scope);
-            if !values.contains(&value) {
-                values.push(value);
-            }
+            values.extend((!values.contains(&value)).then_some(value));
         }
     }
     Some(values)

@@ -307,9 +307,7 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
             // The gateway names the charset of texts.
             values = values.iter().map(|value| without_charset(value)).collect();
         }
-        if !values.is_empty() {
-            all.push((name.to_string(), values.join(", ")));
-        }
+        all.extend((!values.is_empty()).then(|| (name.to_string(), values.join(", "))));
     }
     let cookies = headers.get_all(header::SET_COOKIE).iter().map(text);
     let names: BTreeSet<String> = cookies

@@ -142,9 +142,7 @@ impl<'a> Routes<'a, '_> {
 /// Returns a rule for other methods than those of a `limit_except`.
 fn for_others(directive: &Directive, mut rule: Value) -> Value {
     let mut methods = directive.args.clone();
-    if methods.iter().any(|method| method == "GET") {
-        methods.push("HEAD".to_owned());
-    }
+    methods.extend((methods.iter().any(|method| method == "GET")).then(|| "HEAD".to_owned()));
     rule["if"] = "{method}".into();
     rule["is"] = format!("~^(?:{})$", methods.join("|")).into();
     rule["not"] = true.into();

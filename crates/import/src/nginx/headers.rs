@@ -44,9 +44,7 @@ pub(super) fn convert(scope: &Scope<'_>, (passes, is_files): (bool, bool), filte
             None => directive.lost("a variable of its value has no counterpart"),
         }
         let Some(value) = value.filter(|value| !value.is_empty()) else {
-            if is_own {
-                removed.push(name.to_owned());
-            }
+            removed.extend(is_own.then(|| name.to_owned()));
             continue;
         };
         let to = match (always, is_own) {

@@ -184,9 +184,7 @@ fn section(text: &mut String, title: &str, entries: &[&Entry]) {
     for (entry, mut places) in groups {
         let more = places.len().saturating_sub(PLACES);
         places.truncate(PLACES);
-        if more > 0 {
-            places.push(format!("and {more} more"));
-        }
+        places.extend((more > 0).then(|| format!("and {more} more")));
         let note = entry.shown_note();
         let _ = writeln!(text, "{} {}: {note}", places.join(", "), entry.directive);
     }
@@ -256,9 +254,7 @@ impl Report {
             let is_new = !notes.contains(&&*entry.note)
                 && !first.iter().any(|line| line.ends_with(&entry.note));
             notes.push(&entry.note);
-            if first.len() < SHOWN && is_new {
-                first.push(entry.line());
-            }
+            first.extend((first.len() < SHOWN && is_new).then(|| entry.line()));
         }
         if !first.is_empty() {
             text.push_str("look first at:\n");

@@ -33,17 +33,13 @@ pub(super) fn pieces(value: &str) -> Vec<Piece> {
         if name.is_empty() {
             text.push('$');
         } else {
-            if !text.is_empty() {
-                pieces.push(Piece::Text(std::mem::take(&mut text)));
-            }
+            pieces.extend((!text.is_empty()).then(|| Piece::Text(std::mem::take(&mut text))));
             pieces.push(Piece::Variable(name.to_owned()));
         }
         left = after;
     }
     text.push_str(left);
-    if !text.is_empty() {
-        pieces.push(Piece::Text(text));
-    }
+    pieces.extend((!text.is_empty()).then_some(Piece::Text(text)));
     pieces
 }
 

@@ -94,16 +94,12 @@ impl Warmed {
     fn text(&self) -> String {
         let all = self.stored + self.not_stored + self.failed;
         let mut parts = vec![format!("{} of {all} responses warmed", self.stored)];
-        if self.not_stored > 0 {
-            parts.push(format!("{} not stored", self.not_stored));
-        }
+        parts.extend((self.not_stored > 0).then(|| format!("{} not stored", self.not_stored)));
         if self.failed > 0 {
             let reason = self.reason.as_deref().unwrap_or_default();
             parts.push(format!("{} failed ({reason})", self.failed));
         }
-        if self.left_out > 0 {
-            parts.push(format!("{} left out", self.left_out));
-        }
+        parts.extend((self.left_out > 0).then(|| format!("{} left out", self.left_out)));
         parts.join(", ")
     }
 }

@@ -144,15 +144,13 @@ impl Successor {
     /// Waits until the successor serves, and returns its version.
     pub async fn serves(&mut self, within: Duration) -> Result<String, HandoverError> {
         let program = || self.program.clone();
-        let message = match tokio::time::timeout(within, self.hear()).await {
-            Ok(Ok(message)) if message.is_empty() => {
-                return Err(HandoverError::Ended(program()));
-            }
-            Ok(Ok(message)) => message,
-            Ok(Err(error)) => return Err(HandoverError::Prepare(program(), error)),
-            // Dropping `self` kills it.
-            Err(_) => return Err(HandoverError::Late(program(), within)),
-        };
+        let heard = tokio::time::timeout(within, self.hear()).await;
+        // Dropping `self` kills it.
+        let heard = heard.map_err(|_| HandoverError::Late(program(), within))?;
+        let message = heard.map_err(|error| HandoverError::Prepare(program(), error))?;
+        if message.is_empty() {
+            return Err(HandoverError::Ended(program()));
+        }
         match serde_json::from_str(&message) {
             Ok(SuccessorReport::Ready {
                 ready: true,

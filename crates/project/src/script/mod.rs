@@ -285,9 +285,7 @@ fn spaced(line: &str) -> String {
             (None, '&' | '|' | ';') => {
                 spaced.push(' ');
                 spaced.push(letter);
-                if letters.next_if_eq(&letter).is_some() {
-                    spaced.push(letter);
-                }
+                spaced.extend(letters.next_if_eq(&letter).is_some().then_some(letter));
                 spaced.push(' ');
                 continue;
             }

@@ -18,9 +18,7 @@ pub(super) fn doomed_names(request: &RequestHeader) -> Vec<HeaderName> {
             b'c' | b'h' | b'k' | b'p' | b't' | b'u' => hop_by_hop::is_hop_by_hop(text),
             _ => false,
         };
-        if is_doomed {
-            doomed.push(name.clone());
-        }
+        doomed.extend(is_doomed.then(|| name.clone()));
     }
     doomed
 }

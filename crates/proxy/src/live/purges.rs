@@ -43,9 +43,7 @@ impl Live {
                 continue;
             }
             for form in forms {
-                if !all.contains(&form) {
-                    all.push(form);
-                }
+                all.extend((!all.contains(&form)).then_some(form));
             }
         }
         Ok(all)

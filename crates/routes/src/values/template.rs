@@ -515,16 +515,12 @@ fn pieces(
         let before = text.len() - rest.len() + open;
         let piece = of(&text[..before], name, &inside[name.len() + 1..])?;
         plain.push_str(&rest[..open]);
-        if !plain.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
-        }
+        pieces.extend((!plain.is_empty()).then(|| Piece::Text(std::mem::take(&mut plain).into())));
         pieces.push(piece);
         rest = &inside[name.len() + 1..];
     }
     plain.push_str(rest);
-    if !plain.is_empty() {
-        pieces.push(Piece::Text(plain.into()));
-    }
+    pieces.extend((!plain.is_empty()).then(|| Piece::Text(plain.into())));
     Ok(pieces)
 }
 

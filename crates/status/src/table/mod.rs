@@ -262,9 +262,7 @@ fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
         notes.push(format!("lost since {since}"));
     }
     notes.extend(link.last_error.clone());
-    if link.unsent > 0 {
-        notes.push(format!("{} unsent", link.unsent));
-    }
+    notes.extend((link.unsent > 0).then(|| format!("{} unsent", link.unsent)));
     let here = [
         link.gateway.clone(),
         word(link.leased),
@@ -340,15 +338,9 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if upstream.protocol == "h2" {
         notes.push("HTTP/2".to_owned());
     }
-    if backend.origin == "added" {
-        notes.push("added at run time".to_owned());
-    }
-    if backend.weight > 1 {
-        notes.push(format!("weight {}", backend.weight));
-    }
-    if backend.backup {
-        notes.push("backup".to_owned());
-    }
+    notes.extend((backend.origin == "added").then(|| "added at run time".to_owned()));
+    notes.extend((backend.weight > 1).then(|| format!("weight {}", backend.weight)));
+    notes.extend(backend.backup.then(|| "backup".to_owned()));
     notes.extend(backend.release.as_ref().map(|it| format!("release {it}")));
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
@@ -370,9 +362,7 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
         }
         _ => {}
     }
-    if upstream.queue > 0 {
-        notes.push(format!("{} waiting", upstream.queue));
-    }
+    notes.extend((upstream.queue > 0).then(|| format!("{} waiting", upstream.queue)));
     if upstream.panic {
         notes.push("none is healthy, so all are used".to_owned());
     }

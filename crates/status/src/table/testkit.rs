@@ -106,6 +106,7 @@ pub fn full() -> Snapshot {
             version: "0.0.9".into(),
             connections: 3,
             in_flight: [("web/127.0.0.1:3000".to_owned(), 2)].into(),
+            commands: 0,
             since: "2027-01-16T09:59:00Z".into(),
         }],
         listeners: vec![ListenerStatus {

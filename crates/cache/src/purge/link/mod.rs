@@ -18,7 +18,7 @@ use std::{
     collections::VecDeque,
     future::pending,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -104,6 +104,8 @@ pub trait Caches: Send + Sync {
     fn forget(&self) -> BoxFuture<'_, u64>;
 }
 
+type ApplyInPredecessors = dyn Fn(Vec<Purge>) -> BoxFuture<'static, ()> + Send + Sync;
+
 /// The link of one gateway. It outlives configurations.
 pub struct PurgeLink {
     name: String,
@@ -121,6 +123,8 @@ pub struct PurgeLink {
     sent: Notify,
     /// Purges for the successor of this process.
     pub notes: SuccessorPurges,
+    /// Applies purges in predecessors that still drain.
+    pub draining: OnceLock<Box<ApplyInPredecessors>>,
     /// Set once the lease is given up for good.
     has_left: AtomicBool,
     /// Held by the supervisor: one at a time.
@@ -234,6 +238,7 @@ impl PurgeLink {
             wake: Notify::new(),
             sent: Notify::new(),
             notes: SuccessorPurges::default(),
+            draining: OnceLock::new(),
             has_left: AtomicBool::new(false),
             running: tokio::sync::Mutex::default(),
             clock: clock.clone(),
@@ -333,12 +338,16 @@ impl PurgeLink {
         }
     }
 
-    /// Applies purges and counts them. Returns the number of affected responses for each.
-    async fn apply(&self, purges: &[Purge], source: PurgeSource) -> Vec<u64> {
+    /// Applies purges in this process and those that still drain, and counts them. Returns the number
+    /// of responses affected here for each.
+    pub async fn apply(&self, purges: &[Purge], source: PurgeSource) -> Vec<u64> {
         let dropped = self.caches.apply(purges).await;
         for (purge, dropped) in purges.iter().zip(&dropped) {
             self.purges.count(purge, source);
             self.metrics.objects[source].inc_by(*dropped);
+        }
+        if let Some(apply) = self.draining.get() {
+            apply(purges.to_vec()).await;
         }
         dropped
     }

@@ -77,9 +77,7 @@ impl Mask {
                 let secret = text.get(span.clone()).unwrap_or_default();
                 note(secret, &mut pieces);
                 let secret = secret.trim().trim_matches(['"', '\'']);
-                if secret.len() >= MIN_MASKED_LEN {
-                    everywhere.push(secret);
-                }
+                everywhere.extend((secret.len() >= MIN_MASKED_LEN).then_some(secret));
             }
             // Most of these are not secrets, and short ones are ordinary words.
             for span in &secrets.opaque {

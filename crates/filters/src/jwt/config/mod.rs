@@ -200,9 +200,7 @@ impl JwtConfig {
             let mut algorithms: Vec<Algorithm> = Vec::new();
             for key in keys {
                 let alg = key.usual();
-                if !algorithms.contains(&alg) {
-                    algorithms.push(alg);
-                }
+                algorithms.extend((!algorithms.contains(&alg)).then_some(alg));
             }
             return Some(algorithms.into());
         }

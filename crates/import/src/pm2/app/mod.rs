@@ -500,9 +500,7 @@ fn unit_name(
         name = format!("app-{name}");
     }
     let unique = pm2::unique(&name, &taken.names);
-    if unique != name {
-        left.push(format!("the name `{name}`: another app has it"));
-    }
+    left.extend((unique != name).then(|| format!("the name `{name}`: another app has it")));
     taken.names.push(unique.clone());
     unique
 }

@@ -95,9 +95,7 @@ impl FollowedPage {
                 self.interval = Some(interval);
                 let sections = sections.ok()?;
                 events.extend(self.changed(&sections));
-                if events.is_empty() {
-                    events.push(Event::default().comment(""));
-                }
+                events.extend(events.is_empty().then(|| Event::default().comment("")));
             }
             events.extend(self.tail.ended());
             if !events.is_empty() {
