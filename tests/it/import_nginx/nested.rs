@@ -48,6 +48,14 @@ struct Drawn {
     count: usize,
     /// Prefixes with the expressions within them, of each server.
     inner: Vec<Vec<(String, Regex)>>,
+    /// Locations by their number.
+    places: Vec<Place>,
+}
+
+struct Place {
+    pattern: Regex,
+    /// True if nginx responds by itself: no app reads the path.
+    is_reply: bool,
 }
 
 impl Drawn {
@@ -113,16 +121,31 @@ impl Drawn {
             _ => "return 200 ok;",
         };
         writeln!(self.text, "{indent}  {guard} {action}").expect("text");
+        let escaped = regex::escape(text);
+        let pattern = match mark {
+            "~*" => format!("(?i){text}"),
+            "~" => text.to_owned(),
+            "=" => format!("^{escaped}$"),
+            _ => format!("^{escaped}"),
+        };
+        self.places.push(Place {
+            pattern: Regex::new(&pattern).expect("it is valid"),
+            is_reply: action == "return 200 ok;",
+        });
         if mark != "=" && depth + 1 < DEPTH {
             self.locations(Some((mark, text)), depth + 1);
         }
         writeln!(self.text, "{indent}}}").expect("text");
     }
 
+    fn place(&self, outcome: &Outcome) -> Option<&Place> {
+        let number = location(outcome)?.parse::<usize>().expect("a number");
+        self.places.get(number)
+    }
+
     /// Returns true if an expression within a prefix is found in a path outside of it.
     fn is_bait(&self, server: usize, request: &str) -> bool {
-        let path = request.split(' ').nth(1).expect("a request line");
-        let path = path.replace("%20", " ").replace("%C3%A9", "é");
+        let path = decoded(request.split(' ').nth(1).expect("a request line"));
         let mut inner = self.inner[server].iter();
         inner.any(|(outer, regex)| !path.starts_with(outer) && regex.is_match(&path))
     }
@@ -153,6 +176,7 @@ fn configuration(seed: u64, count: usize) -> (Drawn, Vec<String>) {
         random: Rng::with_seed(seed),
         count: 0,
         inner: Vec::new(),
+        places: Vec::new(),
     };
     let mut servers = Vec::new();
     for number in 0..count {
@@ -183,9 +207,15 @@ fn location(outcome: &Outcome) -> Option<String> {
     outcome.header("x-loc").map(str::to_owned)
 }
 
+fn decoded(path: &str) -> String {
+    path.replace("%20", " ").replace("%C3%A9", "é")
+}
+
 /// Returns true if the gateway did what nginx does with another spelling of the path: what guards
-/// that one guards this one too.
-async fn is_guarded_spelling(nginx: &Side, text: &str, own: &Outcome) -> bool {
+/// that one guards this one too. Where nginx responds to the other spelling by itself, it says
+/// nothing about what an app would do with that: there, the location that refuses must be one
+/// that the other spelling is in.
+async fn is_guarded_spelling(nginx: &Side, drawn: &Drawn, text: &str, own: &Outcome) -> bool {
     let (method, rest) = text.split_once(' ').expect("a request line");
     let (path, rest) = rest.split_once(' ').expect("a request line");
     let small = path.to_ascii_lowercase();
@@ -194,6 +224,12 @@ async fn is_guarded_spelling(nginx: &Side, text: &str, own: &Outcome) -> bool {
         let theirs = ask(nginx, &format!("{method} {other} {rest}")).await;
         let is_refused = theirs.status >= 400 && own.status >= 400;
         if is_refused || location(&theirs) == location(own) {
+            return true;
+        }
+        let is_reply = drawn.place(&theirs).is_some_and(|place| place.is_reply);
+        let is_within = |place: &Place| place.pattern.is_match(&decoded(&other));
+        let is_barred = [401, 403, 404].contains(&own.status);
+        if other != path && is_reply && is_barred && drawn.place(own).is_some_and(is_within) {
             return true;
         }
     }
@@ -230,7 +266,7 @@ async fn locations_within_each_other_are_chosen_as_nginx_chooses() {
                 true
             } else {
                 beyond += 1;
-                is_guarded_spelling(&nginx.side, &text, &own).await
+                is_guarded_spelling(&nginx.side, &drawn, &text, &own).await
             };
             if !is_right {
                 let line = text.lines().next().unwrap_or_default();
