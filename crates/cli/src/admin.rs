@@ -496,6 +496,7 @@ mod tests {
 
     #[test]
     fn an_installed_gateway_is_found_from_any_folder() {
+        edgeway_core::chain::testkit::without_filters();
         let folder = tempfile::tempdir().unwrap();
         let installed = folder.path().join("edgeway.yaml");
         std::fs::write(
@@ -563,6 +564,7 @@ mod tests {
 
     #[test]
     fn no_file_leaves_the_usual_places() {
+        edgeway_core::chain::testkit::without_filters();
         let written = ConfiguredAdmin::find(Path::new(HERE), Path::new("/nowhere/edgeway.yaml"));
         let found = written.targets.unwrap_or_default();
         let found = found.iter().map(Target::to_string);

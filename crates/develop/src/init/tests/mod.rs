@@ -122,6 +122,7 @@ fn any_mixture_of_project_files_gives_a_file_without_findings() {
 
 #[test]
 fn an_existing_file_is_replaced_only_by_force() {
+    edgeway_filters::register();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);
     fs::write(&path, "mine").unwrap();
