@@ -2,7 +2,8 @@
 //! disk does not work.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io::Write as _,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::{fs::statvfs, process::Signal};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -592,10 +593,18 @@ impl Mounted {
     }
 
     async fn begin(origin: &Origin<NumberedOrigin>, options: &str) -> Option<Self> {
+        Self::begin_with(origin, options, "").await
+    }
+
+    async fn begin_with(
+        origin: &Origin<NumberedOrigin>,
+        options: &str,
+        more: &str,
+    ) -> Option<Self> {
         let own = namespaces::unshare(&["--mount"], "mount -t tmpfs none /mnt")?;
         let has_user_namespace = own.contains(&"--user");
         let own = own.join(" ");
-        let yaml = yaml(origin.address(), DISK, "");
+        let yaml = yaml(origin.address(), DISK, more);
         let gateway = Gateway::start_in(&yaml, |folder| {
             let cache_folder = folder.join("kept");
             fs::create_dir(&cache_folder).expect("the folder is the test's own");
@@ -671,6 +680,74 @@ async fn a_full_disk_fails_no_request() {
     fs::remove_file(&filler).unwrap();
     stands(gateway, "up").await;
     written(gateway, &page("/c")).await;
+}
+
+/// Invariant: whatever `size` says, and whatever others write, the cache leaves them room, and takes it
+/// back when they need it no more.
+#[tokio::test]
+async fn what_shares_the_disk_keeps_its_room() {
+    let origin = origin(&[]).await;
+    let log = "access_log: { file: kept/access.log }\n";
+    let Some(mounted) = Mounted::begin_with(&origin, "size=8m", log).await else {
+        return;
+    };
+    let gateway = &mounted.gateway;
+    up(gateway).await;
+    let disk = mounted.cache_folder();
+    let free = || {
+        let space = statvfs(&disk).expect("it is there");
+        100 * space.f_bavail / space.f_blocks
+    };
+    let logged = |path: &str| {
+        let log = fs::read_to_string(disk.join("access.log")).unwrap_or_default();
+        let path = format!("\"path\":\"{path}\"");
+        log.lines().filter(|line| line.contains(&path)).count()
+    };
+    // Each takes a block of 4 KiB, and all of them twice the room that there is.
+    let flood = async |path: &str| {
+        origin.settings().tell(path, 200, MINUTE);
+        for number in 0..1600 {
+            let response = ask(gateway, &format!("{path}?{number}")).await;
+            assert_eq!(response.status(), 200);
+        }
+        wait_for("each request has its line", SOON, async || {
+            (logged(path) == 1600).then_some(())
+        })
+        .await;
+        let evicted = "edgeway_cache_disk_dropped_total{why=\"evicted\"}";
+        assert!(gateway.count(evicted).await > 0, "it is more than fits");
+        assert!(free() >= 3, "{} % are free", free());
+    };
+    flood("/a").await;
+    // Another program takes what is left, and more than once.
+    let filler = disk.join("filler");
+    for round in 1..=3 {
+        let taken = fs::metadata(&filler).map_or(0, |it| it.len());
+        let more = vec![1; 1 << 20];
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&filler)
+            .unwrap();
+        let _full = file.write_all(&more);
+        assert!(file.metadata().unwrap().len() > taken, "round {round}");
+        wait_for("there is room again", SOON, async || {
+            (free() >= 3).then_some(())
+        })
+        .await;
+    }
+    flood("/b").await;
+    let budget = async || {
+        let status = gateway.status().await;
+        status["cache_disk"]["budget_bytes"].as_u64().unwrap()
+    };
+    let before = budget().await;
+    let filled = fs::metadata(&filler).unwrap().len();
+    fs::remove_file(&filler).unwrap();
+    wait_for("the cache has its room again", SOON, async || {
+        (budget().await >= before + filled / 2).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

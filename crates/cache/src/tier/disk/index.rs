@@ -16,7 +16,7 @@ use super::super::stamps::{self, Digest, WriteChange};
 use crate::{key::Key, policy::Variance};
 
 /// Files take up whole blocks.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 
 /// The name of an entry's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -99,7 +99,8 @@ edgeway_base::metric_handles! {
         pub(super) bytes: IntGauge = "edgeway_cache_disk_bytes",
             "Bytes of the entry files, each rounded up to 4 KiB.";
         pub(super) budget: IntGauge = "edgeway_cache_disk_budget_bytes",
-            "Maximum size of the entry files (`cache.disk.size`).";
+            "Maximum size of the entry files: `cache.disk.size`, or less where the file system \
+             would have no room for others.";
         pub(super) objects: IntGauge = "edgeway_cache_disk_objects", "Entries on disk.";
     }
 }

@@ -178,7 +178,9 @@ impl Disk {
         let settings = self.settings.load_full()?;
         let (since, last_error) = self.health.since();
         let open = self.open.load_full();
-        let (objects, bytes) = open.map_or((0, 0), |opened| opened.open.count());
+        let opened = open.as_ref().map(|opened| &opened.open);
+        let (objects, bytes) = opened.map_or((0, 0), |open| open.count());
+        let budget = opened.map_or(u64::MAX, |open| open.last_budget.load(Ordering::Relaxed));
         Some(CacheDiskStatus {
             folder: settings.folder.display().to_string(),
             state: self.health.state().word().to_owned(),
@@ -186,7 +188,7 @@ impl Disk {
             last_error,
             objects,
             bytes,
-            budget_bytes: settings.size,
+            budget_bytes: budget.min(settings.size),
         })
     }
 

@@ -17,13 +17,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use log::debug;
 use parking_lot::Mutex;
-use rustix::{fs::OFlags, io::Errno};
+use rustix::{
+    fs::{OFlags, statvfs},
+    io::Errno,
+};
 
 use super::{
     super::{codec::Decoded, stamps::Stamp, time_to_live},
     deferred_purges,
     folder::{Folder, OpenError, is_at, make},
-    index::{FileName, Index},
+    index::{BLOCK, FileName, Index},
     journal::{AppendError, Journal, Record},
     ledger::{DiskLedger, Pending},
     metrics::{RemovalReason, WriteOutcome},
@@ -37,6 +40,10 @@ use crate::{key::Key, policy::Vary, purge::Position, store::Entry};
 pub(super) const JOURNAL: u64 = 4 << 20;
 /// Bytes that the file of an entry may have in addition to the body.
 const MAX_HEAD_LEN: u64 = 1 << 20;
+/// Part of the file system's bytes, and of its files, that is left to other programs, and the most bytes
+/// that this may be.
+const RESERVE_PART: u64 = 20;
+const RESERVE: u64 = 1 << 30;
 /// Number of files that are removed in one go after the budget was reduced.
 const BATCH: usize = 1024;
 /// Tolerance for a clock that was set back since a response arrived. Beyond this its age is
@@ -56,6 +63,8 @@ pub(super) struct OpenDisk {
     /// Number of durable records in the journal, and the last position among them.
     synced: AtomicU64,
     synced_position: AtomicU64,
+    /// Bytes that entries may take, as of the last look at the file system.
+    pub(super) last_budget: AtomicU64,
     /// Set while everything is purged and the files still exist.
     pub(super) is_to_be_emptied: AtomicBool,
     pub(super) has_trash: AtomicBool,
@@ -100,6 +109,7 @@ impl OpenDisk {
         let open = Self {
             varies: ArcSwap::from_pointee(ledger.varies.clone()),
             synced: AtomicU64::new(0),
+            last_budget: AtomicU64::new(u64::MAX),
             synced_position: AtomicU64::new(ledger.purges.position()),
             // Files that a crash between a purge of all and their removal left are purged all the
             // same.
@@ -374,14 +384,40 @@ impl OpenDisk {
         removed
     }
 
+    /// Returns the bytes that entries may take: `size`, or less where the file system would have no
+    /// room for others, such as the logs.
+    fn budget(&self, size: u64) -> io::Result<u64> {
+        let space = statvfs(&self.folder.base)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+        let reserve = (bytes(space.f_blocks) / RESERVE_PART).min(RESERVE);
+        let mut room = bytes(space.f_bavail).cast_signed() - reserve.cast_signed();
+        if space.f_files > 0 {
+            let reserve = space.f_files / RESERVE_PART;
+            let files = space.f_favail.cast_signed() - reserve.cast_signed();
+            room = room.min(files.saturating_mul(BLOCK.cast_signed()));
+        }
+        let budget = self.count().1.saturating_add_signed(room).min(size);
+        self.last_budget.store(budget, Ordering::Relaxed);
+        Ok(budget)
+    }
+
+    /// Same as [`OpenDisk::budget`], with an error if not even `len` bytes may be taken.
+    fn budget_for(&self, len: u64, size: u64) -> io::Result<u64> {
+        let budget = self.budget(size)?;
+        if len > budget {
+            return Err(Errno::NOSPC.into());
+        }
+        Ok(budget)
+    }
+
     /// Writes an entry that was requested at `position`. Returns the number of bytes, or the outcome
     /// if it was not written: a purge since then affects it, it cannot be encoded, or it is larger
-    /// than the budget.
+    /// than `size`.
     pub(super) fn write(
         &self,
         entry: &Entry,
         position: u64,
-        budget: u64,
+        size: u64,
         dropped: &mut Vec<RemovalReason>,
     ) -> io::Result<Result<u64, WriteOutcome>> {
         // A position that a crash could revert might be assigned to another purge.
@@ -406,9 +442,10 @@ impl OpenDisk {
         let path = self.path(name);
         let changing = self.changing.lock();
         self.may_change()?;
-        if len > budget {
+        if len > size {
             return Ok(Err(WriteOutcome::Error));
         }
+        let budget = self.budget_for(len, size)?;
         self.make_room(len, budget, usize::MAX, dropped)?;
         let partial = path.with_extension("tmp");
         let written = write_new(&partial, &bytes).and_then(|()| fs::rename(&partial, &path));
@@ -463,10 +500,10 @@ impl OpenDisk {
 
     /// Same as [`OpenDisk::make_room`] after the budget was reduced, some files at a time. Returns
     /// `true` once it is done.
-    pub(super) fn shrink(&self, budget: u64, dropped: &mut Vec<RemovalReason>) -> io::Result<bool> {
+    pub(super) fn shrink(&self, size: u64, dropped: &mut Vec<RemovalReason>) -> io::Result<bool> {
         let _changing = self.changing.lock();
         self.may_change()?;
-        self.make_room(0, budget, BATCH, dropped)
+        self.make_room(0, self.budget(size)?, BATCH, dropped)
     }
 
     /// Takes over the purges of a process that had let go of the folder. Returns true if there were
@@ -488,9 +525,10 @@ impl OpenDisk {
         Ok(true)
     }
 
-    /// Checks that the disk works again, and takes a file of `len` bytes.
-    pub(super) fn probe(&self, len: u64) -> io::Result<()> {
+    /// Checks that the disk works again, and takes a file of `len` bytes within `size`.
+    pub(super) fn probe(&self, len: u64, size: u64) -> io::Result<()> {
         self.flush()?;
+        self.budget_for(len.min(size), size)?;
         let path = self.folder.objects().join("probe.tmp");
         let written = write_probe(&path, len);
         let removed = remove_file(&path);

@@ -78,8 +78,7 @@ impl Disk {
             }
             return pending().await;
         };
-        let budget = i64::try_from(settings.size).unwrap_or(i64::MAX);
-        self.metrics().budget.set(budget);
+        self.metrics().budget.set(gauge(settings.size));
         if !is_same {
             self.set(State::Opening, None);
         }
@@ -201,7 +200,7 @@ impl Disk {
             if self.is_released.load(Ordering::SeqCst) {
                 return pending().await;
             }
-            if self.health.is_due() && self.retry(open).await.is_err() {
+            if self.health.is_due() && self.retry(open, settings.size).await.is_err() {
                 return FolderLost;
             }
             let passed = self.clock.now().saturating_duration_since(began);
@@ -226,20 +225,23 @@ impl Disk {
                     tidying = Some(spawn_blocking(move || tidied.sweep()));
                 }
             }
+            let is_full = self.health.state() == State::Down(FolderFault::Full);
             let is_working = !matches!(self.health.state(), State::Down(_));
+            // Other programs may have filled the disk meanwhile.
+            is_shrunk &= turn != 0 && !is_full;
             let mut has_more = false;
-            if is_working && open.is_walked() {
-                if !is_shrunk {
-                    let outcome = self.shrink(open, settings.size).await;
-                    is_shrunk = outcome == Some(true);
-                    has_more = outcome == Some(false);
-                }
-                if is_shrunk {
-                    has_more = self.write(opened, settings.size).await;
-                }
+            if (is_working || is_full) && open.is_walked() && !is_shrunk {
+                let outcome = self.shrink(open, settings.size).await;
+                is_shrunk = outcome == Some(true);
+                has_more = outcome == Some(false);
+            }
+            if is_working && is_shrunk {
+                has_more = self.write(opened, settings.size).await;
             } else if !is_working {
                 self.drop_queue();
             }
+            let budget = open.last_budget.load(Ordering::Relaxed).min(settings.size);
+            self.metrics().budget.set(gauge(budget));
             publish(self.metrics(), open.count());
             if !has_more {
                 tokio::select! {
@@ -295,14 +297,14 @@ impl Disk {
         self.open.load().as_ref().map_or(0, |opened| opened.epoch)
     }
 
-    /// Reduces the folder to the budget. Returns `true` once it is small enough; `None` after an
+    /// Reduces the folder to `size`, or to what the file system has room for. Returns `true` once it is small enough; `None` after an
     /// error.
-    async fn shrink(&self, open: &Arc<OpenDisk>, budget: u64) -> Option<bool> {
+    async fn shrink(&self, open: &Arc<OpenDisk>, size: u64) -> Option<bool> {
         let shrunk = Arc::clone(open);
         let (outcome, dropped) = self
             .job(move || {
                 let mut dropped = Vec::new();
-                (shrunk.shrink(budget, &mut dropped), dropped)
+                (shrunk.shrink(size, &mut dropped), dropped)
             })
             .await?;
         self.metrics().dropped_all(&dropped);
@@ -310,7 +312,7 @@ impl Disk {
     }
 
     /// Writes a few of the waiting entries. Returns `true` if there may be more.
-    async fn write(self: &Arc<Self>, opened: &Arc<OpenFolder>, budget: u64) -> bool {
+    async fn write(self: &Arc<Self>, opened: &Arc<OpenFolder>, size: u64) -> bool {
         let entries: Vec<_> = std::iter::from_fn(|| self.queue.pop())
             .take(BATCH)
             .collect();
@@ -319,17 +321,12 @@ impl Disk {
         }
         let (disk, opened) = (Arc::clone(self), Arc::clone(opened));
         let has_more = entries.len() == BATCH;
-        let written = self.job(move || disk.write_all(&opened, &entries, budget));
+        let written = self.job(move || disk.write_all(&opened, &entries, size));
         self.done(written.await);
         has_more
     }
 
-    fn write_all(
-        &self,
-        opened: &OpenFolder,
-        entries: &[Arc<Entry>],
-        budget: u64,
-    ) -> io::Result<()> {
+    fn write_all(&self, opened: &OpenFolder, entries: &[Arc<Entry>], size: u64) -> io::Result<()> {
         let metrics = self.metrics();
         let mut outcome = Ok(());
         for entry in entries {
@@ -344,7 +341,7 @@ impl Disk {
                     let written = if self.store.is_outdated(entry) {
                         Ok(Err(WriteOutcome::Purged))
                     } else {
-                        opened.open.write(entry, position, budget, &mut dropped)
+                        opened.open.write(entry, position, size, &mut dropped)
                     };
                     drop(announced);
                     written.map(|written| match written {
@@ -374,13 +371,13 @@ impl Disk {
     }
 
     /// Checks a disk that failed a while ago.
-    async fn retry(&self, open: &Arc<OpenDisk>) -> Result<(), FolderLost> {
-        let size = self.wanted.load(Ordering::Relaxed).max(PROBE);
+    async fn retry(&self, open: &Arc<OpenDisk>, size: u64) -> Result<(), FolderLost> {
+        let len = self.wanted.load(Ordering::Relaxed).max(PROBE);
         let probed = Arc::clone(open);
         let outcome = self
             .job(move || {
                 if probed.folder.is_there() {
-                    probed.probe(size).map(|()| true)
+                    probed.probe(len, size).map(|()| true)
                 } else {
                     Ok(false)
                 }
@@ -460,10 +457,9 @@ impl Disk {
         {
             opened.open.follow(place);
         }
-        let budget = self.settings.load_full().map_or(0, |it| it.size);
-        let writing = async {
-            while is_up && opened.open.is_walked() && self.write(&opened, budget).await {}
-        };
+        let size = self.settings.load_full().map_or(0, |it| it.size);
+        let writing =
+            async { while is_up && opened.open.is_walked() && self.write(&opened, size).await {} };
         let _in_time = timeout(LAST, writing).await;
         self.leave(&opened).await;
     }
@@ -532,7 +528,10 @@ impl Disk {
 }
 
 fn publish(metrics: &DiskMetrics, (objects, bytes): (usize, u64)) {
-    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.objects.set(gauge(objects as u64));
     metrics.bytes.set(gauge(bytes));
+}
+
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
