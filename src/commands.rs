@@ -199,8 +199,12 @@ version: write 'edgeway --version'";
 /// `edgeway start` the command that does it.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
+        // `edgeway plugin start` means something else.
+        let is_first = std::env::args_os()
+            .nth(1)
+            .is_some_and(|first| *first == **word);
         let mut known = WORDS_OF_OTHERS.lines().filter_map(|it| it.split_once(": "));
-        let known = known.find(|(words, _)| words.split(' ').any(|one| one == word));
+        let known = known.find(|(words, _)| is_first && words.split(' ').any(|one| one == word));
         // The names that look alike would mislead, and one of them may be hidden.
         if let Some((_, tip)) = known {
             let tip = tip.replace("'edgeway ", &format!("'{} ", out::program()));

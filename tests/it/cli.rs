@@ -127,12 +127,15 @@ fn a_command_that_does_not_exist_is_refused_on_stderr() {
         ("start", "'edgeway run'"),
         ("stop", "'systemctl stop edgeway'"),
         ("restart", "'edgeway reload'"),
-        ("test", "'edgeway check'"),
+        ("validate", "'edgeway check'"),
         ("version", "'edgeway --version'"),
     ] {
         let stderr = edgeway(&[word]).stderr;
         assert!(stderr.contains(command), "{word}: {stderr}");
         assert!(!stderr.contains("similar"), "{word}: {stderr}");
+        // Below another command they mean something else.
+        let stderr = edgeway(&["plugin", word]).stderr;
+        assert!(!stderr.contains(command), "plugin {word}: {stderr}");
     }
     for command in ["check", "run", "reload"] {
         let ran = edgeway(&[command, "site.yaml"]);

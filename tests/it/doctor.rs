@@ -280,6 +280,19 @@ routes: [{ match: { path: /* }, upstream: web }]
     assert!(text.contains("runs Next.js 16.0.1, affected by"), "{text}");
 }
 
+/// Invariant: a gateway that does not respond at its admin socket is no stranger at its own port.
+#[tokio::test]
+async fn a_gateway_that_cannot_be_asked_is_no_error() {
+    let routes = "routes: [{ match: { path: /* }, respond: ok }]\n";
+    let gateway = Gateway::start(routes).await;
+    let yaml = format!(
+        "listeners: [{{ address: '{}' }}]\n{routes}",
+        gateway.address()
+    );
+    let findings = doctor_of(&yaml).await;
+    findings.assert("listener", "warning", "cannot be reached at `admin`");
+}
+
 /// Invariant: while a plugin fails, each command about the gateway shows its error.
 #[tokio::test]
 async fn a_plugin_that_fails_now_and_then_is_named_with_its_error() {

@@ -74,6 +74,11 @@ fn listener(findings: &mut Findings, address: &ListenAddress, running: Option<u3
         Ok(_) => findings.ok(CHECK, format!("{address}: free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => match other(port, running) {
             None => findings.ok(CHECK, format!("{address}: in use by the gateway, as expected")),
+            Some(other) if running.is_none() && other.starts_with("`edgeway`") => findings.warning(
+                CHECK,
+                format!("{address}: {other} listens there, and cannot be reached at `admin`"),
+                "if it serves this file, nothing is wrong here; otherwise stop it, or write another address",
+            ),
             Some(other) => findings.error(
                 CHECK,
                 format!("{address}: {other} listens there"),
