@@ -24,6 +24,7 @@ mod effects;
 mod guards;
 mod large;
 mod lines;
+mod logged;
 mod names;
 mod nested;
 mod origin;

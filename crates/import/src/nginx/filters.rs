@@ -35,6 +35,7 @@ pub(super) fn convert(
     limits: &mut Limits,
 ) -> Filters {
     let mut filters = Filters::default();
+    access_log(scope, &mut filters);
     access(scope, &mut filters);
     basic_auth(scope, &mut filters);
     rate_limits(scope, http, limits, &mut filters);
@@ -46,6 +47,14 @@ pub(super) fn convert(
     }
     headers::convert(scope, (passes, !passes), &mut filters);
     filters
+}
+
+/// Keeps requests out of the access log where nginx does.
+pub(super) fn access_log(scope: &Scope<'_>, filters: &mut Filters) {
+    if let Some(log) = scope.one("access_log").filter(|log| log.arg(0) == "off") {
+        log.carried("");
+        filters.keys.insert("access_log".to_owned(), false.into());
+    }
 }
 
 /// Translates `satisfy`, once all filters of the route are known.

@@ -197,6 +197,7 @@ impl<'a> Routes<'a, '_> {
         let scope = &place.server.scope;
         if is_closed {
             let (mut keys, mut filters) = (closed(), Filters::default());
+            filters::access_log(scope, &mut filters);
             headers::convert(scope, (false, false), &mut filters);
             keys.extend(filters.keys);
             return keys;
@@ -214,6 +215,7 @@ impl<'a> Routes<'a, '_> {
             ("body_limit".to_owned(), json!(false)),
         ]);
         let mut filters = Filters::default();
+        filters::access_log(scope, &mut filters);
         headers::convert(scope, (false, false), &mut filters);
         keys.extend(filters.keys);
         rules.settle_headers(&mut keys, scope);
@@ -402,6 +404,7 @@ impl<'a> Routes<'a, '_> {
         let mut beside = locations.iter().filter(|one| one.within == location.within);
         let exact = beside.find(|one| one.text == slashed).unwrap_or(location);
         let mut filters = Filters::default();
+        filters::access_log(&exact.scope, &mut filters);
         headers::convert(&exact.scope, (false, false), &mut filters);
         action.extend(filters.keys);
         // It guards the location's other spellings, and must not ask for more than that does.

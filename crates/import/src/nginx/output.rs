@@ -193,10 +193,10 @@ impl Output {
 }
 
 /// Columns of a line that is not broken.
-const WIDTH: usize = 110;
+const WIDTH: usize = 112;
 
 /// Columns of a line with its comment.
-const WITH_COMMENT: usize = 130;
+const WITH_COMMENT: usize = 144;
 
 /// Writes a part with its comment: behind its first line if there is room, or else above it. Files
 /// are named as seen from a folder.
