@@ -719,6 +719,17 @@ async fn what_shares_the_disk_keeps_its_room() {
         assert!(free() >= 3, "{} % are free", free());
     };
     flood("/a").await;
+    // A response beyond all room is not written, and the next one is.
+    origin.settings().tell("/large", 200, MINUTE);
+    origin.settings().pad("/large", 4 << 20);
+    origin.settings().tell("/small", 200, MINUTE);
+    assert_eq!(ask(gateway, "/large").await.status(), 200);
+    wait_for("it is given up", SOON, async || {
+        let given_up = "edgeway_cache_disk_writes_total{outcome=\"error\"}";
+        (gateway.count(given_up).await > 0).then_some(())
+    })
+    .await;
+    written(gateway, &page("/small")).await;
     // Another program takes what is left, and more than once.
     let filler = disk.join("filler");
     for round in 1..=3 {

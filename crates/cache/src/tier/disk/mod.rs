@@ -119,8 +119,6 @@ pub(crate) struct Disk {
     strikes: AtomicU32,
     reads: Arc<Semaphore>,
     flushing: Arc<tokio::sync::Mutex<()>>,
-    /// Bytes that the last failed write needed.
-    wanted: AtomicU64,
     /// True once this process has let go of the folder for good.
     is_released: AtomicBool,
     /// True while the configuration has no folder.
@@ -162,7 +160,6 @@ impl Disk {
             strikes: AtomicU32::new(0),
             reads: Arc::new(Semaphore::new(READS)),
             flushing: Arc::default(),
-            wanted: AtomicU64::new(0),
             is_released: AtomicBool::new(false),
             is_unused: AtomicBool::new(false),
         }

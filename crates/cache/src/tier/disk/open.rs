@@ -44,6 +44,8 @@ const MAX_HEAD_LEN: u64 = 1 << 20;
 /// that this may be.
 const RESERVE_PART: u64 = 20;
 const RESERVE: u64 = 1 << 30;
+/// Bytes that have to fit at least: with less room, the disk is full.
+const PROBE: u64 = 256 << 10;
 /// Number of files that are removed in one go after the budget was reduced.
 const BATCH: usize = 1024;
 /// Tolerance for a clock that was set back since a response arrived. Beyond this its age is
@@ -401,10 +403,10 @@ impl OpenDisk {
         Ok(budget)
     }
 
-    /// Same as [`OpenDisk::budget`], with an error if not even `len` bytes may be taken.
-    fn budget_for(&self, len: u64, size: u64) -> io::Result<u64> {
+    /// Same as [`OpenDisk::budget`], with an error if there is no room for anything.
+    fn budget_or_full(&self, size: u64) -> io::Result<u64> {
         let budget = self.budget(size)?;
-        if len > budget {
+        if budget < PROBE.min(size) {
             return Err(Errno::NOSPC.into());
         }
         Ok(budget)
@@ -412,7 +414,7 @@ impl OpenDisk {
 
     /// Writes an entry that was requested at `position`. Returns the number of bytes, or the outcome
     /// if it was not written: a purge since then affects it, it cannot be encoded, or it is larger
-    /// than `size`.
+    /// than the budget.
     pub(super) fn write(
         &self,
         entry: &Entry,
@@ -442,10 +444,10 @@ impl OpenDisk {
         let path = self.path(name);
         let changing = self.changing.lock();
         self.may_change()?;
-        if len > size {
+        let budget = self.budget_or_full(size)?;
+        if len > budget {
             return Ok(Err(WriteOutcome::Error));
         }
-        let budget = self.budget_for(len, size)?;
         self.make_room(len, budget, usize::MAX, dropped)?;
         let partial = path.with_extension("tmp");
         let written = write_new(&partial, &bytes).and_then(|()| fs::rename(&partial, &path));
@@ -525,12 +527,12 @@ impl OpenDisk {
         Ok(true)
     }
 
-    /// Checks that the disk works again, and takes a file of `len` bytes within `size`.
-    pub(super) fn probe(&self, len: u64, size: u64) -> io::Result<()> {
+    /// Checks that the disk works again, and has room within `size`.
+    pub(super) fn probe(&self, size: u64) -> io::Result<()> {
         self.flush()?;
-        self.budget_for(len.min(size), size)?;
+        self.budget_or_full(size)?;
         let path = self.folder.objects().join("probe.tmp");
-        let written = write_probe(&path, len);
+        let written = write_probe(&path);
         let removed = remove_file(&path);
         written.and(removed)
     }
@@ -581,10 +583,10 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     created?.write_all(bytes)
 }
 
-fn write_probe(path: &Path, len: u64) -> io::Result<()> {
+fn write_probe(path: &Path) -> io::Result<()> {
     remove_file(path)?;
     let mut file = create_new(path)?;
-    io::copy(&mut io::repeat(b'x').take(len), &mut file)?;
+    io::copy(&mut io::repeat(b'x').take(PROBE), &mut file)?;
     file.sync_data()
 }
 

@@ -23,10 +23,7 @@ use super::{
     metrics::{DiskMetrics, FolderFault, WriteOutcome},
     open::OpenDisk,
 };
-use crate::{
-    purge::PurgeLink,
-    store::{Entry, WholeBody},
-};
+use crate::{purge::PurgeLink, store::Entry};
 
 /// Longest wait before the next round of work.
 const TICK: Duration = Duration::from_millis(100);
@@ -43,8 +40,6 @@ const LEASE: Duration = Duration::from_secs(3);
 const LAST: Duration = Duration::from_millis(500);
 /// Number of entries that are written in one go.
 const BATCH: usize = 32;
-/// Bytes that have to fit at least before a disk that was full is used again.
-const PROBE: u64 = 256 << 10;
 
 /// The folder was lost and has to be opened again.
 struct FolderLost;
@@ -355,11 +350,7 @@ impl Disk {
             };
             metrics.dropped_all(&dropped);
             metrics.writes[*written.as_ref().unwrap_or(&WriteOutcome::Error)].inc();
-            if let Err(error) = written {
-                let len = entry.body.whole().map_or(0, WholeBody::len);
-                self.wanted.store(len, Ordering::Relaxed);
-                outcome = Err(error);
-            }
+            outcome = outcome.and(written.map(drop));
         }
         outcome
     }
@@ -372,12 +363,11 @@ impl Disk {
 
     /// Checks a disk that failed a while ago.
     async fn retry(&self, open: &Arc<OpenDisk>, size: u64) -> Result<(), FolderLost> {
-        let len = self.wanted.load(Ordering::Relaxed).max(PROBE);
         let probed = Arc::clone(open);
         let outcome = self
             .job(move || {
                 if probed.folder.is_there() {
-                    probed.probe(len, size).map(|()| true)
+                    probed.probe(size).map(|()| true)
                 } else {
                     Ok(false)
                 }
