@@ -201,6 +201,23 @@ async fn the_watchdog_is_fed_at_half_of_its_time() {
     assert!(took > Duration::from_millis(250) && took < SOON, "{took:?}");
 }
 
+/// A successor that waited for half of the time, as it would without an upgrade, could exceed all of
+/// it: its predecessor may have fed the watchdog almost as long ago.
+#[tokio::test]
+async fn a_successor_feeds_the_watchdog_as_soon_as_it_is_the_main_process() {
+    let mut manager = Manager::listen();
+    let path = manager.path();
+    // Half of it is longer than this test waits.
+    let environment = [("NOTIFY_SOCKET", &*path), ("WATCHDOG_USEC", "600000000")];
+    let mut gateway = Gateway::start_with(&config(&listener(0, "a")), &environment).await;
+    manager.heard("WATCHDOG=1").await;
+    for _ in 0..5 {
+        gateway.upgrade().await;
+        let named = manager.heard(&format!("MAINPID={}", gateway.pid())).await;
+        manager.heard_after("WATCHDOG=1", named + 1).await;
+    }
+}
+
 #[tokio::test]
 async fn an_upgrade_names_the_new_main_process_which_then_speaks_for_itself() {
     let mut manager = Manager::listen();

@@ -378,6 +378,27 @@ fn command(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), text)
 }
 
+/// A successor takes the first report for the end of the handover. Without one it waits for the
+/// predecessor's exit, and speaks for neither of them to the service manager until then.
+#[tokio::test]
+async fn a_predecessor_with_nothing_to_finish_reports_before_it_exits() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "").await;
+    for upgrades in 1..=5 {
+        let pid = gateway.pid();
+        gateway.upgrade().await;
+        let exit = wait_for("the predecessor exits", SOON, async || {
+            let log = gateway.stderr();
+            let exits = log
+                .lines()
+                .filter(|line| line.contains("previous process finished"));
+            exits.map(str::to_owned).nth(upgrades - 1)
+        })
+        .await;
+        assert!(exit.contains(&format!("pid={pid} ")), "{exit}");
+    }
+}
+
 #[tokio::test]
 async fn the_command_reports_the_outcome() {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);

@@ -31,6 +31,7 @@ use support::{
 };
 
 const UNIT: &str = "edgeway.service";
+const GATEWAY_LOG: &str = "gateway.log";
 const SOON: Duration = Duration::from_secs(15);
 
 /// Machine as the unit sees it.
@@ -128,7 +129,7 @@ async fn main() -> ExitCode {
     lifecycle(&mut machine).await;
     restarts(&mut machine).await;
     upgrades(&mut machine).await;
-    stops_after_an_upgrade(&mut machine).await;
+    stops_after_an_upgrade(&mut machine, &work).await;
     watchdog(&mut machine).await;
     broken_configuration(&mut machine).await;
     imported::run(&mut machine, &work).await;
@@ -163,6 +164,7 @@ ExecReload=
 ExecReload={binary} reload -c {config}
 WorkingDirectory={work}
 ReadWritePaths={work}
+StandardError=append:{work}/{GATEWAY_LOG}
 ConfigurationDirectory=
 WatchdogSec=2s
 ProtectHome=no
@@ -283,31 +285,43 @@ async fn upgrades(machine: &mut Machine) {
     machine.check(stored == "2", format!("{stored} sockets are still stored"));
 }
 
-async fn stops_after_an_upgrade(machine: &mut Machine) {
+async fn stops_after_an_upgrade(machine: &mut Machine, work: &Path) {
     println!("stop after an upgrade, with a download of 3 s on the process before");
-    let mut complete = 0;
+    let mut unfinished = Vec::new();
     for _ in 0..8 {
         ask(&["start", UNIT]).await;
         let address = machine.address;
         let download = async move {
-            let response = client::send(address, &get("/drip?pieces=30")).await;
-            response.is_ok_and(|response| response.text().contains("piece-29"))
+            match client::send(address, &get("/drip?pieces=30")).await {
+                Ok(response) if response.text().contains("piece-29") => Ok(()),
+                Ok(response) => Err(format!("ended after {:?}", response.text())),
+                Err(error) => Err(format!("failed: {error}")),
+            }
         };
         let stop = async {
             pass(Duration::from_millis(300)).await;
             let pid = main_pid();
             kill(pid, Signal::USR2);
-            followed(pid).await;
+            let has_followed = followed(pid).await;
             ask(&["stop", UNIT]).await;
-            property("Result")
+            (has_followed, property("Result"))
         };
-        let (is_complete, result) = tokio::join!(download, stop);
-        complete += usize::from(is_complete && result == "success");
+        let (downloaded, (has_followed, result)) = tokio::join!(download, stop);
+        if downloaded.is_err() || !has_followed || result != "success" {
+            unfinished.push(format!(
+                "{downloaded:?}, upgraded: {has_followed}, result: {result}"
+            ));
+        }
     }
     machine.check(
-        complete == 8,
-        format!("{complete} of 8 downloads were finished"),
+        unfinished.is_empty(),
+        format!("8 downloads are finished, except: {unfinished:?}"),
     );
+    if !unfinished.is_empty() {
+        for log in ["manager.log", GATEWAY_LOG] {
+            println!("{}", fs::read_to_string(work.join(log)).unwrap_or_default());
+        }
+    }
 }
 
 async fn watchdog(machine: &mut Machine) {

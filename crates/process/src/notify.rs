@@ -104,6 +104,9 @@ impl ServiceManager {
     /// Becomes the main process, after the predecessor has reported so.
     pub(super) fn succeed(&self) {
         self.is_main.store(true, Ordering::Release);
+        // The predecessor's last sign of life may be half of the limit old, and the manager has
+        // ignored ours. The next one is due only after another half.
+        self.send(&[NotifyState::Watchdog]);
     }
 
     /// Records sockets that the manager may still store and that we do not use.

@@ -32,7 +32,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
-    sync::watch,
+    sync::{oneshot, watch},
 };
 
 use super::{bans, purges};
@@ -296,8 +296,13 @@ impl Predecessors {
 }
 
 /// Sends reports to the successor until this process ends. The first line means that everything is
-/// the successor's.
-pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions: Arc<Sessions>) {
+/// the successor's; `reported` is used once it is written, and dropped if it cannot be.
+pub(super) async fn report_to_successor(
+    pipe: OwnedFd,
+    live: Arc<Live>,
+    sessions: Arc<Sessions>,
+    reported: oneshot::Sender<()>,
+) {
     let (reader, mut pipe) = match stream(&pipe) {
         Ok(stream) => stream.into_split(),
         Err(error) => return debug!(error:%; "cannot tell the successor how much is left"),
@@ -307,6 +312,11 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions
     let since = rfc3339(live.world.clock.wall());
     let cache = live.gateway().cache.clone();
     let mut tick = tokio::time::interval(TELL);
+    let mut reported = Some(reported);
+    // The runtime refuses to write until it knows that there is room.
+    if let Err(error) = pipe.writable().await {
+        return debug!(error:%; "successor exited");
+    }
     loop {
         let note = tokio::select! {
             biased;
@@ -351,6 +361,9 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions
             Ok(written) => {
                 if let Err(error) = pipe.write_all(&line[written..]).await {
                     return debug!(error:%; "successor exited");
+                }
+                if let Some(reported) = reported.take() {
+                    let _is_awaited = reported.send(());
                 }
             }
             // The successor does not read. The next report will contain the same and more.

@@ -44,7 +44,7 @@ pub(super) const PROBLEMS: &str = "problems";
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Time limit for a successor that is stopped before it serves: to exit, or to serve all the same.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit for the last lines to a successor.
+/// Time limit for the first line to a successor, and for the last ones.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Position of this process between its predecessors, its successor and the service manager.
@@ -308,10 +308,12 @@ impl Control {
         // To process 1, a closed pipe is the end of a gateway. The successor holds a pipe of its
         // own.
         self.line.init.lock().take();
+        let (reported, has_reported) = oneshot::channel();
         let reporting = predecessors::report_to_successor(
             prepared.report_writer,
             Arc::clone(&self.live),
             Arc::clone(&self.sessions),
+            reported,
         );
         self.tasks().spawn("tell the successor", reporting);
         if let Some((cache, pipe)) = cache {
@@ -322,6 +324,8 @@ impl Control {
                 control.line.giving.send_replace(false);
             });
         }
+        // This process may have nothing to finish, and exit at once.
+        let _reported = tokio::time::timeout(REPORT_TIMEOUT, has_reported).await;
         if let Some(succeeded) = self.line.succeeded.lock().take()
             && let init = prepared.init
             && succeeded.send(SuccessionNotice { pid, init }).is_err()
