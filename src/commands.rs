@@ -1,6 +1,6 @@
 //! The command line: parses the arguments of the process, and calls the command.
 
-use std::process::ExitCode;
+use std::{env, ffi::OsStr, process::ExitCode};
 
 use clap::{
     CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -197,12 +197,10 @@ version: write 'edgeway --version'";
 
 /// Adds to the error of `edgeway check FILE` how a configuration is given, and to that of
 /// `edgeway start` the command that does it.
-fn with_tip(mut error: clap::Error) -> clap::Error {
+fn with_tip(mut error: clap::Error, first: &OsStr) -> clap::Error {
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
         // `edgeway plugin start` means something else.
-        let is_first = std::env::args_os()
-            .nth(1)
-            .is_some_and(|first| *first == **word);
+        let is_first = *first == **word;
         let mut known = WORDS_OF_OTHERS.lines().filter_map(|it| it.split_once(": "));
         let known = known.find(|(words, _)| is_first && words.split(' ').any(|one| one == word));
         // The names that look alike would mislead, and one of them may be hidden.
@@ -216,6 +214,10 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
     }
     if let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)
         && let Some("yaml" | "yml") = file.rsplit_once('.').map(|(_, ending)| ending)
+        && let Some(command) = Arguments::command().find_subcommand(first)
+        && command
+            .get_arguments()
+            .any(|it| it.get_short() == Some('c'))
     {
         let tip = format!("to use it as the configuration, write '-c {file}'");
         let tip = ContextValue::StyledStrs(vec![tip.into()]);
@@ -238,7 +240,8 @@ pub fn main_with(filters: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
     // Usage lines begin with the command as its user types it.
     let command = Arguments::command().bin_name(out::program());
     let matches = command.try_get_matches();
-    let mut matches = matches.unwrap_or_else(|error| with_tip(error).exit());
+    let first = env::args_os().nth(1).unwrap_or_default();
+    let mut matches = matches.unwrap_or_else(|error| with_tip(error, &first).exit());
     let name = matches.subcommand_name().unwrap_or_default();
     if NEED_LINUX.split(' ').any(|one| one == name)
         && let Err(error) = system::requires_linux(format!("`edgeway {name}`"))
@@ -303,6 +306,21 @@ mod tests {
     #[test]
     fn the_arguments_fit_together() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_is_taken_for_the_configuration_where_there_is_one() {
+        let has_tip = |name: &str| {
+            let words = ["edgeway", name, "c.yaml"];
+            let error = Arguments::command().try_get_matches_from(words);
+            error.is_err_and(|error| {
+                with_tip(error, name.as_ref())
+                    .to_string()
+                    .contains("-c c.yaml")
+            })
+        };
+        assert!(has_tip("check") && has_tip("reload"));
+        assert!(!has_tip("schema") && !has_tip("man"));
     }
 
     #[test]
